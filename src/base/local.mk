@@ -1,0 +1,6 @@
+noinst_LTLIBRARIES += src/base/libbase.la
+src_base_libbase_la_SOURCES = src/base/err.c src/base/log.c src/base/clock.c src/base/uuid.c \
+	src/base/bitmap.c src/base/stats.c src/base/io.c
+noinst_HEADERS += include/replicad/err.h include/replicad/log.h include/replicad/auto.h include/replicad/clock.h \
+	include/replicad/uuid.h include/replicad/cur.h include/replicad/bitmap.h include/replicad/stats.h \
+	include/replicad/io.h

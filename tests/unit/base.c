@@ -1,0 +1,194 @@
+/* The base room: errors, uuids, cursors, bitmaps, histograms, descriptors. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <replicad/auto.h>
+#include <replicad/bitmap.h>
+#include <replicad/cur.h>
+#include <replicad/io.h>
+#include <replicad/stats.h>
+#include <replicad/uuid.h>
+
+static void errors_carry_code_and_sentence(void **state)
+{
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(rpl_fail(&err, -EPROTO, "epoch %d of %d", 3, 4), -EPROTO);
+	assert_string_equal(err.msg, "epoch 3 of 4");
+	assert_int_equal(rpl_prefix(&err, "vm %s", "web1"), -EPROTO);
+	assert_string_equal(err.msg, "vm web1: epoch 3 of 4");
+	assert_int_equal(rpl_fail_errno(&err, ENOENT, "open %s", "x"), -ENOENT);
+	assert_string_equal(err.msg, "open x: No such file or directory");
+	assert_int_equal(rpl_fail(NULL, -EIO, "nobody listens"), -EIO);
+}
+
+static void uuid_text_round_trips(void **state)
+{
+	static const char *const bad[] = { "", "6ba7b810-9dad-11d1-80b4-00c04fd430c", "6ba7b810-9dad-11d1-80b4-00c04fd430c8a",
+					   "6ba7b810-9dad-11d1-80b4+00c04fd430c8", "6ba7b810-9dad-11d1-80b4-00c04fd430cg" };
+	char text[RPL_UUID_TEXT];
+	struct rpl_uuid u, v;
+	struct rpl_err err;
+
+	(void)state;
+	assert_int_equal(rpl_uuid_parse("6BA7b810-9dad-11d1-80b4-00c04fd430c8", &u, &err), 0);
+	assert_string_equal(rpl_uuid_text(&u, text), "6ba7b810-9dad-11d1-80b4-00c04fd430c8");
+	for (size_t i = 0; i < RPL_ARRAY_LEN(bad); i++)
+		assert_int_equal(rpl_uuid_parse(bad[i], &u, &err), -EINVAL);
+	rpl_uuid_random(&u);
+	rpl_uuid_random(&v);
+	assert_false(rpl_uuid_equal(&u, &v));
+	assert_false(rpl_uuid_is_zero(&u));
+}
+
+static void a_cursor_never_leaves_its_buffer(void **state)
+{
+	uint8_t bytes[15];
+	struct rpl_out o = rpl_out(bytes, sizeof(bytes));
+	struct rpl_cur c;
+
+	(void)state;
+	rpl_out_be16(&o, 0x1234);
+	rpl_out_le32(&o, 0xdeadbeef);
+	rpl_out_le64(&o, 7);
+	assert_false(o.bad);
+	rpl_out_le16(&o, 1);
+	assert_true(o.bad);
+	assert_int_equal(o.len, 14);
+	assert_int_equal(bytes[0], 0x12);
+	c = rpl_cur(bytes, o.len);
+	assert_int_equal(rpl_cur_be16(&c), 0x1234);
+	assert_int_equal(rpl_cur_le32(&c), 0xdeadbeef);
+	assert_int_equal(rpl_cur_le64(&c), 7);
+	assert_false(c.bad);
+	assert_int_equal(rpl_cur_u8(&c), 0);
+	assert_true(c.bad);
+	c = rpl_cur("\0\0\1", 3);
+	rpl_cur_zero(&c, 2);
+	assert_false(c.bad);
+	rpl_cur_zero(&c, 1);
+	assert_true(c.bad);
+}
+
+static void bitmap_agrees_with_an_array(void **state)
+{
+	struct rpl_bitmap b;
+	uint8_t model[1000] = { 0 };
+	uint64_t n = 0;
+
+	(void)state;
+	assert_int_equal(rpl_bitmap_init(&b, 1000), 0);
+	assert_int_equal(rpl_bitmap_next(&b, 0), 1000);
+	for (unsigned i = 0; i < 200; i++) {
+		uint64_t from = (i * 7919u) % 1000, len = (i * 104729u) % 5;
+
+		for (uint64_t k = from; k < from + len && k < 1000; k++)
+			model[k] = 1;
+		rpl_bitmap_set_range(&b, from, from + len > 1000 ? 1000 - from : len);
+	}
+	rpl_bitmap_set_range(&b, 100, 300);
+	memset(model + 100, 1, 300);
+	rpl_bitmap_clear(&b, 200);
+	model[200] = 0;
+	for (unsigned i = 0; i < 1000; i++) {
+		assert_int_equal(rpl_bitmap_get(&b, i), model[i]);
+		n += model[i];
+	}
+	assert_int_equal(rpl_bitmap_count(&b), n);
+	for (uint64_t i = rpl_bitmap_next(&b, 0); i < 1000; i = rpl_bitmap_next(&b, i + 1), n--)
+		assert_int_equal(model[i], 1);
+	assert_int_equal(n, 0);
+	rpl_bitmap_fini(&b);
+}
+
+static void histogram_quantiles_are_good_to_three_percent(void **state)
+{
+	static struct rpl_hist h;
+
+	(void)state;
+	assert_int_equal(rpl_hist_quantile(&h, 500), 0);
+	for (uint64_t i = 1; i <= 100000; i++)
+		rpl_hist_add(&h, i * 1000);
+	assert_in_range(rpl_hist_quantile(&h, 500), 50000000, 51600000);
+	assert_in_range(rpl_hist_quantile(&h, 990), 99000000, 100000000);
+	assert_int_equal(rpl_hist_quantile(&h, 1000), 100000000);
+}
+
+static void descriptors_travel_and_surplus_ones_are_closed(void **state)
+{
+	int sv[2], pipes[4], got[2];
+	size_t n = 1;
+	char buf[8];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sv), 0);
+	assert_int_equal(pipe(pipes), 0);
+	assert_int_equal(rpl_send_fds(sv[0], "hello", 5, &pipes[0], 1), 0);
+	assert_int_equal(rpl_recv_fds(sv[1], buf, sizeof(buf), got, &n), 5);
+	assert_int_equal(n, 1);
+	assert_int_equal(write(pipes[1], "x", 1), 1);
+	assert_int_equal(read(got[0], buf, 1), 1);
+	(void)close(got[0]);
+	assert_int_equal(rpl_send_fds(sv[0], "two", 3, pipes, 2), 0);
+	n = 1;
+	assert_int_equal(rpl_recv_fds(sv[1], buf, sizeof(buf), got, &n), -EMSGSIZE);
+	assert_int_equal(n, 0);
+	assert_int_equal(rpl_send_fds(sv[0], "much too long", 13, NULL, 0), 0);
+	assert_int_equal(rpl_recv_fds(sv[1], buf, sizeof(buf), NULL, NULL), -EMSGSIZE);
+	for (int i = 0; i < 2; i++) {
+		(void)close(sv[i]);
+		(void)close(pipes[i]);
+	}
+}
+
+static void files_are_replaced_whole(void **state)
+{
+	char dir[] = "/tmp/rpl-base-XXXXXX", path[64], *text;
+	struct rpl_err err;
+	size_t len;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	(void)snprintf(path, sizeof(path), "%s/a/b", dir);
+	assert_int_equal(rpl_mkdir_p(path, 0700, &err), 0);
+	(void)snprintf(path, sizeof(path), "%s/a/b/f", dir);
+	assert_int_equal(rpl_write_file_durably(path, "one", 3, 0600, &err), 0);
+	assert_int_equal(rpl_write_file_durably(path, "second", 6, 0600, &err), 0);
+	assert_int_equal(rpl_read_file(path, 6, &text, &len, &err), 0);
+	assert_int_equal(len, 6);
+	assert_string_equal(text, "second");
+	free(text);
+	assert_int_equal(rpl_read_file(path, 5, &text, &len, &err), -EFBIG);
+	(void)unlink(path);
+	(void)snprintf(path, sizeof(path), "%s/a/b", dir);
+	(void)rmdir(path);
+	(void)snprintf(path, sizeof(path), "%s/a", dir);
+	(void)rmdir(path);
+	assert_int_equal(rmdir(dir), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(errors_carry_code_and_sentence),
+		cmocka_unit_test(uuid_text_round_trips),
+		cmocka_unit_test(a_cursor_never_leaves_its_buffer),
+		cmocka_unit_test(bitmap_agrees_with_an_array),
+		cmocka_unit_test(histogram_quantiles_are_good_to_three_percent),
+		cmocka_unit_test(descriptors_travel_and_surplus_ones_are_closed),
+		cmocka_unit_test(files_are_replaced_whole),
+	};
+
+	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+}
