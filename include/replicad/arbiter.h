@@ -1,0 +1,43 @@
+/* arbiter.h - one linearizable compare-and-swap register per VM: who may run it
+ *
+ * The outcome of an operation may be unknown (RPL_ARBITER_UNKNOWN): then only a fresh read tells (R6).
+ * Backends: file (a locked, fsynced record in a directory that both agents reach: one machine, demo, tests); etcd,
+ * manual, fence and pacemaker use the same operations.
+ */
+#ifndef REPLICAD_ARBITER_H
+#define REPLICAD_ARBITER_H
+
+#include <replicad/err.h>
+#include <replicad/record.h>
+
+struct ev_loop;
+struct rpl_arbiter;
+
+enum rpl_arbiter_outcome {
+	RPL_ARBITER_OK,      /* read: *record is the register; cas: it was swapped, *record is what is there now */
+	RPL_ARBITER_NONE,    /* read: there is no record yet */
+	RPL_ARBITER_REFUSED, /* cas: the register was not what was expected; *record is what is there */
+	RPL_ARBITER_UNKNOWN, /* no answer in time, or a failure after which either may be true; *err says why */
+};
+
+struct rpl_arbiter_conf {
+	const char *backend;   /* "file" */
+	const char *location;  /* file: the directory */
+	const char *cluster;   /* name that keeps two installations apart */
+	unsigned timeout_ms;   /* after this an operation ends as UNKNOWN */
+};
+
+/* record is NULL for NONE and UNKNOWN. */
+typedef void rpl_arbiter_done_fn(void *arg, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
+				 const struct rpl_err *err);
+
+struct rpl_arbiter *rpl_arbiter_new(const struct rpl_arbiter_conf *conf, struct ev_loop *loop,
+				    rpl_arbiter_done_fn *done, void *arg, struct rpl_err *err);
+/* Never block. At most one operation is under way: a second returns -EALREADY. */
+int rpl_arbiter_read(struct rpl_arbiter *a, const struct rpl_uuid *vm, struct rpl_err *err);
+/* Swap the register from exactly *expect (NULL: no record yet) to *want. */
+int rpl_arbiter_cas(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want,
+		    struct rpl_err *err);
+void rpl_arbiter_free(struct rpl_arbiter *a);
+
+#endif

@@ -1,0 +1,129 @@
+/* guest.h - one running virtual machine, as the keeper controls it
+ *
+ * A guest has two halves. This is the control half: pause, device state, resume, life-cycle events; it lives in
+ * the keeper (trusted, libev). The memory half (memory.h: dirty set and page copies) lives in the mover, which
+ * gets its descriptors from here and never a control connection.
+ *
+ * All operations that wait for the hypervisor are asynchronous: they return at once and end in exactly one call
+ * of the callback given to rpl_guest_new(), with the operation's name, 0 or a negative errno, and a sentence.
+ * At most one such operation is under way per guest; every one is bounded by a time-out of its own and ends in
+ * -ETIMEDOUT then. src/guest/guest.c is the only caller through the ops table: its wrappers assert the caller's
+ * duty, time the call and check that a failure set the error.
+ *
+ * Backends: sim (in-process, for tests and benchmarks), qemu (stock QEMU >= 7.2 by QMP), xen.
+ */
+#ifndef REPLICAD_GUEST_H
+#define REPLICAD_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <replicad/err.h>
+#include <replicad/memory.h>
+#include <replicad/uuid.h>
+
+struct ev_loop;
+struct rpl_guest;
+
+#define RPL_GUEST_DEFINITION_MAX (16 * 1024) /* bytes of definition text */
+#define RPL_GUEST_STATE_MAX (16 * 1024 * 1024) /* bytes of device state in one checkpoint */
+
+enum rpl_guest_op {
+	RPL_GUEST_ATTACH,   /* connected, inspected, found protectable */
+	RPL_GUEST_PAUSE,    /* stopped; all its output and block I/O has reached us */
+	RPL_GUEST_SAVE,     /* device state is in the state descriptor, *ret length known */
+	RPL_GUEST_RESUME,   /* running */
+	RPL_GUEST_STANDBY,  /* a standby instance exists, paused, its RAM file open */
+	RPL_GUEST_ACTIVATE, /* the standby has loaded the device state and runs */
+	RPL_GUEST_ANNOUNCE, /* switches were told where its addresses are now */
+	RPL_GUEST_QUIT,     /* its process is gone and reaped */
+	RPL_GUEST_NOPS
+};
+
+enum rpl_guest_event {
+	RPL_GUEST_SHUTDOWN, /* powered off from inside, or by its operator: on purpose */
+	RPL_GUEST_REBOOT,   /* reset: protection goes on */
+	RPL_GUEST_CRASH,    /* the guest's kernel panicked */
+	RPL_GUEST_LOST,     /* its process died, or does not answer any more, without a shutdown event */
+	RPL_GUEST_CHANGED,  /* a device was plugged, unplugged or changed; msg says which */
+	RPL_GUEST_STOPPED,  /* somebody else paused it */
+	RPL_GUEST_RESUMED,  /* somebody else resumed it */
+	RPL_GUEST_IO_ERROR, /* it stopped itself on an I/O error */
+	RPL_GUEST_NEVENTS
+};
+
+struct rpl_guest_conf {
+	const char *backend;       /* "qemu", "sim", "xen" */
+	const char *name;          /* alias, for messages */
+	const char *qmp_path;      /* qemu: the monitor socket to attach to; for a standby: where it will listen */
+	const char *standby_path;  /* qemu: file with the standby's argv, one argument a line */
+	const char *run_dir;       /* for sockets and RAM files of a standby that we start */
+	const char *tracker;       /* "auto", "uffd", "compare" */
+	const char *helper_path;   /* the attach helper program */
+	const char *standby_user;  /* run a standby as this user; NULL: as ours */
+	bool audit;                /* prove at each checkpoint that the tracker missed nothing (slow) */
+	unsigned op_timeout_ms;    /* bound of each asynchronous operation */
+};
+
+struct rpl_guest_info {
+	struct rpl_uuid uuid;
+	char producer[64];             /* "QEMU 7.2.22" */
+	char machine[64];              /* "pc-q35-7.2" */
+	uint64_t ram_bytes;
+	bool running;
+	struct rpl_ram_layout layout;
+	/* The comparable definition: sorted "key=value" lines, printable ASCII, NUL-terminated. Equal texts mean
+	 * that a checkpoint of one can be loaded into the other. */
+	char *definition;              /* the guest's; valid until detach */
+};
+
+typedef void rpl_guest_done_fn(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err);
+typedef void rpl_guest_event_fn(void *arg, enum rpl_guest_event event, const char *msg);
+
+/* Make the handle; nothing is contacted yet. conf's strings are copied. NULL on failure (*err set): unknown
+ * backend, or one that this build does not have. */
+struct rpl_guest *rpl_guest_new(const struct rpl_guest_conf *conf, struct ev_loop *loop, rpl_guest_done_fn *done,
+				rpl_guest_event_fn *event, void *arg, struct rpl_err *err);
+
+/* Connect to the running guest, inspect it, and refuse (with what to change) what cannot be protected. If an
+ * earlier tracker of ours is found in it, it is removed first; if it was left paused by us (see paused_by_us in
+ * qemu.c) that is reported in info.running = false. */
+void rpl_guest_attach(struct rpl_guest *g);
+void rpl_guest_pause(struct rpl_guest *g);
+/* Write the device state of the paused guest into the state descriptor (a memfd), from offset 0. */
+void rpl_guest_save(struct rpl_guest *g);
+void rpl_guest_resume(struct rpl_guest *g);
+void rpl_guest_announce(struct rpl_guest *g);
+/* Kill the guest's process (by pidfd) and wait until it is gone. */
+void rpl_guest_quit(struct rpl_guest *g);
+
+/* Start the standby instance from conf.standby_path: paused, waiting for device state, never running by itself. */
+void rpl_guest_standby(struct rpl_guest *g);
+/* Load `len` bytes of device state (as rpl_guest_save() of the peer made them) from `state_fd` offset 0 into the
+ * standby, whose RAM is complete, and run it. Beyond this point there is no undo. */
+void rpl_guest_activate(struct rpl_guest *g, int state_fd, size_t len);
+
+const struct rpl_guest_info *rpl_guest_info(const struct rpl_guest *g); /* after ATTACH or STANDBY */
+int rpl_guest_state_fd(const struct rpl_guest *g);     /* memfd with the last saved device state; the guest's */
+size_t rpl_guest_state_len(const struct rpl_guest *g); /* after SAVE */
+pid_t rpl_guest_pid(const struct rpl_guest *g);        /* the hypervisor process; 0 if there is none */
+
+/* Where the peer's definition differs from ours: 0 if nowhere, else -EINVAL and *err names the
+ * first difference ("machine: primary pc-q35-7.2, standby pc-q35-8.0"). */
+int rpl_guest_compare(const struct rpl_guest *g, const char *peer_definition, struct rpl_err *err);
+
+/* What the memory half needs, for the mover: a description and its descriptors (the caller closes them). Arms the
+ * dirty tracker: from the return on every write is seen. Needs ptrace once, for which a short-lived helper runs.
+ * For a standby it gives the replica's RAM, writable. May block up to a second; used when a session starts. */
+int rpl_guest_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int fds[RPL_MEMORY_FDS_MAX], size_t *ret_n,
+		     struct rpl_err *err);
+
+/* Let go: remove the tracker, close everything; the guest goes on as it is (a standby is quit). Accepts NULL. */
+void rpl_guest_free(struct rpl_guest *g);
+
+const char *rpl_guest_op_name(enum rpl_guest_op op);
+const char *rpl_guest_event_name(enum rpl_guest_event event);
+
+#endif

@@ -1,0 +1,81 @@
+/* memory.h - the memory half of a guest: which pages were written, and their bytes
+ *
+ * Lives in the mover, which has no privilege: everything here works on descriptors that the keeper handed over.
+ * A pfn is a guest frame number; a page is 4096 bytes. The layout maps pfns to pages of the RAM file (QEMU splits
+ * RAM above 3 GiB, so the two differ).
+ */
+#ifndef REPLICAD_MEMORY_H
+#define REPLICAD_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <replicad/bitmap.h>
+#include <replicad/err.h>
+
+#define RPL_PAGE_SIZE 4096u
+#define RPL_PAGE_SHIFT 12
+#define RPL_RAM_REGIONS_MAX 8
+#define RPL_MEMORY_FDS_MAX 4
+
+/* Guest frames [pfn, pfn + pages) are pages [file_page, file_page + pages) of the RAM file. */
+struct rpl_ram_region {
+	uint64_t pfn, pages, file_page;
+};
+
+struct rpl_ram_layout {
+	uint32_t count;
+	uint32_t reserved;
+	uint64_t pages;     /* sum over the regions */
+	uint64_t pfn_limit; /* one more than the highest pfn */
+	struct rpl_ram_region region[RPL_RAM_REGIONS_MAX]; /* ascending, not overlapping */
+};
+
+enum rpl_memory_kind {
+	RPL_MEMORY_SIM,     /* fds: ram */
+	RPL_MEMORY_UFFD,    /* fds: ram, userfaultfd of the guest's process, its pagemap */
+	RPL_MEMORY_COMPARE, /* fds: ram; a private shadow copy finds the dirty pages */
+	RPL_MEMORY_REPLICA, /* fds: ram, writable: the backup's copy; has no dirty set */
+};
+
+/* Sent from keeper to mover as it is: same machine, same build. */
+struct rpl_memory_desc {
+	uint32_t kind;  /* enum rpl_memory_kind */
+	uint32_t audit; /* check each dirty set against a full comparison */
+	uint64_t vaddr; /* uffd: address of the RAM file's page 0 in the guest's process */
+	struct rpl_ram_layout layout;
+};
+
+struct rpl_memory;
+
+/* Take over the descriptors (closed by rpl_memory_free, also on failure) and map the RAM. NULL on failure. */
+struct rpl_memory *rpl_memory_new(const struct rpl_memory_desc *desc, const int *fds, size_t n_fds,
+				  struct rpl_err *err);
+void rpl_memory_free(struct rpl_memory *m);
+
+const struct rpl_ram_layout *rpl_memory_layout(const struct rpl_memory *m);
+
+/* Set in *dirty (pfn-indexed, layout.pfn_limit bits) the bit of every page written since the last take (or since
+ * the tracker was armed) and start anew. Bits already set stay. *ret_new counts the pages found. */
+int rpl_memory_take_dirty(struct rpl_memory *m, struct rpl_bitmap *dirty, uint64_t *ret_new, struct rpl_err *err);
+/* About how many pages are dirty now, without starting anew; -EOPNOTSUPP if that would cost as much as a take. */
+int rpl_memory_peek_dirty(struct rpl_memory *m, uint64_t *ret, struct rpl_err *err);
+/* Audit: pages that changed since the last audit although no take reported them; 0 or a count in *ret_missed. Only
+ * with desc.audit, only while the guest is paused, right after a take. */
+int rpl_memory_audit(struct rpl_memory *m, const struct rpl_bitmap *taken, uint64_t *ret_missed,
+		     struct rpl_err *err);
+
+/* Copy `n` pages to dst, one after the other. The pfns must be in the layout (asserted). */
+int rpl_memory_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *dst, struct rpl_err *err);
+/* Replica only: store pages; a NULL page means 4096 zero bytes. A pfn outside the layout is refused: -ERANGE. */
+int rpl_memory_copy_in(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, size_t n,
+		       struct rpl_err *err);
+/* The mapped page (file-backed kinds only, else NULL); NULL for a pfn outside the layout. */
+void *rpl_memory_page(struct rpl_memory *m, uint64_t pfn);
+
+/* layout helpers, pure */
+bool rpl_layout_check(const struct rpl_ram_layout *l, struct rpl_err *err); /* for foreign input: false and why */
+bool rpl_layout_file_page(const struct rpl_ram_layout *l, uint64_t pfn, uint64_t *ret);
+
+#endif

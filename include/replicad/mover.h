@@ -1,0 +1,112 @@
+/* mover.h - what a keeper and its mover say to each other
+ *
+ * One SOCK_SEQPACKET socketpair; each message is one struct rpl_mover_msg (fixed size, same machine, same build: the
+ * first message checks the size), with descriptors where said. The mover never opens a path and never connects: the
+ * keeper does, and passes the descriptors. Progress and liveness are read from a shared page of counters instead of
+ * messages. When the socket closes, the mover exits.
+ *
+ * Primary:  CONF -> LINK (a connected socket) -> LINK_UP -> SESSION -> PEER_READY, then live rounds: ROUND -> ROUND_DONE
+ *           while the guest runs, then per epoch, with the guest paused: STAGE -> STAGED (the guest may be resumed), after
+ *           which the mover encodes and sends; ACKED when the backup's ack was decoded.
+ * Backup:   CONF -> LINK (an accepted socket) -> LINK_UP -> ACCEPT or REFUSE -> per epoch EPOCH_STAGED -> ACK (keeper
+ *           decides, R9) ; the mover folds what was acked.
+ * Either:   LINK_DOWN; a new LINK may follow in the same session (resumption).
+ */
+#ifndef REPLICAD_MOVER_H
+#define REPLICAD_MOVER_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include <replicad/link.h>
+#include <replicad/memory.h>
+
+/* keeper to mover; [fds] */
+#define RPL_MOVER_COMMANDS(X)                                                                             \
+	X(CONF)      /* conf; [counters memfd, text memfd, staging memfd (backup) or state memfd (primary), memory fds...] */ \
+	X(LINK)      /* [socket]: use this connection; any earlier one is dropped */                       \
+	X(SESSION)   /* primary: uuid, generation, epoch (first checkpoint's number): say hello and, when the peer is ready, report PEER_READY. Same uuid as before: resume */ \
+	X(ROUND)     /* primary: take the dirty set (all pages in the first round) and send it as a bulk round; the guest runs */ \
+	X(STAGE)     /* primary: the guest is paused; epoch, length of device state in the state memfd: stage checkpoint */ \
+	X(ACCEPT)    /* backup: uuid: the definition is fine, take part in this session (fresh: forget staged epochs) */ \
+	X(REFUSE)    /* backup: why, in the text memfd */                                                  \
+	X(ACK)       /* backup: epoch: send the ack, then fold */                                          \
+	X(SEND)      /* frame type (HANDOVER, FORGET, FLUSHED), epoch, value */                            \
+	X(QUIT)
+
+/* mover to keeper */
+#define RPL_MOVER_REPORTS(X)                                                                              \
+	X(READY)        /* CONF was fine, privileges are gone */                                           \
+	X(LINK_UP)      /* backup: hello holds the primary's; its definition is in the text memfd (length in value) */ \
+	X(LINK_DOWN)    /* text: why */                                                                    \
+	X(PEER_READY)   /* primary: epoch = last staged epoch of a resumed session, value = 1 if resumed */ \
+	X(PEER_REFUSED) /* text: the peer's sentence */                                                    \
+	X(ROUND_DONE)   /* value = pages sent; epoch = pages dirty by now (estimate) */                    \
+	X(STAGED)       /* epoch, value = pages: the guest may be resumed */                               \
+	X(SENT)         /* epoch: its last byte was handed to the kernel (progress only; never a reason to release, R1) */ \
+	X(ACKED)        /* epoch, uuid = session: a decoded ack */                                         \
+	X(EPOCH_STAGED) /* backup: epoch, uuid = session: whole, digest right, where the activator finds it (R9) */ \
+	X(FOLDED)       /* backup: epoch: the replica's RAM holds it */                                    \
+	X(PEER_FRAME)   /* type in value: HANDOVER, FORGET, FLUSHED; epoch, uuid = session */              \
+	X(FULL)         /* primary: the arena is nearly full: end the epoch early */                       \
+	X(FAILED)       /* text: this mover cannot go on (it exits) */
+
+enum rpl_mover_type {
+#define X(name) RPL_MOVER_##name,
+	RPL_MOVER_COMMANDS(X)
+	RPL_MOVER_REPORTS(X)
+#undef X
+	RPL_MOVER_NTYPES
+};
+const char *rpl_mover_type_name(enum rpl_mover_type t);
+
+struct rpl_mover_conf {
+	uint32_t role;              /* enum rpl_role */
+	uint32_t tls;               /* enum rpl_tls */
+	struct rpl_uuid vm;
+	char vm_name[64];
+	char node[RPL_NODE_NAME_MAX];
+	char identity[RPL_IDENTITY_MAX]; /* the PSK name we present */
+	char peers[512];            /* identities that may connect, comma-separated; "" = any that has a key */
+	uint32_t heartbeat_ms, handshake_timeout_ms;
+	uint64_t arena_bytes;       /* primary: staging for uncommitted epochs */
+	uint64_t staging_bytes;     /* backup: size of the staging memfd */
+	uint32_t max_uncommitted;
+	uint32_t n_memory_fds;
+	uint32_t run_as_uid, run_as_gid; /* 0: stay */
+	uint32_t keys_len;          /* key text in the text memfd, from offset RPL_MOVER_TEXT_KEYS */
+	uint32_t definition_len;    /* primary: our definition, in the text memfd from offset 0 */
+	struct rpl_memory_desc memory;
+	char machine[64], producer[64]; /* for the stream's layout record */
+};
+
+#define RPL_MOVER_TEXT_SIZE (128 * 1024) /* text memfd: 0 definition or reason, RPL_MOVER_TEXT_KEYS key text */
+#define RPL_MOVER_TEXT_KEYS (64 * 1024)
+
+struct rpl_mover_msg {
+	uint32_t size; /* sizeof(struct rpl_mover_msg) */
+	uint32_t type; /* enum rpl_mover_type */
+	uint64_t epoch, value, generation;
+	struct rpl_uuid uuid;
+	union {
+		struct rpl_mover_conf conf;
+		struct rpl_hello hello;
+		char text[240];
+	};
+};
+
+/* The shared page. Written by the mover only; each field is read alone and may be a moment old. */
+struct rpl_mover_counters {
+	_Atomic uint64_t last_heard_ns;    /* rpl_now_ns() when a frame was last decoded */
+	_Atomic uint64_t link_up;          /* 1 while hello is done on a live connection */
+	_Atomic uint64_t epochs, pages, zero_pages, raw_bytes, wire_bytes; /* checkpoints; raw = stream bytes */
+	_Atomic uint64_t bulk_rounds, bulk_pages, bulk_pages_total;
+	_Atomic uint64_t last_dirty_pages;
+	_Atomic uint64_t scan_ns, copy_ns, encode_ns; /* last epoch */
+	_Atomic uint64_t overflows;        /* epochs larger than the arena, ended with the guest paused */
+	_Atomic uint64_t staged, acked, folded; /* backup: highest epoch of each */
+	_Atomic uint64_t audit_missed;     /* pages a tracker missed (audit mode); anything but 0 is a defect */
+	_Atomic uint64_t tls_on;
+};
+
+#endif

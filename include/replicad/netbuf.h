@@ -1,0 +1,65 @@
+/* netbuf.h - hold a guest's network output until the epoch that made it is committed
+ *
+ * Backends: relay (a process of its own between QEMU's datagram sockets and tap devices, N epochs), plug (sch_plug,
+ * one epoch), none (holds nothing: loudly unsafe). Frames *to* the guest are never held.
+ *
+ * The hold fails closed: when the keeper or the buffer's process dies, held frames are never emitted.
+ * Operations end in exactly one call of the callback given to rpl_netbuf_new(); at most one of each kind is under
+ * way. Release and open may be asked for at any time and are answered in the order they were asked.
+ */
+#ifndef REPLICAD_NETBUF_H
+#define REPLICAD_NETBUF_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <replicad/err.h>
+
+struct ev_loop;
+struct rpl_netbuf;
+
+enum rpl_netbuf_op {
+	RPL_NETBUF_ATTACH,  /* connected to the buffer; its state is known */
+	RPL_NETBUF_HOLD,    /* from now on output is held; what was sent before has left (backlog 0) */
+	RPL_NETBUF_SEAL,    /* everything the paused guest sent belongs to epoch `epoch` or an earlier one */
+	RPL_NETBUF_RELEASE, /* output of all epochs <= `epoch` has left */
+	RPL_NETBUF_OPEN,    /* all held output has left, and output flows straight through */
+	RPL_NETBUF_DROP,    /* all held output was thrown away; still holding */
+	RPL_NETBUF_SHUT,    /* thrown away, and nothing passes in either direction: the guest is not ours */
+	RPL_NETBUF_NOPS
+};
+
+struct rpl_netbuf_conf {
+	const char *backend; /* "relay", "plug", "none" */
+	const char *vm;
+	const char *control; /* relay: path of its control socket */
+};
+
+struct rpl_netbuf_status {
+	bool attached, holding;
+	uint32_t ports;
+	uint64_t held_frames, held_bytes, sealed_epoch, released_epoch;
+	uint64_t passed_frames, passed_bytes, dropped_frames; /* since the buffer's process started */
+};
+
+/* epoch: the operation's epoch (SEAL, RELEASE), else 0. */
+typedef void rpl_netbuf_done_fn(void *arg, enum rpl_netbuf_op op, uint64_t epoch, int r, const struct rpl_err *err);
+/* The buffer's process is gone (r < 0), or its memory is nearly full and the epoch should end early (r = 0). */
+typedef void rpl_netbuf_event_fn(void *arg, int r, const char *msg);
+
+struct rpl_netbuf *rpl_netbuf_new(const struct rpl_netbuf_conf *conf, struct ev_loop *loop, rpl_netbuf_done_fn *done,
+				  rpl_netbuf_event_fn *event, void *arg, struct rpl_err *err);
+void rpl_netbuf_attach(struct rpl_netbuf *n);
+void rpl_netbuf_hold(struct rpl_netbuf *n);
+void rpl_netbuf_seal(struct rpl_netbuf *n, uint64_t epoch);
+void rpl_netbuf_release(struct rpl_netbuf *n, uint64_t epoch);
+void rpl_netbuf_open(struct rpl_netbuf *n);
+void rpl_netbuf_drop(struct rpl_netbuf *n);
+void rpl_netbuf_shut(struct rpl_netbuf *n);
+/* Epochs that may be sealed and not yet released: plug 1, relay N, none UINT32_MAX. */
+uint32_t rpl_netbuf_max_uncommitted(const struct rpl_netbuf *n);
+const struct rpl_netbuf_status *rpl_netbuf_status(const struct rpl_netbuf *n);
+/* Closes the connection; what is held stays held. Accepts NULL. */
+void rpl_netbuf_free(struct rpl_netbuf *n);
+
+#endif
