@@ -1,0 +1,18 @@
+# The demo: an orchestrator that `replicad demo` runs, and the programs inside its guest.
+demodir = $(pkglibexecdir)/demo
+dist_demo_SCRIPTS = tests/demo/client.py
+dist_demo_DATA = tests/demo/image.py tests/demo/oracle.py
+demoguestdir = $(demodir)/guest
+dist_demoguest_SCRIPTS = tests/demo/guest/init
+demoguest_PROGRAMS = tests/demo/guest/memcheck
+tests_demo_guest_memcheck_SOURCES = tests/demo/guest/memcheck.c
+# Static, and never instrumented: the guest has neither libraries nor the sanitizers' address space.
+tests_demo_guest_memcheck_LDFLAGS = -all-static
+if SANITIZED
+tests_demo_guest_memcheck_CFLAGS = -std=gnu11 -Wall -Wextra
+else
+tests_demo_guest_memcheck_CFLAGS = $(RPL_CFLAGS)
+endif
+
+TESTS += tests/demo/test_oracle.py
+EXTRA_DIST += tests/demo/test_oracle.py
