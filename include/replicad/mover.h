@@ -3,7 +3,7 @@
  * One SOCK_SEQPACKET socketpair; each message is one struct rpl_mover_msg (fixed size, same machine, same build: the
  * first message checks the size), with descriptors where said. The mover never opens a path and never connects: the
  * keeper does, and passes the descriptors. Progress and liveness are read from a shared page of counters instead of
- * messages. When the socket closes, the mover exits.
+ * messages. The mover finds the socket on descriptor 0, logs to descriptor 2, and exits when the socket closes.
  *
  * Primary:  CONF -> LINK (a connected socket) -> LINK_UP -> SESSION -> PEER_READY, then live rounds: ROUND -> ROUND_DONE
  *           while the guest runs, then per epoch, with the guest paused: STAGE -> STAGED (the guest may be resumed), after
