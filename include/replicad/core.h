@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <replicad/durability.h>
 #include <replicad/record.h>
 
 /* ---- states */
@@ -119,10 +120,10 @@ enum rpl_event_kind {
 	RPL_EV_N
 };
 
-enum rpl_guest { /* what the shell found at its start */
-	RPL_GUEST_NONE,
-	RPL_GUEST_RUNNING,
-	RPL_GUEST_PAUSED, /* paused by an earlier life of this shell: it is resumed at once */
+enum rpl_found { /* what the shell found at its start */
+	RPL_FOUND_NONE,
+	RPL_FOUND_RUNNING,
+	RPL_FOUND_PAUSED, /* paused by an earlier life of this shell: it is resumed at once */
 };
 
 /* STAGED.checks (R9): an ack needs all of them; JOURNALED only with durability journal or both and a disk */
@@ -136,7 +137,7 @@ struct rpl_event {
 	uint64_t now_ns; /* CLOCK_MONOTONIC, or virtual */
 	union {
 		struct {
-			enum rpl_guest guest;
+			enum rpl_found guest;
 			bool memory_ours;  /* that guest process is the one that ran here under the last record we knew */
 			bool output_open;  /* the output buffer lives and passes straight through; false: held or unknown */
 			bool want;         /* protection is wanted */
@@ -349,7 +350,6 @@ struct rpl_actions {
 };
 
 /* ---- configuration and state */
-enum rpl_durability { RPL_DURABLE_MEMORY, RPL_DURABLE_JOURNAL, RPL_DURABLE_BOTH };
 enum rpl_store { RPL_STORE_NONE, RPL_STORE_PLAIN, RPL_STORE_DRBD };
 enum rpl_on_crash { RPL_CRASH_KEEP, RPL_CRASH_DOWN }; /* a panicked guest: protected as it is, or claimed DOWN */
 

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <replicad/durability.h>
 #include <replicad/err.h>
 
 struct ev_loop;
@@ -30,8 +31,6 @@ enum rpl_disk_op {
 	RPL_DISK_DEMOTE,  /* the store is the peer's; local divergence is discarded (R8, I9) */
 	RPL_DISK_NOPS
 };
-
-enum rpl_durability { RPL_DURABILITY_MEMORY, RPL_DURABILITY_JOURNAL, RPL_DURABILITY_BOTH };
 
 struct rpl_disk_conf {
 	const char *backend; /* "none" */

@@ -22,6 +22,7 @@
 #include <sys/uio.h>
 
 #include <replicad/err.h>
+#include <replicad/record.h>
 #include <replicad/uuid.h>
 
 struct ev_loop;
@@ -33,7 +34,6 @@ struct rpl_link;
 #define RPL_FRAME_HEADER 16
 #define RPL_FRAME_BODY_MAX (1024 * 1024)
 #define RPL_PREAMBLE_SIZE 32 /* "REPLICAD" u16 major u16 minor u32 zero, vm uuid; big-endian */
-#define RPL_NODE_NAME_MAX 64 /* with the final NUL */
 #define RPL_IDENTITY_MAX 128 /* with the final NUL */
 #define RPL_HELLO_SIZE 200
 #define RPL_DIGEST_SIZE 16
@@ -74,7 +74,7 @@ struct rpl_hello {
 	uint64_t ram_pages;
 	uint32_t max_uncommitted;
 	uint32_t role;                 /* RPL_ROLE_* */
-	char node[RPL_NODE_NAME_MAX];
+	char node[RPL_NODE_NAME];
 };
 enum rpl_role { RPL_ROLE_PRIMARY = 1, RPL_ROLE_BACKUP = 2 };
 #define RPL_FEATURE_ZERO_PAGES 0x1u /* the PAGES encoding version 1 */

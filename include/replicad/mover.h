@@ -65,7 +65,7 @@ struct rpl_mover_conf {
 	uint32_t tls;               /* enum rpl_tls */
 	struct rpl_uuid vm;
 	char vm_name[64];
-	char node[RPL_NODE_NAME_MAX];
+	char node[RPL_NODE_NAME];
 	char identity[RPL_IDENTITY_MAX]; /* the PSK name we present */
 	char peers[512];            /* identities that may connect, comma-separated; "" = any that has a key */
 	uint32_t heartbeat_ms, handshake_timeout_ms;

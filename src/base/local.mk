@@ -5,6 +5,6 @@ noinst_HEADERS += include/replicad/err.h include/replicad/log.h include/replicad
 	include/replicad/uuid.h include/replicad/cur.h include/replicad/bitmap.h include/replicad/stats.h \
 	include/replicad/io.h
 # What rooms show each other: one concept a header.
-noinst_HEADERS += include/replicad/guest.h include/replicad/memory.h include/replicad/netbuf.h include/replicad/disk.h \
+noinst_HEADERS += include/replicad/guest.h include/replicad/memory.h include/replicad/netbuf.h include/replicad/disk.h include/replicad/durability.h \
 	include/replicad/arbiter.h include/replicad/link.h include/replicad/pages.h include/replicad/mover.h \
 	include/replicad/replica.h
