@@ -1,1 +1,2 @@
 # src/agent
+noinst_HEADERS += include/replicad/control.h
