@@ -5,3 +5,11 @@ tests_unit_base_SOURCES = tests/unit/base.c
 tests_unit_base_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_base_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 include tests/demo/local.mk
+
+# Tests that need root or real QEMU: scripts, run by ./run-tests one after the other, 77 = skipped. One a line.
+FLOW_TESTS = \
+	tests/flow/demo-guest
+EXTRA_DIST += $(FLOW_TESTS) tests/lib/packages.sh .ci/run
+.PHONY: list-flow-tests
+list-flow-tests:
+	@echo $(FLOW_TESTS)

@@ -170,7 +170,8 @@ def inputs(guest_dir, source_dir):
     busybox = first_existing(["/bin/busybox", "/usr/bin/busybox"], "busybox", "busybox-static")
     if subprocess.run(["ldd", busybox], capture_output=True, check=False).returncode == 0:
         raise ImageError(f"{busybox} is not static; install the package busybox-static")
-    redis = first_existing(["/usr/bin/redis-server"], "redis-server", "redis-server")
+    # one binary with two names: called redis-server it is the server; the package of that name would also start one here
+    redis = first_existing(["/usr/bin/redis-server", "/usr/bin/redis-check-rdb"], "redis-server", "redis-tools")
     files = {"/bin/busybox": busybox, "/bin/redis-server": redis, "/init": os.path.join(source_dir, "guest", "init")}
     files.update(shared_libraries(redis))
     for program in GUEST_PROGRAMS:

@@ -1,7 +1,7 @@
 # The demo: an orchestrator that `replicad demo` runs, and the programs inside its guest.
 demodir = $(pkglibexecdir)/demo
 dist_demo_SCRIPTS = tests/demo/client.py
-dist_demo_DATA = tests/demo/image.py tests/demo/oracle.py
+dist_demo_DATA = tests/demo/image.py tests/demo/machine.py tests/demo/oracle.py tests/demo/topology.py
 demoguestdir = $(demodir)/guest
 dist_demoguest_SCRIPTS = tests/demo/guest/init
 demoguest_PROGRAMS = tests/demo/guest/memcheck

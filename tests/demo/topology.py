@@ -1,0 +1,189 @@
+"""Two hosts, a client and the network between them, as network namespaces of this machine.
+
+  client ── lan ──┬── alpha: br0 ── tap0 ── relay ── guest        10.77.0.0/24, the guest's own network
+                  └── beta:  br0 ── tap0 ── relay ── standby
+            alpha ──── repl0 ──── beta                            10.78.0.0/24, replication only
+
+The names carry the demo's process id, so that several demos run side by side, and everything with a name of ours is
+looked for when a round is over: what is left is a failure of the round.
+"""
+import os
+import signal
+import subprocess
+import time
+
+NODES = ("alpha", "beta")
+GUEST_ADDR = "10.77.0.10"
+CLIENT_ADDR = "10.77.0.1"
+PREFIX_LEN = 24
+REPL_ADDR = {"alpha": "10.78.0.1", "beta": "10.78.0.2"}
+TAP = "tap0"
+KILL_SWEEPS_MAX = 200
+
+
+class TopologyError(Exception):
+    pass
+
+
+def run(*argv, check=True):
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if check and done.returncode != 0:
+        raise TopologyError(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def netns_path(name):
+    return f"/run/netns/{name}"
+
+
+class Topology:
+    def __init__(self, tag=None):
+        self.tag = tag or f"rpl{os.getpid()}"
+        self.names = {role: f"{self.tag}-{role}" for role in ("lan", "client", *NODES)}
+
+    def __enter__(self):
+        try:
+            self.up()
+        except BaseException:
+            self.down()
+            raise
+        return self
+
+    def __exit__(self, *_exc):
+        self.down()
+
+    def up(self):
+        for name in self.names.values():
+            run("ip", "netns", "add", name)
+            # the guest's network is IPv4; without this every bridge and veth talks on its own
+            self.inside(name, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; "
+                        "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        self._bridge("lan")
+        for node in NODES:
+            self._bridge(node)
+            run("ip", "-n", self.names[node], "tuntap", "add", TAP, "mode", "tap")
+            self._join(node, TAP)
+            self._veth("lan", f"to-{node}", node, "up0")
+            self._join("lan", f"to-{node}")
+            self._join(node, "up0")
+        self._veth("lan", "to-client", "client", "eth0")
+        self._join("lan", "to-client")
+        self._address("client", "eth0", CLIENT_ADDR)
+        self._veth("alpha", "repl0", "beta", "repl0")
+        for node in NODES:
+            self._address(node, "repl0", REPL_ADDR[node])
+
+    def _bridge(self, role):
+        run("ip", "-n", self.names[role], "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0",
+            "mcast_snooping", "0")
+        run("ip", "-n", self.names[role], "link", "set", "br0", "up")
+
+    def _join(self, role, link):
+        run("ip", "-n", self.names[role], "link", "set", link, "master", "br0", "up")
+
+    def _veth(self, role_a, link_a, role_b, link_b):
+        run("ip", "-n", self.names[role_a], "link", "add", link_a, "type", "veth", "peer", "name", link_b, "netns",
+            self.names[role_b])
+
+    def _address(self, role, link, addr):
+        run("ip", "-n", self.names[role], "addr", "add", f"{addr}/{PREFIX_LEN}", "dev", link)
+        run("ip", "-n", self.names[role], "link", "set", link, "up")
+
+    @staticmethod
+    def inside(name, *argv):
+        return run("ip", "netns", "exec", name, *argv)
+
+    def spawn(self, role, argv, **popen):
+        """Start a program inside a host. The process started *is* the program: ip only changes the namespace."""
+        return subprocess.Popen(["ip", "netns", "exec", self.names[role], *argv], stdin=subprocess.DEVNULL, **popen)
+
+    def pids(self, role):
+        """Everything that runs on that host, the most recent first."""
+        try:
+            wanted = os.stat(netns_path(self.names[role])).st_ino
+        except FileNotFoundError:
+            return []
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    if os.stat(f"/proc/{entry}/ns/net").st_ino == wanted and not is_zombie(int(entry)):
+                        found.append(int(entry))
+                except OSError:
+                    continue  # ended meanwhile
+        return sorted(found, reverse=True)
+
+    def kill_host(self, role):
+        """SIGKILL everything on a host, first from a list made before, then whatever was forked meanwhile.
+
+        Returns (first kill, last kill, [(pid, command)]), times of CLOCK_MONOTONIC. Processes are held by pidfd
+        before the first kill, so that no other process that gets a number again is hit.
+        """
+        victims = []
+        for pid in self.pids(role):
+            try:
+                victims.append((os.pidfd_open(pid), pid, command_of(pid)))
+            except ProcessLookupError:
+                continue
+        begin = time.monotonic_ns()
+        for fd, _, _ in victims:
+            send_kill(fd)
+        end = time.monotonic_ns()
+        for fd, _, _ in victims:
+            os.close(fd)
+        killed = [(pid, command) for _, pid, command in victims]
+        for _ in range(KILL_SWEEPS_MAX):
+            left = [pid for pid in self.pids(role) if pid not in [p for p, _ in killed]]
+            if not left and not self.pids(role):
+                break
+            for pid in left:
+                killed.append((pid, command_of(pid)))
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    end = time.monotonic_ns()
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.005)
+        else:
+            raise TopologyError(f"{role}: processes {self.pids(role)} survive SIGKILL")
+        return begin, end, killed
+
+    def down(self):
+        """Remove all of it; processes that are still inside are killed (a round has reported them by then)."""
+        for role, name in self.names.items():
+            if os.path.exists(netns_path(name)):
+                self.kill_host(role)
+                run("ip", "netns", "del", name, check=False)
+
+    def leftovers(self):
+        """What still exists although the demo is over: [sentence]."""
+        left = [f"namespace {name}" for name in self.names.values() if os.path.exists(netns_path(name))]
+        left += [f"process {pid} ({command_of(pid)}) on {role}" for role in self.names for pid in self.pids(role)]
+        left += [f"network link {word}" for word in run("ip", "-o", "link").split() if self.tag in word]
+        return left
+
+
+def send_kill(pidfd):
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def command_of(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            words = f.read().split(b"\0")
+        name = os.path.basename(words[0].decode(errors="replace"))
+        return " ".join([name] + [w.decode(errors="replace") for w in words[1:3]]).strip()
+    except (OSError, IndexError):
+        return "?"
+
+
+def is_zombie(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except (OSError, IndexError):
+        return True
