@@ -5,12 +5,25 @@
  * keeper does, and passes the descriptors. Progress and liveness are read from a shared page of counters instead of
  * messages. The mover finds the socket on descriptor 0, logs to descriptor 2, and exits when the socket closes.
  *
- * Primary:  CONF -> LINK (a connected socket) -> LINK_UP -> SESSION -> PEER_READY, then live rounds: ROUND -> ROUND_DONE
- *           while the guest runs, then per epoch, with the guest paused: STAGE -> STAGED (the guest may be resumed), after
- *           which the mover encodes and sends; ACKED when the backup's ack was decoded.
- * Backup:   CONF -> LINK (an accepted socket) -> LINK_UP -> ACCEPT or REFUSE -> per epoch EPOCH_STAGED -> ACK (keeper
- *           decides, R9) ; the mover folds what was acked.
- * Either:   LINK_DOWN; a new LINK may follow in the same session (resumption).
+ * Primary:  CONF -> READY; LINK (a connected socket) -> LINK_UP (TLS is up) -> SESSION -> PEER_READY, then live rounds:
+ *           ROUND -> ROUND_DONE while the guest runs, then per epoch, with the guest paused: STAGE -> STAGED (the guest
+ *           may be resumed), after which the mover encodes and sends; ACKED when the backup's ack was decoded.
+ * Backup:   CONF -> READY; LINK (an accepted socket) -> LINK_UP -> ACCEPT or REFUSE -> per epoch EPOCH_STAGED -> ACK
+ *           (keeper decides, R9); the mover folds what was acked.
+ * Either:   LINK_DOWN, exactly once for each LINK that was not replaced by the next.
+ *
+ * Resumption: after LINK_DOWN with value 0, a new LINK and SESSION with the same uuid go on where the backup stands:
+ * PEER_READY has value 1 and the backup's last staged epoch; later epochs are sent again from the arena by themselves; an
+ * ack whose frame was lost is reported as ACKED before. Epochs may be staged (STAGE) while no connection is up, up to
+ * max_uncommitted. LINK_DOWN with value 1 means that the session cannot be resumed (the backup lost or never completed
+ * it, a bulk round was cut, an epoch larger than the arena was under way): the next SESSION needs a new uuid, and the
+ * memory is sent whole again. An epoch number that was not staged is not skipped: STAGE takes the numbers one by one.
+ * A guest that waits for STAGED when LINK_DOWN with value 1 arrives is to be resumed: that STAGED never comes.
+ *
+ * A command that does not fit the state (STAGE twice, ROUND without a session) is a bug of the keeper: FAILED, exit.
+ * Commands that met a connection's end on their way (ROUND, SESSION, ACCEPT, REFUSE, SEND; STAGE in a void session) are
+ * dropped in silence, as the report that explains it is on its way; an ACK
+ * is kept: the epoch is folded, and a resumed connection tells the primary.
  */
 #ifndef REPLICAD_MOVER_H
 #define REPLICAD_MOVER_H
@@ -23,32 +36,33 @@
 
 /* keeper to mover; [fds] */
 #define RPL_MOVER_COMMANDS(X)                                                                             \
-	X(CONF)      /* conf; [counters memfd, text memfd, staging memfd (backup) or state memfd (primary), memory fds...] */ \
+	X(CONF)      /* conf; [counters memfd, text memfd, staging memfd (backup) or state memfd (primary), memory fds...]; \
+			the key text is wiped from the text memfd */                                       \
 	X(LINK)      /* [socket]: use this connection; any earlier one is dropped */                       \
 	X(SESSION)   /* primary: uuid, generation, epoch (first checkpoint's number): say hello and, when the peer is ready, report PEER_READY. Same uuid as before: resume */ \
 	X(ROUND)     /* primary: take the dirty set (all pages in the first round) and send it as a bulk round; the guest runs */ \
 	X(STAGE)     /* primary: the guest is paused; epoch, length of device state in the state memfd: stage checkpoint */ \
 	X(ACCEPT)    /* backup: uuid: the definition is fine, take part in this session (fresh: forget staged epochs) */ \
-	X(REFUSE)    /* backup: why, in the text memfd */                                                  \
+	X(REFUSE)    /* backup: why, in the text memfd (length in value); the connection ends */             \
 	X(ACK)       /* backup: epoch: send the ack, then fold */                                          \
-	X(SEND)      /* frame type (HANDOVER, FORGET, FLUSHED), epoch, value */                            \
+	X(SEND)      /* primary: value = frame type (HANDOVER, FORGET, FLUSHED), epoch, generation = a HANDOVER's reason */ \
 	X(QUIT)
 
 /* mover to keeper */
 #define RPL_MOVER_REPORTS(X)                                                                              \
 	X(READY)        /* CONF was fine, privileges are gone */                                           \
-	X(LINK_UP)      /* backup: hello holds the primary's; its definition is in the text memfd (length in value) */ \
-	X(LINK_DOWN)    /* text: why */                                                                    \
+	X(LINK_UP)      /* backup: hello holds the primary's; its definition is in the text memfd, NUL behind it (length in value) */ \
+	X(LINK_DOWN)    /* text: why; value = 1: the session is void as well (see above) */                 \
 	X(PEER_READY)   /* primary: epoch = last staged epoch of a resumed session, value = 1 if resumed */ \
-	X(PEER_REFUSED) /* text: the peer's sentence */                                                    \
+	X(PEER_REFUSED) /* text: the peer's sentence; LINK_DOWN follows */                                  \
 	X(ROUND_DONE)   /* value = pages sent; epoch = pages dirty by now (estimate) */                    \
 	X(STAGED)       /* epoch, value = pages: the guest may be resumed */                               \
 	X(SENT)         /* epoch: its last byte was handed to the kernel (progress only; never a reason to release, R1) */ \
 	X(ACKED)        /* epoch, uuid = session: a decoded ack */                                         \
 	X(EPOCH_STAGED) /* backup: epoch, uuid = session: whole, digest right, where the activator finds it (R9) */ \
 	X(FOLDED)       /* backup: epoch: the replica's RAM holds it */                                    \
-	X(PEER_FRAME)   /* type in value: HANDOVER, FORGET, FLUSHED; epoch, uuid = session */              \
-	X(FULL)         /* primary: the arena is nearly full: end the epoch early */                       \
+	X(PEER_FRAME)   /* type in value: HANDOVER (generation = reason), FORGET, FLUSHED; epoch, uuid = session */ \
+	X(FULL)         /* primary: the running epoch has dirtied most of what the arena has free: end it early; once an epoch */ \
 	X(FAILED)       /* text: this mover cannot go on (it exits) */
 
 enum rpl_mover_type {
@@ -60,6 +74,9 @@ enum rpl_mover_type {
 };
 const char *rpl_mover_type_name(enum rpl_mover_type t);
 
+#define RPL_MOVER_ARENA_MIN (4ull * 1024 * 1024)
+#define RPL_MOVER_UNCOMMITTED_MAX 32
+
 struct rpl_mover_conf {
 	uint32_t role;              /* enum rpl_role */
 	uint32_t tls;               /* enum rpl_tls */
@@ -69,9 +86,9 @@ struct rpl_mover_conf {
 	char identity[RPL_IDENTITY_MAX]; /* the PSK name we present */
 	char peers[512];            /* identities that may connect, comma-separated; "" = any that has a key */
 	uint32_t heartbeat_ms, handshake_timeout_ms;
-	uint64_t arena_bytes;       /* primary: staging for uncommitted epochs */
-	uint64_t staging_bytes;     /* backup: size of the staging memfd */
-	uint32_t max_uncommitted;
+	uint64_t arena_bytes;       /* primary: staging for uncommitted epochs, at least RPL_MOVER_ARENA_MIN */
+	uint64_t staging_bytes;     /* backup: size of the staging memfd, at least RPL_REPLICA_BYTES_MIN */
+	uint32_t max_uncommitted;   /* 1 ... RPL_MOVER_UNCOMMITTED_MAX */
 	uint32_t n_memory_fds;
 	uint32_t run_as_uid, run_as_gid; /* 0: stay */
 	uint32_t keys_len;          /* key text in the text memfd, from offset RPL_MOVER_TEXT_KEYS */

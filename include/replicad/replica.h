@@ -2,9 +2,12 @@
  *
  * The staging area is one memfd, mapped by the backup's mover (which writes it) and by the keeper (which reads it
  * after the mover was killed and reaped: "where the activator finds it", R9). A sealed header per epoch
- * {magic, session, epoch, digest, state} is written last, so a torn epoch is never taken for a whole one.
+ * {magic, session, epoch, digest, where, state} is written last, so a torn epoch is never taken for a whole one.
  * States: EMPTY, STAGED (whole and verified), ACKED, FOLDED (its pages are in RAM; its device state is still needed
  * until the next epoch is folded). Only whole epochs are folded, in order; folding again is harmless.
+ *
+ * Pages and device state lie in a ring of 4096-byte slots, oldest epoch first. Nothing is allocated after open; the
+ * whole area is populated by a fresh open, so a host without the memory says so then, not in the middle of an epoch.
  */
 #ifndef REPLICAD_REPLICA_H
 #define REPLICAD_REPLICA_H
@@ -18,31 +21,53 @@
 #include <replicad/memory.h>
 #include <replicad/uuid.h>
 
+#define RPL_REPLICA_EPOCHS 64                       /* staged epochs at a time, the last folded one included */
+#define RPL_REPLICA_STATE_MAX (16 * 1024 * 1024)    /* bytes of device state in an epoch */
+#define RPL_REPLICA_BYTES_MIN (48ull * 1024 * 1024) /* smallest staging area: two of the largest device states and some */
+
 struct rpl_replica;
 
-/* Map a staging area of `bytes` in `fd` (kept open by the caller) above `ram` (the caller's). `fresh`: format it. */
+/* Map a staging area of `bytes` in `fd` (kept open by the caller; its size must be `bytes`) above `ram` (the
+ * caller's). `fresh`: format and populate it (the mover). Otherwise only rpl_replica_activate() is legal (the
+ * activator): what the file says is checked before it is believed. */
 struct rpl_replica *rpl_replica_open(int fd, uint64_t bytes, struct rpl_memory *ram, bool fresh, struct rpl_err *err);
-void rpl_replica_close(struct rpl_replica *r);
+void rpl_replica_close(struct rpl_replica *r); /* accepts NULL */
 
 /* ---- mover: a session starts: everything staged is forgotten; RAM is filled by bulk rounds */
 void rpl_replica_session(struct rpl_replica *r, const struct rpl_uuid *session);
-/* A bulk page goes straight to RAM (there is no complete replica yet, R7). */
+/* A bulk page goes straight to RAM (there is no complete replica yet, R7): -EPROTO once an epoch was sealed. */
 int rpl_replica_bulk(struct rpl_replica *r, const uint64_t *pfns, const void *const *pages, size_t n,
 		     struct rpl_err *err);
-/* One epoch: begin, pages and device state in any order, then seal (the digest was verified by the caller). */
+/* One epoch: begin, pages and device state in any order, then seal (the digest was verified by the caller). Epochs
+ * of a session follow each other without a gap, from whatever number the first has: -EPROTO otherwise. When the area
+ * is full, epochs that are ACKED are folded to make room; -ENOSPC when that does not help. seal: -EPROTO without
+ * device state, or when the first epoch leaves a page of the RAM that was never sent. */
 int rpl_replica_begin(struct rpl_replica *r, uint64_t epoch, struct rpl_err *err);
 int rpl_replica_pages(struct rpl_replica *r, const uint64_t *pfns, const void *const *pages, size_t n,
 		      struct rpl_err *err);
+/* Append to the epoch's device state; the pieces of one state follow each other with no page between. */
 int rpl_replica_state(struct rpl_replica *r, const void *data, size_t len, struct rpl_err *err);
 int rpl_replica_seal(struct rpl_replica *r, const uint8_t digest[RPL_DIGEST_SIZE], struct rpl_err *err);
-void rpl_replica_abort(struct rpl_replica *r); /* the epoch under way is forgotten */
-void rpl_replica_acked(struct rpl_replica *r, uint64_t epoch);
-/* Fold all ACKED epochs into RAM, oldest first; *ret_epoch is the last folded. */
-int rpl_replica_fold(struct rpl_replica *r, uint64_t *ret_epoch, struct rpl_err *err);
+void rpl_replica_abort(struct rpl_replica *r); /* the epoch under way, if any, is forgotten */
+/* All epochs up to `epoch` may be folded. -EPROTO if that one is not staged. */
+int rpl_replica_acked(struct rpl_replica *r, uint64_t epoch, struct rpl_err *err);
+/* Fold ACKED epochs into RAM, oldest first, at most `pages_max` pages now. 1: there is more to do; 0: all folded. */
+int rpl_replica_fold(struct rpl_replica *r, uint64_t pages_max, struct rpl_err *err);
+
+struct rpl_replica_where {
+	struct rpl_uuid session;
+	uint64_t staged, acked, folded; /* highest epoch of each; 0: none (epochs count from 1) */
+	uint64_t missing;               /* pages of the RAM that this session has not sent yet */
+};
+void rpl_replica_where(const struct rpl_replica *r, struct rpl_replica_where *ret);
+/* Room for pages and device state (each rounded up to 4096 bytes) in epochs that are not yet acked. */
 uint64_t rpl_replica_free_bytes(const struct rpl_replica *r);
+/* What can be in flight at most: a fresh area's free bytes, less one folded epoch's device state. */
+uint64_t rpl_replica_capacity(const struct rpl_replica *r);
 
 /* ---- activator (the mover is dead): fold every whole epoch of `session` up to the newest, in order, and find its
- * device state. -ENODATA if the area holds no complete replica of that session (R7). */
+ * device state (valid until close). -ENODATA if the area holds no complete replica of that session (R7); -EBADMSG if
+ * what is there contradicts itself: then nothing was folded. May be repeated. */
 int rpl_replica_activate(struct rpl_replica *r, const struct rpl_uuid *session, uint64_t *ret_epoch,
 			 const void **ret_state, size_t *ret_state_len, struct rpl_err *err);
 
