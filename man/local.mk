@@ -1,2 +1,3 @@
 # man
 dist_man_MANS += man/replicad-fault.7
+dist_man_MANS += man/replicad-trace.7

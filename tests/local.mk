@@ -13,3 +13,9 @@ EXTRA_DIST += $(FLOW_TESTS) tests/lib/packages.sh .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
 	@echo $(FLOW_TESTS)
+
+check_PROGRAMS += tests/unit/trace
+TESTS += tests/unit/trace
+tests_unit_trace_SOURCES = tests/unit/trace.c
+tests_unit_trace_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_trace_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
