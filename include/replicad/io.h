@@ -36,6 +36,9 @@ int rpl_write_file_durably(const char *path, const void *data, size_t len, mode_
 /* Read a whole file of at most `max` bytes; *ret is NUL-terminated and the caller frees it. */
 int rpl_read_file(const char *path, size_t max, char **ret, size_t *ret_len, struct rpl_err *err);
 
+/* Put a path together, as snprintf() does. 0, or -ENAMETOOLONG (buf is then "") instead of a path cut short. */
+int rpl_path(char *buf, size_t size, struct rpl_err *err, const char *fmt, ...) RPL_PRINTF(4, 5);
+
 /* Make directories along `path`, each with `mode`; existing ones are fine. */
 int rpl_mkdir_p(const char *path, mode_t mode, struct rpl_err *err);
 

@@ -264,6 +264,21 @@ int rpl_read_file(const char *path, size_t max, char **ret, size_t *ret_len, str
 	return 0;
 }
 
+int rpl_path(char *buf, size_t size, struct rpl_err *err, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(buf, size, fmt, ap);
+	va_end(ap);
+	if (n >= 0 && (size_t)n < size)
+		return 0;
+	(void)rpl_fail(err, -ENAMETOOLONG, "path '%.100s...' is too long", buf);
+	buf[0] = '\0';
+	return -ENAMETOOLONG;
+}
+
 int rpl_mkdir_p(const char *path, mode_t mode, struct rpl_err *err)
 {
 	char dir[PATH_MAX];
