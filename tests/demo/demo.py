@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""replicad demo: a real virtual machine survives the death of its host, and a client proves that nothing was lost."""
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import control  # noqa: E402
+import image  # noqa: E402
+import machine  # noqa: E402
+import oracle  # noqa: E402
+import report  # noqa: E402
+import rounds  # noqa: E402
+import topology  # noqa: E402
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+ROUNDS_MAX = 10000
+INTERVAL_MIN_MS, INTERVAL_MAX_MS = 5, 10000
+PICTURE = "replicad-demo.svg"
+EXPECTED = (image.ImageError, machine.MachineError, topology.TopologyError, control.ControlError, rounds.RoundError)
+
+
+def number_between(low, high):
+    def parse(text):
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is not between {low} and {high}")
+        return value
+    return parse
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="replicad demo", description=__doc__)
+    p.add_argument("--rounds", type=number_between(1, ROUNDS_MAX), default=1, metavar="N",
+                   help="so many kills, each of a fresh guest (1)")
+    p.add_argument("--seed", default=None, help="of the kill instants; printed, so that a run can be repeated")
+    p.add_argument("--interval", type=number_between(INTERVAL_MIN_MS, INTERVAL_MAX_MS), default=50, dest="interval_ms",
+                   metavar="MS", help="time from checkpoint to checkpoint (50)")
+    p.add_argument("--kill", choices=["all"], default="all", help="what is killed: everything of the primary")
+    p.add_argument("--tracker", choices=["auto", "uffd", "compare"], default="auto", help="how written pages are found (auto)")
+    p.add_argument("--accel", choices=["auto", "tcg", "kvm"], default="auto", help="of the guests (auto: KVM if it really works)")
+    p.add_argument("--negative-control", action="store_true",
+                   help="one checkpoint is sent without its pages, on purpose: success is that the oracle notices")
+    p.add_argument("--keep", action="store_true", help="keep logs and configuration, and say where")
+    p.add_argument("--picture", default=PICTURE, metavar="FILE", help=f"where the picture goes ({PICTURE})")
+    p.add_argument("--json", action="store_true", help="the result as JSON on standard output; progress on standard error")
+    return p
+
+
+def arguments():
+    options = parser().parse_args()
+    options.seed = options.seed if options.seed is not None else str(random.SystemRandom().randrange(10 ** 9))
+    options.vm_keys = {"tracker": options.tracker}
+    return options
+
+
+def programs():
+    """The programs of the build tree that started us, else the installed ones."""
+    build = os.environ.get("RPL_BUILDDIR")
+    if build:
+        found = {"replicad": os.path.join(build, "replicad"), "relay": os.path.join(build, "replicad-relay"),
+                 "guest": os.path.join(build, "tests", "demo", "guest")}
+    else:
+        libexec = os.path.dirname(HERE)
+        found = {"replicad": shutil.which("replicad") or "/usr/bin/replicad", "relay": os.path.join(libexec, "replicad-relay"),
+                 "guest": os.path.join(HERE, "guest")}
+    for name, path in found.items():
+        if not os.path.exists(path):
+            raise rounds.RoundError(f"{name}: {path} does not exist; run make, or install replicad whole")
+    return found
+
+
+def cache_dir():
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "replicad-demo")
+
+
+def play_one(number, options, *rest):
+    """A round's result; a round that could not be played counts as failed, with the reason."""
+    r = rounds.Round(number, options, *rest)
+    try:
+        return r.play()
+    except EXPECTED as error:
+        result = {"state": "failed", "violations": [("played", str(error))], "invalid": [], "lost": 0, "in_flight": False,
+                  "replies_before": 0, "replies_after": 0, "step": None, "pauses_ns": [], "pauses": [], "latencies": [],
+                  "marks": r.marks, "verdict": None}
+        result.update({k: v for k, v in r.result.items() if k not in ("state", "violations")})
+        for key in ("detect_ns", "takeover_ns", "outage_ns", "checkpoints", "dirty_pages", "raw_bytes", "wire_bytes"):
+            result.setdefault(key, None)
+        result["leftovers"] = result["leftovers"] + r.net.leftovers()
+        return result
+
+
+def problems(results, options):
+    """Why the run does not hold; empty if it does."""
+    found = []
+    for r in results:
+        found += [f"round {r['round']}: left behind: {what}" for what in r["leftovers"]]
+    if options.negative_control:
+        found += [f"round {r['round']}: the dropped pages of checkpoint {rounds.FAULT_EPOCH} were not noticed"
+                  for r in results if not (r["verdict"] and oracle.caught(r["verdict"]))]
+        return found
+    found += [f"round {r['round']} failed: {r['violations'][0][1]}" for r in results if not r["verdict"]]
+    judged = [r for r in results if r["verdict"]]
+    if judged:
+        found += oracle.judge_all([r["verdict"] for r in judged])
+    return found
+
+
+def draw(results, options, run):
+    """The first round that did not pass, else the first."""
+    drawable = [r for r in results if r["latencies"] and "kill" in r["marks"]]
+    if not drawable:
+        return None
+    r = next((r for r in drawable if r["state"] != "passed"), drawable[0])
+    facts = {"kill": r["marks"]["kill"], "takeover": r["marks"].get("takeover"), "protected": r["marks"].get("protected"),
+             "latencies": r["latencies"], "pauses": r["pauses"],
+             "title": f"One connection, two hosts: round {r['round']} of {options.rounds}, {r['state']}",
+             "note": f"INCR and GET on a redis server in a virtual machine; a checkpoint each {options.interval_ms} ms; "
+                     f"{run['qemu']}, {run['accel']}; seed {options.seed}"}
+    try:
+        with open(options.picture, "w", encoding="utf-8") as f:
+            f.write(report.picture(facts))
+    except OSError as error:
+        print(f"replicad demo: {options.picture}: {error.strerror}", file=sys.stderr)
+        return None
+    return os.path.abspath(options.picture)
+
+
+def as_json(run, found, picture):
+    bulky = ("latencies", "pauses", "verdict", "pauses_ns")
+    return json.dumps({
+        "v": 1, **{k: v for k, v in run.items() if k != "rounds"}, "holds": not found, "problems": found, "picture": picture,
+        "acknowledged_writes_lost": report.total(run["rounds"], "lost"),
+        "rounds": [{k: v for k, v in r.items() if k not in bulky} |
+                   {"pause_p50_ns": report.quantile(r["pauses_ns"], 0.5), "pause_p99_ns": report.quantile(r["pauses_ns"], 0.99)}
+                   for r in run["rounds"]]}, indent=1)
+
+
+def conclude(run, options, work):
+    results = run["rounds"]
+    found = problems(results, options)
+    picture = draw(results, options, run)
+    lost = report.total(results, "lost")
+    if options.json:
+        print(as_json(run, found, picture))
+        return EXIT_FAILED if found else EXIT_DONE
+    print()
+    print(report.table_text(run))
+    for what, where in (("picture", picture), ("logs", work if options.keep or found else None)):
+        if where:
+            print(f"{what:>16}  {where}")
+    print()
+    for problem in found:
+        print(problem)
+    if options.negative_control:
+        print("the negative control was NOT caught" if found else "negative control: caught")
+    elif found and not lost:
+        print("the run does not hold: see above")
+    else:
+        print(report.last_line(lost))
+    return EXIT_FAILED if found else EXIT_DONE
+
+
+def run_rounds(options, work):
+    made = image.build(cache_dir(), programs()["guest"], HERE)
+    accel, why = machine.pick_accel(made, work) if options.accel == "auto" else (options.accel, "asked for")
+    run = {"accel": accel, "accel_why": why, "qemu": machine.qemu_version(), "kernel": made["release"], "seed": options.seed,
+           "interval_ms": options.interval_ms, "tracker": options.tracker, "rounds": []}
+    options.progress(f"seed {options.seed}; guests by {accel} ({why}); logs in {work}")
+    for number in range(1, options.rounds + 1):
+        result = play_one(number, options, made, accel, programs(), work)
+        run["rounds"].append(result)
+        options.progress(report.round_line(result, options.rounds))
+        for name, detail in result["violations"] + [("left behind", what) for what in result["leftovers"]]:
+            options.progress(f"  {name}: {detail}")
+        if result["state"] == "passed" and not result["leftovers"] and not options.keep:
+            shutil.rmtree(os.path.join(work, f"round-{number}"), ignore_errors=True)
+    return run
+
+
+def main():
+    options = arguments()
+    if os.geteuid() != 0:
+        print("replicad demo: needs root, for network namespaces and the dirty-page tracker: run it with sudo", file=sys.stderr)
+        return EXIT_FAILED
+    out = sys.stderr if options.json else sys.stdout
+    options.progress = lambda text: print(text, file=out, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_FAILED))  # as an exception: everything is taken down
+    work = tempfile.mkdtemp(prefix="replicad-demo-")
+    status = EXIT_FAILED
+    try:
+        status = conclude(run_rounds(options, work), options, work)
+    except EXPECTED as error:
+        print(f"replicad demo: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("replicad demo: interrupted; everything was taken down", file=sys.stderr)
+    finally:
+        if status == EXIT_DONE and not options.keep:
+            shutil.rmtree(work, ignore_errors=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

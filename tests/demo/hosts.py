@@ -1,0 +1,134 @@
+"""One host of the demo: its directories, its agent, its relay; and the VM as it is started on it.
+
+Layout: BASE/etc (configuration, keys, standby definition), BASE/state, BASE/log; RUN/ (on tmpfs: sockets, RAM, trace).
+"""
+import os
+import secrets
+import subprocess
+
+import control
+import machine
+import ring
+from topology import NODES, REPL_ADDR, TAP
+
+VM = "demo"
+CLUSTER = "demo"
+PORT = 7887
+KEY_BYTES = 32
+AGENT_TIMEOUT_S = 10
+STOP_TIMEOUT_S = 10
+
+
+def other(node):
+    return NODES[1 - NODES.index(node)]
+
+
+def make_keys():
+    """A QEMU keys.psk: name:hexkey lines. Both hosts have both names, so either may connect to the other."""
+    return "".join(f"{node}:{secrets.token_hex(KEY_BYTES)}\n" for node in NODES)
+
+
+def section(name, keys):
+    return f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items()) + "\n"
+
+
+class Host:
+    def __init__(self, node, net, base, run, shared, programs, interval_ms, uuid, extra_vm_keys):
+        self.node, self.net, self.base, self.run = node, net, os.path.join(base, node), os.path.join(run, node)
+        self.shared, self.programs, self.interval_ms, self.uuid = shared, programs, interval_ms, uuid
+        self.extra_vm_keys = extra_vm_keys
+        self.processes = {}  # name: Popen, of this host, started by us
+        self.logs = []
+        for sub in ("etc/conf.d", "state", "log"):
+            os.makedirs(os.path.join(self.base, sub))
+        os.makedirs(self.run)
+
+    def etc(self, name):
+        return os.path.join(self.base, "etc", name)
+
+    def log(self, name):
+        return os.path.join(self.base, "log", name)
+
+    def sock(self, name):
+        return os.path.join(self.run, name)
+
+    @property
+    def agent_sock(self):
+        return self.sock("agent.sock")
+
+    def vm_paths(self):
+        return {"ram_path": self.sock("guest.ram"), "qmp_path": self.sock("guest.qmp"), "serial_path": self.log("serial")}
+
+    def netdev(self):
+        return machine.dgram_netdev(self.sock("qemu.net"), self.sock("relay.net"))
+
+    def arguments(self, image, accel):
+        return machine.arguments(image, name=VM, uuid=self.uuid, netdev=self.netdev(), accel=accel, **self.vm_paths())
+
+    def write_config(self, keys, primary, image, accel):
+        with open(os.open(self.etc("keys.psk"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as f:
+            f.write(keys)
+        with open(self.etc("standby.args"), "w", encoding="utf-8") as f:
+            f.write("".join(a + "\n" for a in self.arguments(image, accel)))
+        vm = {"uuid": self.uuid, "qmp": self.sock("guest.qmp"), "relay": self.sock("relay.ctl"), "interval_ms": self.interval_ms,
+              "standby": self.etc("standby.args"), "role": "auto" if primary else "backup", **self.extra_vm_keys}
+        with open(self.etc("replicad.conf"), "w", encoding="utf-8") as f:
+            f.write(section("agent", {
+                "node": self.node, "cluster": CLUSTER, "listen": f"{REPL_ADDR[self.node]}:{PORT}", "run_dir": self.run,
+                "state_dir": os.path.join(self.base, "state"), "arbiter": "file",
+                "arbiter_location": os.path.join(self.shared, "arbiter"), "tls": "psk", "keys": self.etc("keys.psk")}))
+            f.write(section(f"peer {other(self.node)}", {"address": f"{REPL_ADDR[other(self.node)]}:{PORT}"}))
+            f.write(section(f"vm {VM}", vm))
+
+    def spawn(self, name, argv, env=None):
+        with open(self.log(name), "ab") as log:
+            process = self.net.spawn(self.node, argv, stdout=log, stderr=log, env={**os.environ, **(env or {})})
+        self.processes[name] = process
+        return process
+
+    def start_relay(self):
+        """The relay belongs to the VM, not to the protection: it is started before QEMU and ends after it."""
+        return self.spawn("relay", [self.programs["relay"], "--control", self.sock("relay.ctl"), "--tap", TAP, "--port",
+                                    f"{self.sock('relay.net')},{self.sock('qemu.net')}"])
+
+    def start_agent(self, env=None):
+        process = self.spawn("agent", [self.programs["replicad"], "agent", "--config", self.etc("replicad.conf")], env)
+        control.wait_for_socket(self.agent_sock, lambda: process.poll() is None, AGENT_TIMEOUT_S)
+
+    def command(self, *argv):
+        """A command of replicad on this host, as a person would type it. Its output, or ControlError."""
+        done = subprocess.run(["ip", "netns", "exec", self.net.names[self.node], self.programs["replicad"], *argv],
+                              capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise control.ControlError(f"replicad {' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def status(self):
+        """The VM's status fields, {} before the agent knows it."""
+        vms = control.ask(self.agent_sock, "status").get("vms", [])
+        return next((vm for vm in vms if vm.get("vm") == VM), {})
+
+    def trace(self):
+        """The checkpoints that this host's keeper noted; also after its death."""
+        try:
+            return ring.read(os.path.join(self.run, "vm", VM, "trace"))
+        except FileNotFoundError:
+            return []
+
+    def reap(self):
+        """After the host was killed: collect our own children of it."""
+        for process in self.processes.values():
+            process.wait(STOP_TIMEOUT_S)
+        self.processes.clear()
+
+    def stop(self, name):
+        process = self.processes.pop(name, None)
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise control.ControlError(f"{name} on {self.node} did not end within {STOP_TIMEOUT_S} s of SIGTERM") from None
