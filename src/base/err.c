@@ -7,7 +7,7 @@
 
 #include <replicad/log.h>
 
-static int fail_va(struct rpl_err *err, int code, const char *fmt, va_list ap)
+RPL_PRINTF(3, 0) static int fail_va(struct rpl_err *err, int code, const char *fmt, va_list ap)
 {
 	if (err) {
 		err->code = code;
