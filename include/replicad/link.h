@@ -1,12 +1,13 @@
 /* link.h - one connection between the movers of a VM's two sides: TLS, frames, flow control
  *
  * A *session* (protocol) may span several connections; this is one connection. It starts with a clear preamble of
- * RPL_PREAMBLE_SIZE bytes that names the VM (so that the agent can hand the accepted socket to the right mover
- * without parsing anything else), then TLS 1.3 with PSK or x509, or nothing where cleartext is allowed, then frames.
+ * RPL_PREAMBLE_SIZE bytes that names the VM, then TLS 1.3 with PSK or x509, or nothing where cleartext is allowed, then
+ * frames. The agent finds the right mover for an accepted socket by *peeking* at the preamble (MSG_PEEK, with SO_RCVLOWAT
+ * = RPL_PREAMBLE_SIZE so that it is woken once): the bytes stay in the socket and the link reads and checks them again.
  *
  * Frame: 16-byte little-endian header {u32 body length, u16 type, u16 zero, u64 sequence}, then the body. The
  * sequence counts frames of this direction from 0; a gap or a repeat ends the connection. Bodies are bounded per
- * type (RPL_FRAMES below); lengths are checked before anything is stored.
+ * type (RPL_FRAMES below); lengths are checked before the body is stored. The first frame is HELLO (or REFUSE).
  *
  * What the frames carry is the Xen migration stream (stream.h) plus what the stream has no place for: hello,
  * digests, acks, heartbeats, redo. STREAM frames carry stream bytes as they are; a PAGES frame is one PAGE_DATA
@@ -82,7 +83,7 @@ enum rpl_role { RPL_ROLE_PRIMARY = 1, RPL_ROLE_BACKUP = 2 };
 void rpl_hello_encode(const struct rpl_hello *h, uint8_t ret[RPL_HELLO_SIZE]);
 /* Decode and check on its own; -EBADMSG with the field that is wrong. */
 int rpl_hello_decode(const void *body, size_t len, struct rpl_hello *ret, struct rpl_err *err);
-/* May these two work together? -EPROTO with both values: version, VM, roles, RAM size. */
+/* May these two work together? -EPROTO with both values: version, VM, roles, RAM size, a common page encoding. */
 int rpl_hello_match(const struct rpl_hello *ours, const struct rpl_hello *theirs, struct rpl_err *err);
 
 void rpl_preamble_encode(const struct rpl_uuid *vm, uint8_t ret[RPL_PREAMBLE_SIZE]);
@@ -113,35 +114,57 @@ struct rpl_link_conf {
 	bool server;                   /* accepted (backup) or connecting (primary); only the client sends a preamble */
 	enum rpl_tls tls;
 	struct rpl_uuid vm;            /* for the preamble: sent, or checked against */
-	const char *identity;          /* PSK: the name we present (client) */
-	const void *keys; size_t keys_len; /* PSK: text of a keys.psk file, "name:hexkey" lines (QEMU, GnuTLS psktool) */
-	const char *x509_dir_ca, *x509_cert, *x509_key; /* x509: PEM texts, QEMU's PKI file contents */
-	const char *peers;             /* server: comma-separated identities that may connect for this VM; NULL: any known */
-	unsigned handshake_timeout_ms;
-	size_t queue_bytes_max;        /* bytes that may wait to be sent; a send beyond it is -ENOBUFS */
+	const char *identity;          /* PSK: the name we present (client); must have a line in `keys` */
+	const void *keys; size_t keys_len; /* PSK: text of a keys.psk file (keys.h), copied */
+	const char *x509_ca, *x509_cert, *x509_key; /* x509: PEM texts, QEMU's PKI file contents */
+	/* Comma-separated identities. Server: who may connect for this VM; NULL or "": any that has a key (PSK) or a
+	 * certificate of the CA (x509). Client, x509: the names of which the server's certificate must carry one; required.
+	 * Client, PSK: unused, the server proves itself by the key. */
+	const char *peers;
+	unsigned handshake_timeout_ms; /* for preamble and TLS together */
+	size_t queue_bytes_max;        /* bytes that may wait to be sent, >= RPL_LINK_QUEUE_MIN; see rpl_link_send() */
+	uint64_t rekey_bytes;          /* TLS: new keys after so many bytes sent; 0: RPL_LINK_REKEY_BYTES */
 };
 
+#define RPL_LINK_QUEUE_MIN (RPL_FRAME_BODY_MAX + 64 * 1024) /* the largest frame fits, encrypted too */
+#define RPL_LINK_RESERVE (64 * 1024) /* beyond queue_bytes_max, for frames other than STREAM, PAGES and REDO */
+#define RPL_LINK_REKEY_BYTES (UINT64_C(1) << 36) /* far below the 2^24.5 records that AES-GCM allows a key */
+#define RPL_LINK_SPANS_MAX 192 /* spans in one send */
+#define RPL_LINK_LINGER_MS 2000 /* rpl_link_finish() waits at most this long for the peer */
+
 struct rpl_link_ops {
-	/* TLS is up; `identity` is the peer's proven name ("" in clear). */
+	/* Preamble and TLS are done; `identity` is the peer's proven name ("" in clear). PSK: the name of the key that both
+	 * hold, on both sides. */
 	void (*up)(void *arg, const char *identity);
 	/* One whole frame, validated as above. The body is gone after the return. A negative return ends the link. */
 	int (*frame)(void *arg, enum rpl_frame type, const uint8_t *body, size_t len, struct rpl_err *err);
-	/* The queue fell below half of queue_bytes_max. */
+	/* The queue fell below half of queue_bytes_max, or is below it after a send or a room question was refused. */
 	void (*writable)(void *arg);
-	/* The connection ended; called exactly once; the link is dead (free it later, not inside). */
+	/* The connection ended; called exactly once, never from inside a call of ours into the link. err->code: 0 after
+	 * rpl_link_finish(), -ESHUTDOWN the peer closed in order, -EPIPE it was cut, -EBADMSG the peer broke the rules,
+	 * -EACCES identity or key refused, -ETIMEDOUT handshake, others as the system or the frame callback said. */
 	void (*down)(void *arg, const struct rpl_err *err);
 };
 
+/* Nothing is called back before the loop runs. NULL on failure (conf->fd is closed then too). */
 struct rpl_link *rpl_link_new(const struct rpl_link_conf *conf, struct ev_loop *loop, const struct rpl_link_ops *ops,
 			      void *arg, struct rpl_err *err);
-/* Queue one frame made of `n` spans (copied or encrypted before the return). 0, -ENOBUFS (nothing queued), -ENOTCONN. */
+/* Queue one frame made of `n` spans (copied or encrypted before the return): 0, -ENOBUFS (nothing queued), -ENOTCONN
+ * (not up yet, or down). A body outside the type's bounds is the caller's defect (asserted). Small frames that are sent
+ * in one turn of the loop travel together. Frames other than STREAM, PAGES and REDO have RPL_LINK_RESERVE beyond
+ * queue_bytes_max, so that a queue full of pages does not stop an ack or a heartbeat. */
 int rpl_link_send(struct rpl_link *l, enum rpl_frame type, const struct iovec *iov, int n);
-/* Room for a body of this size now? */
-bool rpl_link_room(const struct rpl_link *l, size_t body);
+/* Room for a STREAM, PAGES or REDO body of this size now? If not, writable() will be called. */
+bool rpl_link_room(struct rpl_link *l, size_t body);
+size_t rpl_link_queued(const struct rpl_link *l); /* bytes not yet handed to the kernel; 0 = all were */
+/* Send what is queued, then close in order; frames that still arrive are dropped. down() follows, with code 0 when the
+ * peer closed too, within RPL_LINK_LINGER_MS. Use it after REFUSE and FORGET, so that they arrive. */
+void rpl_link_finish(struct rpl_link *l);
 uint64_t rpl_link_last_heard_ns(const struct rpl_link *l); /* when a frame was last decoded */
 uint64_t rpl_link_bytes_sent(const struct rpl_link *l);
 uint64_t rpl_link_bytes_received(const struct rpl_link *l);
-void rpl_link_free(struct rpl_link *l); /* accepts NULL */
+/* Closes at once, without another callback; may be called inside any callback. Accepts NULL. */
+void rpl_link_free(struct rpl_link *l);
 
 /* ---- digest of an epoch's stream bytes: XXH3, 128 bits, canonical byte order */
 struct rpl_digest;
