@@ -88,8 +88,8 @@ class Host:
 
     def start_relay(self):
         """The relay belongs to the VM, not to the protection: it is started before QEMU and ends after it."""
-        return self.spawn("relay", [self.programs["relay"], "--control", self.sock("relay.ctl"), "--tap", TAP, "--port",
-                                    f"{self.sock('relay.net')},{self.sock('qemu.net')}"])
+        return self.spawn("relay", [self.programs["relay"], "--control", self.sock("relay.ctl"), "--port",
+                                    f"{self.sock('relay.net')},{self.sock('qemu.net')},tap={TAP}"])
 
     def start_agent(self, env=None):
         process = self.spawn("agent", [self.programs["replicad"], "agent", "--config", self.etc("replicad.conf")], env)

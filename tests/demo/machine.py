@@ -1,6 +1,7 @@
 """The demo's virtual machine: QEMU's argument list on either host, and a small QMP client to look at it."""
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -31,7 +32,8 @@ def qemu_binary():
 
 def qemu_version():
     out = subprocess.run([qemu_binary(), "--version"], capture_output=True, text=True, check=True).stdout
-    return out.splitlines()[0]
+    found = re.search(r"version (\S+)", out)
+    return f"QEMU {found.group(1) if found else out.splitlines()[0]}"
 
 
 def arguments(image, *, name, uuid, ram_path, qmp_path, serial_path, netdev, accel):

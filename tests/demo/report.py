@@ -8,6 +8,7 @@ MS = 1_000_000  # nanoseconds
 WIDTH, HEIGHT = 1040, 560
 LEFT, RIGHT, TOP = 74, 24, 74
 LATENCY_H, PAUSE_H, GAP = 300, 90, 34
+LABEL_W = 130
 POINTS_MAX = 4000
 LATENCY_MIN_MS = 0.1
 BLUE, GREEN, RED, ORANGE, GREY, INK = "#2166ac", "#1b7837", "#b2182b", "#e08214", "#d9d9d9", "#222222"
@@ -188,6 +189,9 @@ def picture(r):
         if t is not None and s.t0 <= t <= s.t1:
             x = s.x(t)
             out.append(line(x, TOP, x, base, colour, 'stroke-width="1.5"'))
-            out.append(text(x + (5 if anchor == "start" else -5), TOP + 14, label, anchor, colour))
+            if anchor == "start" and x > WIDTH - RIGHT - LABEL_W:
+                anchor = "end"
+            y = TOP + 14 + (16 if anchor == "end" and t != kill else 0)  # apart from the kill's, which stands left too
+            out.append(text(x + (5 if anchor == "start" else -5), y, label, anchor, colour))
     out.append("</svg>\n")
     return "\n".join(out)

@@ -24,6 +24,7 @@ TAKEOVER_TIMEOUT_S = 30
 CLIENT_STOP_S = 5
 REPLIES_WANTED = 80           # on either side; the oracle needs fewer
 SETTLED_EPOCHS = 20           # before the kill
+DRIVE_ON_S = 3                # at least, after the takeover
 THINK_MS = 2                  # of the client, so that an unprotected guest is not asked thousands of times a second
 KILL_EPOCHS_MAX = 5           # the kill comes within so many epochs
 FAULT_EPOCH = 40              # negative control: this checkpoint is sent without its pages
@@ -268,7 +269,7 @@ class Round:
         def enough():
             if self.client.process.poll() is not None:
                 return True
-            if self.client.replies_since(takeover) < REPLIES_WANTED:
+            if self.client.replies_since(takeover) < REPLIES_WANTED or time.monotonic_ns() < takeover + DRIVE_ON_S * 1e9:
                 return False
             verdict = oracle.judge(self.client.poll(), facts)
             return verdict.rounds_after >= oracle.ROUNDS_AFTER_MIN
