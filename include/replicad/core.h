@@ -98,7 +98,7 @@ enum rpl_state {
 	X(HEARD, heard, "something came from the peer (heartbeats count)")                                           \
 	X(PEER_GENERATION, cmd, "the peer spoke of this generation")                                                 \
 	/* the session, seen from the backup */                                                                      \
-	X(SESSION_OPEN, open, "the primary wants to begin `session`; answered by SESSION_ACCEPT or _REFUSE")         \
+	X(SESSION_OPEN, open, "the primary begins or continues `session` -> SESSION_ACCEPT, _CONTINUE, _REFUSE")     \
 	X(STAGED, staged, "epoch `epoch` arrived; `checks` says how far it is safe")                                 \
 	X(PEER_FLUSHED, link, "the primary says: both stores hold epochs <= `epoch` (store=drbd)")                   \
 	X(REDO_APPLIED, epoch, "answer to REDO_APPLY: our store holds epochs <= `epoch`, synced (store=plain)")      \
@@ -222,7 +222,8 @@ struct rpl_event {
 	X(ANNOUNCE, none, "gratuitous ARP and unsolicited neighbour advertisements")                                 \
 	/* the backup */                                                                                             \
 	X(SESSION_ACCEPT, session, "make room for a fresh replica and let the primary send")                         \
-	X(SESSION_REFUSE, reason, "send the peer away; it may try again")                                            \
+	X(SESSION_CONTINUE, link, "a reconnect of the session that we hold: go on, and say that we acked `epoch`")   \
+	X(SESSION_REFUSE, session, "send the peer away that offered `session`; it may try again")                    \
 	X(ACK, link, "send the ack of `epoch`")                                                                      \
 	X(REDO_APPLY, epoch, "store=plain: write redo <= `epoch` to our store, sync -> REDO_APPLIED")                \
 	X(REDO_TRIM, epoch, "forget redo <= `epoch`, in memory and journal")                                         \
@@ -386,9 +387,12 @@ struct rpl_core {
 	struct rpl_uuid seed;       /* fresh per shell start; nonces and session ids are drawn from it */
 	uint64_t drawn;
 	bool started, want;         /* protection is wanted */
-	bool operator_ordered;      /* the claim under way is an operator's word */
+	uint64_t ordered_generation; /* the claim under way is an operator's word, about this generation; else 0 */
 	bool accept_loss;           /* an operator accepted loss for the cold start under way */
+	bool boot_ordered;          /* an operator wants a guest booted that is down */
 	bool start_replica;         /* START: a complete replica was found */
+	bool offered;               /* IDLE: the peer offers `session`; the record is being read before we accept */
+	uint64_t offered_generation;
 
 	/* the record and our claim on it */
 	bool rec_known;
@@ -396,9 +400,9 @@ struct rpl_core {
 	bool reading;               /* a READ_RECORD is unanswered */
 	enum rpl_claim_phase claim; /* SENT: unanswered; READING: outcome unknown, record being read; WAITING: to be read */
 	enum rpl_claim_kind claim_kind;
-	bool fence;                 /* an unresolved ARM was abandoned: SOLO is claimed so that it can never land (R6) */
 	struct rpl_record expect, claimed;
-	uint64_t retry_at_ns;       /* next try of whatever is to be tried again; 0: none */
+	bool won, refused, fresh;   /* in this state: our claim was granted; was refused; `rec` was read */
+	uint64_t retry_at_ns;       /* whatever this state repeats is not repeated before */
 
 	/* the guest */
 	bool guest, memory_ours;    /* it runs (or is paused) here; its memory is the authoritative one */
@@ -411,14 +415,15 @@ struct rpl_core {
 	uint64_t sealed;            /* last captured, in this session */
 	uint64_t acked, journaled, released;
 	uint64_t flush_asked, flushed; /* of our store */
-	uint64_t must_ack;          /* R4: the epoch in which HOLD took effect */
+	uint64_t must_ack;          /* R4: the epoch in which HOLD was asked for */
 	uint64_t replica;           /* backup: last acked epoch */
 	uint64_t redo_applied;      /* backup: asked for or done */
 	uint64_t redo_trimmed;      /* backup */
 	bool complete;              /* backup: one complete replica in this session (R7) */
 	bool frozen, freezing;      /* backup: never ack again in this session */
 	bool handover;              /* backup: the primary asked for it; primary: it was sent */
-	bool store_ok;              /* P_ARM: the peer's store held all that ours did */
+	bool store_ok;              /* P_ARM: the peer's store held all that ours did; C_COLLECT: the record was read,
+				     * COLLECT asked for; B_PROMOTE, C_REPLAY: our store is promoted */
 	enum rpl_output output;
 
 	/* the session */

@@ -1,0 +1,311 @@
+/* The backup: seed, ready, suspect, claim, promote.
+ *
+ * It acks an epoch when all of R9 is true, and from the moment it suspects it never acks again in that session: the
+ * mover that could is dead before the record is claimed (R3). So what the primary has seen acked is never more than
+ * what the heir resumes from.
+ */
+#include "core_int.h"
+
+static bool ours(const struct rpl_core *c, const struct rpl_uuid *session)
+{
+	return !rpl_uuid_is_zero(&c->session) && rpl_uuid_equal(session, &c->session);
+}
+
+void rpl_core_forget(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
+{
+	(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
+	memset(&c->session, 0, sizeof(c->session));
+	c->complete = c->frozen = c->freezing = c->handover = false;
+	c->replica = c->redo_applied = c->redo_trimmed = 0;
+	rpl_core_enter(c, out, RPL_ST_IDLE, why);
+}
+
+/* ---- a session begins, or goes on over a new connection */
+void rpl_core_on_session_open(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	const struct rpl_uuid *s = &ev->u.open.session;
+
+	if (in_states(c, ST(IDLE)) && !c->offered && !c->reading && c->started && !rpl_uuid_is_zero(s)) {
+		c->session = *s;
+		c->offered = true;
+		c->offered_generation = ev->u.open.generation;
+		c->fresh = false;
+		rpl_core_read(c, out); /* is it really the peer's to protect? offer_decide() */
+	} else if (in_states(c, ST(B_SEED) | ST(B_READY)) && ours(c, s)) {
+		c->heard_ns = c->now_ns;
+		rpl_core_act_link(c, out, RPL_ACT_SESSION_CONTINUE, c->replica);
+	} else {
+		rpl_core_act_session(c, out, RPL_ACT_SESSION_REFUSE, s);
+		if (in_states(c, ST(B_SEED)))
+			rpl_core_forget(c, out, RPL_WHY_BUSY); /* half a copy of an older session is worth nothing */
+		else if (in_states(c, ST(B_READY) | ST(B_SUSPECT)))
+			rpl_core_read(c, out); /* a whole one only if the record still names it */
+	}
+}
+
+void rpl_core_offer_decide(struct rpl_core *c, struct rpl_actions *out)
+{
+	bool fits = c->fresh && peer_owns(c) && c->rec.mode == RPL_MODE_SOLO &&
+		    c->rec.generation == c->offered_generation;
+	struct rpl_uuid s = c->session;
+
+	c->offered = c->fresh = false;
+	if (!fits) {
+		memset(&c->session, 0, sizeof(c->session));
+		rpl_core_act_session(c, out, RPL_ACT_SESSION_REFUSE, &s);
+		return;
+	}
+	c->complete = c->frozen = c->freezing = c->handover = false;
+	c->replica = c->redo_applied = c->redo_trimmed = 0;
+	c->heard_ns = c->now_ns;
+	rpl_core_enter(c, out, RPL_ST_B_SEED, RPL_WHY_WANTED);
+	rpl_core_act_session(c, out, RPL_ACT_SESSION_ACCEPT, &s);
+}
+
+void rpl_core_on_heard_backup(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	(void)out;
+	c->heard_ns = c->now_ns;
+}
+
+/* ---- epochs */
+void rpl_core_on_staged(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	bool journal = c->conf.durability != RPL_DURABLE_MEMORY && has_store(c);
+	uint32_t need = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED | (journal ? RPL_STAGED_JOURNALED : 0);
+	uint64_t e = ev->u.staged.epoch;
+
+	if (!ours(c, &ev->u.staged.session) || e <= c->replica || (c->complete && e != c->replica + 1))
+		return;
+	if (!RPL_RULE(R9, (ev->u.staged.checks & need) == need))
+		return;
+	c->heard_ns = c->now_ns;
+	c->replica = e;
+	c->complete = true;
+	if (in_states(c, ST(B_SEED)))
+		rpl_core_enter(c, out, RPL_ST_B_READY, RPL_WHY_SYNCED);
+	rpl_core_act_link(c, out, RPL_ACT_ACK, e);
+	if (c->conf.store == RPL_STORE_PLAIN && c->redo_applied == c->redo_trimmed) {
+		c->redo_applied = e;
+		rpl_core_act_epoch(out, RPL_ACT_REDO_APPLY, e);
+	}
+}
+
+static void trim(struct rpl_core *c, struct rpl_actions *out, uint64_t epoch)
+{
+	if (epoch <= c->redo_trimmed || epoch > c->replica)
+		return;
+	c->redo_trimmed = epoch;
+	rpl_core_act_epoch(out, RPL_ACT_REDO_TRIM, epoch);
+}
+
+void rpl_core_on_peer_flushed(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	if (ours(c, &ev->u.link.session) && c->conf.store == RPL_STORE_DRBD)
+		trim(c, out, ev->u.link.epoch);
+}
+
+void rpl_core_on_redo_applied(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	if (ev->u.epoch.epoch != c->redo_applied || c->redo_applied == c->redo_trimmed)
+		return;
+	trim(c, out, c->redo_applied);
+	if (in_states(c, ST(B_READY)) && c->redo_applied < c->replica) {
+		c->redo_applied = c->replica;
+		rpl_core_act_epoch(out, RPL_ACT_REDO_APPLY, c->replica);
+	}
+}
+
+/* ---- the end of a session */
+void rpl_core_suspect(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
+{
+	rpl_core_enter(c, out, RPL_ST_B_SUSPECT, why);
+	c->freezing = true;
+	(void)rpl_core_act(out, RPL_ACT_FREEZE);
+}
+
+void rpl_core_on_frozen(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	(void)out;
+	c->frozen = c->freezing;
+}
+
+void rpl_core_on_handover(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	if (!ours(c, &ev->u.link.session))
+		return;
+	c->handover = true;
+	if (in_states(c, ST(B_SEED) | ST(B_READY)))
+		rpl_core_suspect(c, out, RPL_WHY_HANDOVER);
+}
+
+void rpl_core_on_forget(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	if (ours(c, &ev->u.session.session))
+		rpl_core_forget(c, out, RPL_WHY_FORGET);
+}
+
+void rpl_core_on_replica_lost(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	c->complete = false;
+	if (in_states(c, ST(B_SEED) | ST(B_READY)))
+		rpl_core_suspect(c, out, RPL_WHY_REPLICA_LOST); /* the primary notices by the cut connection */
+}
+
+/* The record as read names exactly our session as the one that may take over. */
+static bool may_claim(const struct rpl_core *c)
+{
+	return c->rec.mode == RPL_MODE_PROTECTED && peer_owns(c) && rpl_uuid_equal(&c->rec.session, &c->session);
+}
+
+void rpl_core_pump_backup(struct rpl_core *c, struct rpl_actions *out)
+{
+	if (c->fresh) { /* read because another session was offered */
+		c->fresh = false;
+		if (!may_claim(c)) {
+			rpl_core_forget(c, out, RPL_WHY_PEER_OWNS);
+			return;
+		}
+	}
+	if (c->now_ns >= c->heard_ns + c->conf.suspect_ns)
+		rpl_core_suspect(c, out, RPL_WHY_SUSPECT);
+}
+
+static uint64_t takeover_at(const struct rpl_core *c)
+{
+	if (c->handover || c->ordered_generation || !c->complete)
+		return c->since_ns;
+	return c->conf.auto_claim ? c->since_ns + c->conf.takeover_delay_ns : UINT64_MAX;
+}
+
+void rpl_core_pump_suspect(struct rpl_core *c, struct rpl_actions *out)
+{
+	if (c->fresh) {
+		c->fresh = false;
+		if (!may_claim(c)) {
+			rpl_core_forget(c, out, RPL_WHY_PEER_OWNS);
+			return;
+		}
+	}
+	if (c->reading || !RPL_RULE(R3, c->frozen) || c->now_ns < takeover_at(c))
+		return;
+	if (!RPL_RULE(R7, c->complete))
+		rpl_core_forget(c, out, RPL_WHY_NO_REPLICA);
+	else
+		rpl_core_enter(c, out, RPL_ST_B_CLAIM, c->handover ? RPL_WHY_HANDOVER : RPL_WHY_SUSPECT);
+}
+
+void rpl_core_pump_takeover(struct rpl_core *c, struct rpl_actions *out)
+{
+	if (RPL_RULE(R3, c->won)) {
+		rpl_core_promote(c, out, RPL_WHY_CLAIM_WON);
+		return;
+	}
+	if (rpl_core_unresolved(c) || c->reading || !rpl_core_due(c))
+		return;
+	if (!c->fresh) {
+		rpl_core_read(c, out);
+	} else if (!RPL_RULE(R3, may_claim(c))) {
+		rpl_core_forget(c, out, RPL_WHY_CLAIM_LOST);
+	} else if (c->ordered_generation && c->ordered_generation != c->rec.generation) {
+		c->ordered_generation = 0;
+		rpl_core_alarm(c, out, RPL_WHY_WRONG_GENERATION);
+		rpl_core_retry_later(c);
+	} else {
+		rpl_core_claim(c, out, RPL_CLAIM_TAKEOVER);
+	}
+}
+
+/* ---- B_PROMOTE: store, then guest; what fails is tried again, the VM is ours now */
+void rpl_core_promote(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
+{
+	rpl_core_enter(c, out, RPL_ST_B_PROMOTE, why);
+	rpl_core_act_epoch(out, has_store(c) ? RPL_ACT_STORE_PROMOTE : RPL_ACT_GUEST_ACTIVATE, c->replica);
+	c->store_ok = !has_store(c);
+}
+
+void rpl_core_on_store_promoted(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	if (c->store_ok)
+		return;
+	c->store_ok = true;
+	rpl_core_act_epoch(out, RPL_ACT_GUEST_ACTIVATE, c->replica);
+}
+
+void rpl_core_pump_promote(struct rpl_core *c, struct rpl_actions *out)
+{
+	if (!c->refused || !rpl_core_due(c))
+		return;
+	c->refused = false;
+	rpl_core_act_epoch(out, c->store_ok ? RPL_ACT_GUEST_ACTIVATE : RPL_ACT_STORE_PROMOTE, c->replica);
+}
+
+/* The heir runs. Also the end of a cold start. */
+void rpl_core_took_over(struct rpl_core *c, struct rpl_actions *out)
+{
+	bool heir = in_states(c, ST(B_PROMOTE));
+
+	c->guest = c->memory_ours = true;
+	c->output = RPL_OUT_OPEN;
+	if (heir) {
+		c->epoch = c->replica + 1;
+		c->want = c->conf.reprotect;
+	}
+	memset(&c->session, 0, sizeof(c->session));
+	c->complete = c->frozen = c->freezing = c->handover = false;
+	c->paused = c->throttled = c->capturing = c->accept_loss = c->boot_ordered = false;
+	rpl_core_become_solo(c, out, heir ? RPL_WHY_CLAIM_WON : RPL_WHY_COLD);
+	rpl_core_retry_later(c);
+	(void)rpl_core_act(out, RPL_ACT_ANNOUNCE);
+}
+
+void rpl_core_on_guest_running(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	if (c->store_ok && !c->refused)
+		rpl_core_took_over(c, out);
+}
+
+static void failed(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
+{
+	c->refused = true;
+	rpl_core_retry_later(c);
+	rpl_core_alarm(c, out, why);
+}
+
+void rpl_core_on_guest_failed(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	if (c->store_ok)
+		failed(c, out, RPL_WHY_GUEST_FAILED);
+}
+
+void rpl_core_on_store_failed(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	bool asked = in_states(c, ST(P_DEPOSED)) ? c->won : in_states(c, ST(C_COLLECT)) ? c->store_ok : !c->store_ok;
+
+	(void)ev;
+	if (asked)
+		failed(c, out, RPL_WHY_STORE_FAILED);
+}
+
+uint64_t rpl_core_backup_deadline(const struct rpl_core *c)
+{
+	switch (c->state) {
+	case RPL_ST_B_SEED:
+	case RPL_ST_B_READY:
+		return c->heard_ns + c->conf.suspect_ns;
+	case RPL_ST_B_SUSPECT:
+		return c->frozen && !c->reading ? takeover_at(c) : UINT64_MAX;
+	case RPL_ST_B_CLAIM:
+		return c->reading || rpl_core_unresolved(c) ? UINT64_MAX : c->retry_at_ns;
+	case RPL_ST_B_PROMOTE:
+		return c->refused ? c->retry_at_ns : UINT64_MAX;
+	default:
+		return UINT64_MAX;
+	}
+}
