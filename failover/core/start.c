@@ -14,7 +14,7 @@ void rpl_core_on_start(struct rpl_core *c, const struct rpl_event *ev, struct rp
 		return;
 	c->started = true;
 	c->want = ev->u.start.want;
-	c->guest = ev->u.start.guest != RPL_GUEST_NONE;
+	c->guest = ev->u.start.guest != RPL_FOUND_NONE;
 	c->memory_ours = c->guest && ev->u.start.memory_ours;
 	c->output = c->guest && ev->u.start.output_open ? RPL_OUT_OPEN : RPL_OUT_CLOSED;
 	c->epoch = ev->u.start.epoch + 1;
@@ -23,7 +23,7 @@ void rpl_core_on_start(struct rpl_core *c, const struct rpl_event *ev, struct rp
 		c->session = ev->u.start.session;
 		c->replica = ev->u.start.epoch;
 	}
-	if (ev->u.start.guest == RPL_GUEST_PAUSED)
+	if (ev->u.start.guest == RPL_FOUND_PAUSED)
 		(void)rpl_core_act(out, RPL_ACT_GUEST_RESUME);
 	rpl_core_read(c, out);
 }

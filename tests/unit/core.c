@@ -92,7 +92,7 @@ static const struct rpl_action *find(const struct bench *b, enum rpl_action_kind
 	return NULL;
 }
 
-static struct rpl_event ev_start(enum rpl_guest guest, bool ours, bool open, bool want)
+static struct rpl_event ev_start(enum rpl_found guest, bool ours, bool open, bool want)
 {
 	struct rpl_event ev = EV(START);
 
@@ -166,7 +166,7 @@ static struct rpl_event grant(const struct bench *b)
 
 static void to_sync(struct bench *b)
 {
-	SEE(ev_start(RPL_GUEST_RUNNING, false, true, true), START, "READ_RECORD");
+	SEE(ev_start(RPL_FOUND_RUNNING, false, true, true), START, "READ_RECORD");
 	SEE(EV(RECORD_ABSENT), START, "CLAIM");
 	assert_int_equal(find(b, RPL_ACT_CLAIM)->u.claim.kind, RPL_CLAIM_CREATE);
 	SEE(grant(b), P_SYNC, "SESSION_START");
@@ -387,7 +387,7 @@ static void to_ready(struct bench *b)
 	struct rpl_record r = record("b", RPL_MODE_SOLO, 1, NULL);
 	struct rpl_event ev = EV(SESSION_OPEN);
 
-	SEE(ev_start(RPL_GUEST_NONE, false, false, false), START, "READ_RECORD");
+	SEE(ev_start(RPL_FOUND_NONE, false, false, false), START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &r), IDLE, b->c.conf.store ? "READ_RECORD" : "");
 	if (b->c.conf.store)
 		SEE(ev_record(RPL_EV_RECORD, &r), IDLE, "");
@@ -473,20 +473,20 @@ static void a_restart_lets_the_record_decide(void **state)
 
 	(void)state;
 	setup(b, RPL_STORE_NONE); /* the guest is still here: SOLO, then release */
-	SEE(ev_start(RPL_GUEST_PAUSED, true, false, true), START, "GUEST_RESUME READ_RECORD");
+	SEE(ev_start(RPL_FOUND_PAUSED, true, false, true), START, "GUEST_RESUME READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &mine), P_CLAIM, "CLAIM");
 	SEE(grant(b), P_SOLO, "OPEN");
 
 	setup(b, RPL_STORE_NONE); /* it is not: R2b */
-	SEE(ev_start(RPL_GUEST_NONE, false, false, true), START, "READ_RECORD");
+	SEE(ev_start(RPL_FOUND_NONE, false, false, true), START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &mine), P_LOST, "READ_RECORD");
 
 	setup(b, RPL_STORE_NONE); /* the peer took over meanwhile */
-	SEE(ev_start(RPL_GUEST_RUNNING, true, false, true), START, "READ_RECORD");
+	SEE(ev_start(RPL_FOUND_RUNNING, true, false, true), START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &theirs), P_DEPOSED, "GUEST_KILL");
 
 	setup(b, RPL_STORE_NONE); /* a backup's replica outlived its keeper */
-	ev = ev_start(RPL_GUEST_NONE, false, false, false);
+	ev = ev_start(RPL_FOUND_NONE, false, false, false);
 	ev.u.start.replica = true;
 	ev.u.start.session = other_session;
 	ev.u.start.epoch = 7;
@@ -500,10 +500,10 @@ static void a_restart_lets_the_record_decide(void **state)
 
 	setup(b, RPL_STORE_NONE); /* SOLO with held output: a stray ARM may be under way */
 	heir.session = (struct rpl_uuid){ { 0 } };
-	SEE(ev_start(RPL_GUEST_RUNNING, true, false, true), START, "READ_RECORD");
+	SEE(ev_start(RPL_FOUND_RUNNING, true, false, true), START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &heir), P_CLAIM, "CLAIM");
 	setup(b, RPL_STORE_NONE); /* SOLO with open output: there is none */
-	SEE(ev_start(RPL_GUEST_RUNNING, true, true, false), START, "READ_RECORD");
+	SEE(ev_start(RPL_FOUND_RUNNING, true, true, false), START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &heir), P_SOLO, "");
 }
 
@@ -515,7 +515,7 @@ static void a_cold_start_needs_the_redo(void **state)
 
 	(void)state;
 	setup(b, RPL_STORE_PLAIN);
-	SEE(ev_start(RPL_GUEST_NONE, false, false, true), START, "READ_RECORD");
+	SEE(ev_start(RPL_FOUND_NONE, false, false, true), START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &mine), P_LOST, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &mine), P_LOST, "");
 	pass(b, 5000);
@@ -550,7 +550,7 @@ static struct rpl_event random_event(const struct bench *b)
 
 	switch (ev.kind) {
 	case RPL_EV_START:
-		ev = ev_start((enum rpl_guest)(rand() % 3), rand() & 1, rand() & 1, rand() & 1);
+		ev = ev_start((enum rpl_found)(rand() % 3), rand() & 1, rand() & 1, rand() & 1);
 		ev.u.start.replica = rand() & 1;
 		ev.u.start.session = other_session;
 		ev.u.start.epoch = (uint64_t)(rand() % 9);
@@ -624,7 +624,7 @@ static void try_event(struct bench *b, const struct rpl_event *ev, const char *w
 static void begin_somewhere(struct bench *b, unsigned run)
 {
 	static void (*const story[])(struct bench *) = { to_sync, to_arm_claim, to_protected, to_ready, to_promote };
-	struct rpl_event ev = ev_start((enum rpl_guest)(run % 3), run & 1, run & 2, run & 4);
+	struct rpl_event ev = ev_start((enum rpl_found)(run % 3), run & 1, run & 2, run & 4);
 
 	setup(b, (enum rpl_store)(run % 3));
 	b->c.conf.auto_claim = run % 7 != 0;
