@@ -4,7 +4,8 @@
  * checkpoint; after commit they go to the store (protocol R5). Backends: none (the guest has no writable disk that
  * an overlay does not carry, or protection is refused), overlay (nbdkit plugin).
  *
- * Asynchronous like netbuf.h: each operation ends in one call of the callback.
+ * Asynchronous like netbuf.h: each operation ends in exactly one call of the callback, from the loop, never inside the
+ * caller's own call; at most RPL_DISK_PENDING_MAX are under way (asserted). The callback may free the disk.
  */
 #ifndef REPLICAD_DISK_H
 #define REPLICAD_DISK_H
@@ -17,6 +18,8 @@
 
 struct ev_loop;
 struct rpl_disk;
+
+#define RPL_DISK_PENDING_MAX 64
 
 enum rpl_disk_op {
 	RPL_DISK_ATTACH,  /* overlay and store are there; refused otherwise */
@@ -31,9 +34,10 @@ enum rpl_disk_op {
 	RPL_DISK_DEMOTE,  /* the store is the peer's; local divergence is discarded (R8, I9) */
 	RPL_DISK_NOPS
 };
+const char *rpl_disk_op_name(enum rpl_disk_op op);
 
 struct rpl_disk_conf {
-	const char *backend; /* "none" */
+	const char *backend; /* "none", "overlay" */
 	const char *vm;
 	enum rpl_durability durability;
 };
@@ -44,6 +48,7 @@ struct rpl_disk *rpl_disk_new(const struct rpl_disk_conf *conf, struct ev_loop *
 			      void *arg, struct rpl_err *err);
 /* Start one operation; `epoch` as above, 0 where none is meant. */
 void rpl_disk_start(struct rpl_disk *d, enum rpl_disk_op op, uint64_t epoch);
+/* Epochs that may be sealed and not yet flushed; none: UINT32_MAX. */
 uint32_t rpl_disk_max_uncommitted(const struct rpl_disk *d);
 /* May the guest have this block device? `carried`: an overlay of ours serves it. 0, or a refusal that says what to
  * change. Pure. */

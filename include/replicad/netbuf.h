@@ -4,8 +4,9 @@
  * one epoch), none (holds nothing: loudly unsafe). Frames *to* the guest are never held.
  *
  * The hold fails closed: when the keeper or the buffer's process dies, held frames are never emitted.
- * Operations end in exactly one call of the callback given to rpl_netbuf_new(); at most one of each kind is under
- * way. Release and open may be asked for at any time and are answered in the order they were asked.
+ * Operations end in exactly one call of the callback given to rpl_netbuf_new(), from the loop, never inside the
+ * caller's own call; at most RPL_NETBUF_PENDING_MAX of a kind are under way (asserted). Hold, release and open are
+ * answered in the order they were asked; a seal's answer may overtake them. Both callbacks may free the netbuf.
  */
 #ifndef REPLICAD_NETBUF_H
 #define REPLICAD_NETBUF_H
@@ -17,6 +18,8 @@
 
 struct ev_loop;
 struct rpl_netbuf;
+
+#define RPL_NETBUF_PENDING_MAX 64
 
 enum rpl_netbuf_op {
 	RPL_NETBUF_ATTACH,  /* connected to the buffer; its state is known */
@@ -36,22 +39,33 @@ struct rpl_netbuf_conf {
 };
 
 struct rpl_netbuf_status {
-	bool attached, holding;
+	bool attached;
+	bool holding; /* output does not flow freely: held, or shut */
+	bool shut;    /* nothing passes in either direction */
 	uint32_t ports;
 	uint64_t held_frames, held_bytes, sealed_epoch, released_epoch;
-	uint64_t passed_frames, passed_bytes, dropped_frames; /* since the buffer's process started */
+	uint64_t passed_frames, passed_bytes; /* output that has left, since the buffer's process started */
+	uint64_t dropped_frames;              /* either direction, whatever the reason */
 };
 
 /* epoch: the operation's epoch (SEAL, RELEASE), else 0. */
 typedef void rpl_netbuf_done_fn(void *arg, enum rpl_netbuf_op op, uint64_t epoch, int r, const struct rpl_err *err);
-/* The buffer's process is gone (r < 0), or its memory is nearly full and the epoch should end early (r = 0). */
+/* The buffer's process is gone or hangs (r < 0; every operation under way ends with that error, and attach may be asked
+ * for again: what was held in a dead process is lost, never emitted), or its memory is nearly full and the epoch
+ * should end early (r = 0). */
 typedef void rpl_netbuf_event_fn(void *arg, int r, const char *msg);
 
 struct rpl_netbuf *rpl_netbuf_new(const struct rpl_netbuf_conf *conf, struct ev_loop *loop, rpl_netbuf_done_fn *done,
 				  rpl_netbuf_event_fn *event, void *arg, struct rpl_err *err);
+/* First. Waits up to 2 s for the buffer's process to be there. Then rpl_netbuf_status() tells what an earlier keeper
+ * left: holding or not, the last sealed and released epochs, the backlog. */
 void rpl_netbuf_attach(struct rpl_netbuf *n);
+/* Epoch numbers start anew with each hold that follows open or shut, and grow from there. Holding already: nothing
+ * changes. */
 void rpl_netbuf_hold(struct rpl_netbuf *n);
+/* The guest is paused. */
 void rpl_netbuf_seal(struct rpl_netbuf *n, uint64_t epoch);
+/* An epoch that was never sealed is refused; one that was released already is fine. */
 void rpl_netbuf_release(struct rpl_netbuf *n, uint64_t epoch);
 void rpl_netbuf_open(struct rpl_netbuf *n);
 void rpl_netbuf_drop(struct rpl_netbuf *n);
