@@ -10,6 +10,8 @@
 #include <replicad/err.h>
 #include <replicad/record.h>
 
+#define RPL_ARBITER_CLUSTER_MAX 64
+
 struct ev_loop;
 struct rpl_arbiter;
 
@@ -22,12 +24,13 @@ enum rpl_arbiter_outcome {
 
 struct rpl_arbiter_conf {
 	const char *backend;   /* "file" */
-	const char *location;  /* file: the directory */
-	const char *cluster;   /* name that keeps two installations apart */
+	const char *location;  /* file: the directory, absolute; it must exist */
+	const char *cluster;   /* keeps two installations apart; letters, digits, "-_.", at most RPL_ARBITER_CLUSTER_MAX */
 	unsigned timeout_ms;   /* after this an operation ends as UNKNOWN */
 };
 
-/* record is NULL for NONE and UNKNOWN. */
+/* From the loop, exactly once an operation, within timeout_ms; may start the next operation or free the arbiter. record
+ * is NULL for NONE and UNKNOWN. A swap that finds no record although one was expected ends as UNKNOWN: read again. */
 typedef void rpl_arbiter_done_fn(void *arg, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
 				 const struct rpl_err *err);
 
@@ -35,9 +38,11 @@ struct rpl_arbiter *rpl_arbiter_new(const struct rpl_arbiter_conf *conf, struct 
 				    rpl_arbiter_done_fn *done, void *arg, struct rpl_err *err);
 /* Never block. At most one operation is under way: a second returns -EALREADY. */
 int rpl_arbiter_read(struct rpl_arbiter *a, const struct rpl_uuid *vm, struct rpl_err *err);
-/* Swap the register from exactly *expect (NULL: no record yet) to *want. */
+/* Swap the register of want->vm from exactly *expect (NULL: no record yet) to *want. Both must be of one VM, and
+ * want's generation the greater (-EINVAL). */
 int rpl_arbiter_cas(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want,
 		    struct rpl_err *err);
+/* An operation under way is given up without an answer. Accepts NULL. */
 void rpl_arbiter_free(struct rpl_arbiter *a);
 
 #endif
