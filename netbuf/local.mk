@@ -9,3 +9,13 @@ pkglibexec_PROGRAMS += replicad-relay
 replicad_relay_SOURCES = netbuf/relayd.c
 replicad_relay_LDFLAGS = $(RPL_PIE_LDFLAGS)
 replicad_relay_LDADD = netbuf/librelay.la netbuf/libnetbuf.la src/base/libbase.la $(EV_LIBS)
+
+check_PROGRAMS += tests/unit/netbuf_relay
+TESTS += tests/unit/netbuf_relay
+tests_unit_netbuf_relay_SOURCES = tests/unit/netbuf_relay.c
+tests_unit_netbuf_relay_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_netbuf_relay_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_netbuf_relay_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(CMOCKA_LIBS) $(EV_LIBS)
+tests_unit_netbuf_relay_DEPENDENCIES = netbuf/libnetbuf.la src/base/libbase.la replicad-relay
+
+dist_man_MANS += man/replicad-relay.8

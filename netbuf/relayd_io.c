@@ -33,7 +33,7 @@
 #define BATCH 32
 #define DRAIN_BATCHES_MAX 4096 /* a paused guest's sockets are empty long before */
 #define OUT_RETRY_MS 1
-#define OUT_STALL_MS 200
+#define OUT_STALL_MS 1000
 #define SOCKET_BUFFER (4 * 1024 * 1024)
 
 struct batch {
