@@ -12,7 +12,7 @@ FLOW_TESTS = \
 EXTRA_DIST += $(FLOW_TESTS) tests/lib/packages.sh .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
-	@echo $(FLOW_TESTS)
+	@for t in $(FLOW_TESTS); do echo "flow-test: $$t"; done
 
 check_PROGRAMS += tests/unit/trace
 TESTS += tests/unit/trace

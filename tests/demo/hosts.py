@@ -9,7 +9,7 @@ import subprocess
 import control
 import machine
 import ring
-from topology import NODES, REPL_ADDR, TAP
+from topology import NODES, REPL_ADDR, TAP, inside
 
 VM = "demo"
 CLUSTER = "demo"
@@ -97,8 +97,8 @@ class Host:
 
     def command(self, *argv):
         """A command of replicad on this host, as a person would type it. Its output, or ControlError."""
-        done = subprocess.run(["ip", "netns", "exec", self.net.names[self.node], self.programs["replicad"], *argv],
-                              capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(inside(self.net.names[self.node], [self.programs["replicad"], *argv]), capture_output=True,
+                              text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise control.ControlError(f"replicad {' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
         return done.stdout

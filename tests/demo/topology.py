@@ -36,6 +36,12 @@ def netns_path(name):
     return f"/run/netns/{name}"
 
 
+def inside(name, argv):
+    """The argument list that runs argv in a namespace. Not `ip netns exec` or `ip -n`: they also remount, and a chroot
+    has no mount point to do that on."""
+    return ["nsenter", f"--net={netns_path(name)}", "--", *argv]
+
+
 class Topology:
     def __init__(self, tag=None):
         self.tag = tag or f"rpl{os.getpid()}"
@@ -56,13 +62,12 @@ class Topology:
         for name in self.names.values():
             run("ip", "netns", "add", name)
             # the guest's network is IPv4; without this every bridge and veth talks on its own
-            self.inside(name, "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; "
-                        "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
-            run("ip", "-n", name, "link", "set", "lo", "up")
+            run(*inside(name, ["sh", "-c", "for f in all default; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done"]))
+            run(*inside(name, ["ip", "link", "set", "lo", "up"]))
         self._bridge("lan")
         for node in NODES:
             self._bridge(node)
-            run("ip", "-n", self.names[node], "tuntap", "add", TAP, "mode", "tap")
+            self._ip(node, "tuntap", "add", TAP, "mode", "tap")
             self._join(node, TAP)
             self._veth("lan", f"to-{node}", node, "up0")
             self._join("lan", f"to-{node}")
@@ -74,29 +79,28 @@ class Topology:
         for node in NODES:
             self._address(node, "repl0", REPL_ADDR[node])
 
+    def _ip(self, role, *argv):
+        run(*inside(self.names[role], ["ip", *argv]))
+
     def _bridge(self, role):
-        run("ip", "-n", self.names[role], "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0",
+        self._ip(role, "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0",
             "mcast_snooping", "0")
-        run("ip", "-n", self.names[role], "link", "set", "br0", "up")
+        self._ip(role, "link", "set", "br0", "up")
 
     def _join(self, role, link):
-        run("ip", "-n", self.names[role], "link", "set", link, "master", "br0", "up")
+        self._ip(role, "link", "set", link, "master", "br0", "up")
 
     def _veth(self, role_a, link_a, role_b, link_b):
-        run("ip", "-n", self.names[role_a], "link", "add", link_a, "type", "veth", "peer", "name", link_b, "netns",
+        self._ip(role_a, "link", "add", link_a, "type", "veth", "peer", "name", link_b, "netns",
             self.names[role_b])
 
     def _address(self, role, link, addr):
-        run("ip", "-n", self.names[role], "addr", "add", f"{addr}/{PREFIX_LEN}", "dev", link)
-        run("ip", "-n", self.names[role], "link", "set", link, "up")
-
-    @staticmethod
-    def inside(name, *argv):
-        return run("ip", "netns", "exec", name, *argv)
+        self._ip(role, "addr", "add", f"{addr}/{PREFIX_LEN}", "dev", link)
+        self._ip(role, "link", "set", link, "up")
 
     def spawn(self, role, argv, **popen):
-        """Start a program inside a host. The process started *is* the program: ip only changes the namespace."""
-        return subprocess.Popen(["ip", "netns", "exec", self.names[role], *argv], stdin=subprocess.DEVNULL, **popen)
+        """Start a program inside a host. The process started *is* the program: nsenter only changes the namespace."""
+        return subprocess.Popen(inside(self.names[role], argv), stdin=subprocess.DEVNULL, **popen)
 
     def pids(self, role):
         """Everything that runs on that host, the most recent first."""
