@@ -37,13 +37,13 @@ enum rpl_stream_format {
 enum rpl_stream_format rpl_stream_detect(const void *first, size_t len);
 
 enum rpl_stream_event_kind {
-	RPL_EV_XL_HEADER,     /* ev->xl */
+	RPL_EV_XL_HEADER,     /* ev->xl; complete with the length of the configuration */
 	RPL_EV_XL_CONFIG,     /* ev->bytes, len: a piece of the configuration */
 	RPL_EV_XL_EXTRA,      /* optional data behind the configuration */
 	RPL_EV_LIBXL_HEADER,  /* ev->libxl_options */
 	RPL_EV_IMAGE_HEADER,  /* ev->image_version */
 	RPL_EV_DOMAIN_HEADER, /* ev->domain */
-	RPL_EV_RECORD,        /* a record began: ev->rec, and its fixed head in the union */
+	RPL_EV_RECORD,        /* a record began: ev->rec, its fixed head in the union, and raw at ev->bytes, len */
 	RPL_EV_PFNS,          /* PAGE_DATA: all descriptors: ev->pfns */
 	RPL_EV_PAGES,         /* PAGE_DATA: ev->len / 4096 whole pages at ev->bytes; ev->first counts data pages before */
 	RPL_EV_BODY,          /* what follows the fixed head: ev->bytes, len; ev->first bytes came before */
@@ -73,7 +73,7 @@ struct rpl_stream_event {
 	uint64_t first;
 	union {
 		struct {
-			uint32_t mandatory_flags, optional_flags, optional_len;
+			uint32_t mandatory_flags, optional_flags, optional_len, config_len;
 		} xl;
 		uint32_t libxl_options;
 		uint32_t image_version;
@@ -124,7 +124,7 @@ struct rpl_stream_reader {
 	uint32_t left;        /* bytes of the body (or of optional data) not yet passed on */
 	uint32_t pad;
 	uint32_t head, elem;
-	uint32_t xl_flags, xl_config_left;
+	uint32_t xl_flags, xl_optional_flags, xl_config, xl_config_left;
 	uint32_t count, got;  /* PAGE_DATA: descriptors, those read */
 	uint32_t pages, pages_done;
 	uint64_t nr;

@@ -2,7 +2,8 @@
  *
  * The name is what `replicad stream verify` prints and what replicad-stream(7) lists with the test that proves it.
  * `reader` rules are enforced by rpl_stream_next(): a stream that breaks one is refused. `error` and `warning` rules are
- * findings of rpl_stream_check(): an error is what stock Xen would refuse or restore wrongly, a warning what it tolerates.
+ * findings of rpl_stream_check(): an error is what stock Xen or its verifier would refuse, or restore wrongly; a warning
+ * is what both tolerate though no current writer does it.
  */
 #ifndef REPLICAD_STREAM_RULES_H
 #define REPLICAD_STREAM_RULES_H
@@ -81,7 +82,7 @@ enum rpl_stream_severity { RPL_SEV_READER, RPL_SEV_ERROR, RPL_SEV_WARNING };
 	X(P2M_FRAMES, "p2m-frames", ERROR, "last/fpp + 1 - first/fpp frames, each within the range")            \
 	X(VCPU_ID, "vcpu-id", ERROR, "vCPU ids below 8192, each record once per checkpoint")                    \
 	X(VCPU_BASIC, "vcpu-basic", ERROR, "BASIC of 5168 bytes (64-bit) or 2800 (32-bit)")                     \
-	X(VCPU_NO_BASIC, "vcpu-no-basic", ERROR, "EXTENDED, XSAVE and MSRS only of a vCPU with BASIC")          \
+	X(VCPU_NO_BASIC, "vcpu-no-basic", WARNING, "EXTENDED, XSAVE and MSRS only of a vCPU with BASIC")          \
 	X(VCPU_XSAVE, "vcpu-xsave", ERROR, "XSAVE of at least 16 bytes")                                        \
 	X(VCPU_EMPTY, "vcpu-empty", WARNING, "a vCPU record has content (Xen 4.6-4.8 wrote empty ones)")        \
 	X(VCPU_MSRS, "vcpu-msrs", ERROR, "MSR entries with reserved 0")                                         \
@@ -91,7 +92,7 @@ enum rpl_stream_severity { RPL_SEV_READER, RPL_SEV_ERROR, RPL_SEV_WARNING };
 	X(HVM_PARAM, "hvm-param", ERROR, "parameter indices that Xen takes from a stream, each once")           \
 	X(HVM_CONTEXT, "hvm-context", ERROR, "a chain of entries from HEADER to END that fills the blob exactly") \
 	X(HVM_CONTEXT_SIZE, "hvm-context-size", WARNING, "entries of the sizes that Xen 4.17 uses")             \
-	X(CPUID_POLICY, "cpuid-policy", ERROR, "leaves in ascending order, none twice")                         \
+	X(CPUID_POLICY, "cpuid-policy", WARNING, "leaves in ascending order, none twice")                         \
 	X(MSR_POLICY, "msr-policy", ERROR, "flags 0, no index twice")                                           \
 	X(PRODUCER, "producer", ERROR, "a well-formed RPL_PRODUCER, once, before STATIC_DATA_END")              \
 	X(DIGEST, "digest", ERROR, "RPL_DIGEST matches the bytes before it")                                    \

@@ -14,7 +14,8 @@
 
 /* name, one-line help; in the order in which `replicad --help` lists them */
 #define RPL_COMMANDS(X)                                                     \
-	X(demo, "watch a real VM survive the death of its host")
+	X(demo, "watch a real VM survive the death of its host")            \
+	X(stream, "verify, show or convert a Xen save file or migration stream")
 
 #define RPL_COMMAND_NAME_MAX 16
 

@@ -2,7 +2,10 @@
 bin_PROGRAMS += replicad
 noinst_HEADERS += include/replicad/exit.h
 replicad_SOURCES = src/cli/cli.h src/cli/main.c \
-	src/cli/cmd_demo.c
+	src/cli/cmd_demo.c \
+	src/cli/cmd_stream.c src/cli/stream_cli.h src/cli/stream_input.c src/cli/stream_digest.c \
+	src/cli/stream_verify.c src/cli/stream_show.c src/cli/stream_convert.c
 replicad_CPPFLAGS = $(AM_CPPFLAGS) -DRPL_SRCDIR='"$(abs_top_srcdir)"'
 replicad_LDFLAGS = $(RPL_PIE_LDFLAGS)
-replicad_LDADD = src/base/libbase.la
+replicad_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XXHASH_CFLAGS)
+replicad_LDADD = src/stream/libstream.la src/base/libbase.la $(JANSSON_LIBS) $(XXHASH_LIBS)

@@ -160,8 +160,7 @@ static int event(struct rpl_stream_reader *r, struct rpl_stream_event *ev, enum 
 }
 
 /* ---- headers */
-static int xl_head(struct rpl_stream_reader *r, struct rpl_stream_in *in, struct rpl_stream_event *ev,
-		   struct rpl_err *err)
+static int xl_head(struct rpl_stream_reader *r, struct rpl_stream_in *in, struct rpl_err *err)
 {
 	uint64_t at = r->offset;
 	const uint8_t *p = need(r, in, RPL_XL_HEADER);
@@ -174,46 +173,50 @@ static int xl_head(struct rpl_stream_reader *r, struct rpl_stream_in *in, struct
 		return refuse(r, err, RPL_RULE_XL_MAGIC, at, -EBADMSG, "the 32 bytes of magic differ");
 	c = rpl_cur(p + RPL_XL_MAGIC_LEN, RPL_XL_HEADER - RPL_XL_MAGIC_LEN);
 	order = rpl_cur_le32(&c);
-	(void)event(r, ev, RPL_EV_XL_HEADER, at);
-	ev->xl.mandatory_flags = rpl_cur_le32(&c);
-	ev->xl.optional_flags = rpl_cur_le32(&c);
-	ev->xl.optional_len = rpl_cur_le32(&c);
+	r->xl_flags = rpl_cur_le32(&c);
+	r->xl_optional_flags = rpl_cur_le32(&c);
+	r->left = rpl_cur_le32(&c);
 	if (order != RPL_XL_BYTEORDER)
 		return refuse(r, err, RPL_RULE_XL_BYTEORDER, at + 32, -EBADMSG,
 			      "byte order mark 0x%08x, expected 0x%08x", order, RPL_XL_BYTEORDER);
-	if (ev->xl.mandatory_flags & ~(RPL_XL_FLAG_JSON | RPL_XL_FLAG_STREAM_V2))
+	if (r->xl_flags & ~(RPL_XL_FLAG_JSON | RPL_XL_FLAG_STREAM_V2))
 		return refuse(r, err, RPL_RULE_XL_FLAGS, at + 36, -EBADMSG, "mandatory flags 0x%x, known are 0x3",
-			      ev->xl.mandatory_flags);
-	if (ev->xl.optional_len > RPL_XL_OPTIONAL_MAX ||
-	    (ev->xl.optional_len > 0 && ev->xl.optional_len < 4))
+			      r->xl_flags);
+	if (r->left > RPL_XL_OPTIONAL_MAX || (r->left > 0 && r->left < 4))
 		return refuse(r, err, RPL_RULE_XL_OPTIONAL, at + 44, -EMSGSIZE,
-			      "%u bytes of optional data, expected 0 or 4 to %u", ev->xl.optional_len,
-			      RPL_XL_OPTIONAL_MAX);
-	if (ev->xl.optional_flags)
-		ev->remarks = RPL_REMARK_RESERVED;
-	r->xl_flags = ev->xl.mandatory_flags;
-	r->left = ev->xl.optional_len;
-	r->phase = r->left ? PH_XL_CONFIG_LEN : PH_XL_EXTRA;
-	return EVENT;
+			      "%u bytes of optional data, expected 0 or 4 to %u", r->left, RPL_XL_OPTIONAL_MAX);
+	r->phase = PH_XL_CONFIG_LEN;
+	return AGAIN;
 }
 
-static int xl_config_len(struct rpl_stream_reader *r, struct rpl_stream_in *in, struct rpl_err *err)
+static int xl_config_len(struct rpl_stream_reader *r, struct rpl_stream_in *in, struct rpl_stream_event *ev,
+			 struct rpl_err *err)
 {
 	uint64_t at = r->offset;
-	const uint8_t *p = need(r, in, 4);
+	uint32_t optional = r->left;
 	struct rpl_cur c;
 
-	if (!p)
-		return MORE;
-	c = rpl_cur(p, 4);
-	r->xl_config_left = rpl_cur_le32(&c);
-	r->left -= 4;
-	if (r->xl_config_left > r->left)
+	if (optional) {
+		const uint8_t *p = need(r, in, 4);
+
+		if (!p)
+			return MORE;
+		c = rpl_cur(p, 4);
+		r->xl_config = r->xl_config_left = rpl_cur_le32(&c);
+		r->left -= 4;
+	}
+	if (r->xl_config > r->left)
 		return refuse(r, err, RPL_RULE_XL_OPTIONAL, at, -EBADMSG,
-			      "configuration of %u bytes in %u bytes of optional data", r->xl_config_left, r->left);
-	r->count = r->xl_config_left;
+			      "configuration of %u bytes in %u bytes of optional data", r->xl_config, r->left);
+	(void)event(r, ev, RPL_EV_XL_HEADER, at - RPL_XL_HEADER);
+	ev->xl.mandatory_flags = r->xl_flags;
+	ev->xl.optional_flags = r->xl_optional_flags;
+	ev->xl.optional_len = optional;
+	ev->xl.config_len = r->xl_config;
+	if (r->xl_optional_flags)
+		ev->remarks = RPL_REMARK_RESERVED;
 	r->phase = PH_XL_CONFIG;
-	return AGAIN;
+	return EVENT;
 }
 
 static int xl_config(struct rpl_stream_reader *r, struct rpl_stream_in *in, struct rpl_stream_event *ev)
@@ -232,7 +235,7 @@ static int xl_config(struct rpl_stream_reader *r, struct rpl_stream_in *in, stru
 	(void)event(r, ev, RPL_EV_XL_CONFIG, at);
 	ev->bytes = p;
 	ev->len = n;
-	ev->first = r->count - r->xl_config_left;
+	ev->first = r->xl_config - r->xl_config_left;
 	r->xl_config_left -= n;
 	r->left -= n;
 	return EVENT;
@@ -574,6 +577,8 @@ static int fixed(struct rpl_stream_reader *r, struct rpl_stream_in *in, struct r
 	r->left -= r->head;
 	c = rpl_cur(p, r->head);
 	(void)event(r, ev, RPL_EV_RECORD, r->rec.offset);
+	ev->bytes = p;
+	ev->len = r->head;
 	ret = r->rec.layer == RPL_LAYER_LIBXL ? libxl_fixed(r, ev, &c) : libxc_fixed(r, ev, &c, err);
 	if (ret < 0)
 		return ret;
@@ -763,9 +768,9 @@ static int step(struct rpl_stream_reader *r, struct rpl_stream_in *in, struct rp
 {
 	switch ((enum phase)r->phase) {
 	case PH_XL_HEAD:
-		return xl_head(r, in, ev, err);
+		return xl_head(r, in, err);
 	case PH_XL_CONFIG_LEN:
-		return xl_config_len(r, in, err);
+		return xl_config_len(r, in, ev, err);
 	case PH_XL_CONFIG:
 		return xl_config(r, in, ev);
 	case PH_XL_EXTRA:

@@ -1,0 +1,16 @@
+/* check.h - between check.c (order) and check_body.c (contents) */
+#ifndef STREAM_CHECK_H
+#define STREAM_CHECK_H
+
+#include <replicad/stream_check.h>
+
+void rpl_check_pv_info(struct rpl_stream_check *c, const struct rpl_stream_event *ev);
+void rpl_check_p2m(struct rpl_stream_check *c, const struct rpl_stream_event *ev);
+void rpl_check_vcpu(struct rpl_stream_check *c, const struct rpl_stream_event *ev);
+void rpl_check_pfns(struct rpl_stream_check *c, const struct rpl_stream_event *ev);
+void rpl_check_pages(struct rpl_stream_check *c, const struct rpl_stream_event *ev);
+void rpl_check_body_begin(struct rpl_stream_check *c, const struct rpl_stream_event *ev);
+void rpl_check_body(struct rpl_stream_check *c, const struct rpl_stream_event *ev);
+void rpl_check_body_end(struct rpl_stream_check *c, const struct rpl_stream_event *ev);
+
+#endif
