@@ -123,7 +123,7 @@ struct rpl_link_conf {
 	const char *peers;
 	unsigned handshake_timeout_ms; /* for preamble and TLS together */
 	size_t queue_bytes_max;        /* bytes that may wait to be sent, >= RPL_LINK_QUEUE_MIN; see rpl_link_send() */
-	uint64_t rekey_bytes;          /* TLS: new keys after so many bytes sent; 0: RPL_LINK_REKEY_BYTES */
+	uint64_t rekey_bytes;          /* TLS: new keys after so many bytes sent (a peer takes 8 a second); 0: RPL_LINK_REKEY_BYTES */
 };
 
 #define RPL_LINK_QUEUE_MIN (RPL_FRAME_BODY_MAX + 64 * 1024) /* the largest frame fits, encrypted too */

@@ -36,10 +36,12 @@ struct rpl_tls_conn {
 	struct rpl_tls_io io;
 	enum rpl_tls mode;
 	bool server;
+	bool up;                           /* the handshake is done */
 	char *peers;                       /* never NULL */
 	char identity[RPL_IDENTITY_MAX];
 	struct rpl_err refused;            /* why the peer's name was refused, for our side only */
 	int io_error;                      /* errno of a failed push or pull */
+	bool dry;                          /* the last pull found nothing: GnuTLS really waits for the peer */
 	uint64_t rekey_bytes, sent_bytes;  /* since the last key update */
 	uint8_t plain[RPL_TLS_RECORD];     /* small spans are gathered here, so that records are full */
 	size_t plain_len;
@@ -65,10 +67,28 @@ static ssize_t on_pull(gnutls_transport_ptr_t ptr, void *data, size_t len)
 
 	if (n >= 0)
 		return n;
-	if (n != -EAGAIN)
+	if (n == -EAGAIN)
+		t->dry = true;
+	else
 		t->io_error = (int)-n;
 	gnutls_transport_set_errno(t->session, (int)-n);
 	return -1;
+}
+
+/* Did a handshake fail because of who the peer is (or which TLS it speaks), or because it sent nonsense? */
+static int handshake_code(int g)
+{
+	switch (g) {
+	case GNUTLS_E_DECRYPTION_FAILED: /* a PSK binder made with another key */
+	case GNUTLS_E_RECEIVED_ILLEGAL_PARAMETER:
+	case GNUTLS_E_NO_CERTIFICATE_FOUND:
+	case GNUTLS_E_CERTIFICATE_REQUIRED:
+	case GNUTLS_E_INSUFFICIENT_CREDENTIALS:
+	case GNUTLS_E_NO_CIPHER_SUITES:
+	case GNUTLS_E_UNSUPPORTED_VERSION_PACKET:
+		return -EACCES;
+	}
+	return -EBADMSG;
 }
 
 /* A negative errno for a fatal GnuTLS result, with what we know of the reason. */
@@ -80,25 +100,14 @@ static int tls_fail(struct rpl_tls_conn *t, int g, const char *what, struct rpl_
 		*err = t->refused;
 		return err->code;
 	}
-	switch (g) {
-	case GNUTLS_E_PREMATURE_TERMINATION:
+	if (g == GNUTLS_E_PREMATURE_TERMINATION)
 		return rpl_fail(err, -EPIPE, "TLS: %s: the connection was cut", what);
-	case GNUTLS_E_FATAL_ALERT_RECEIVED:
-	case GNUTLS_E_WARNING_ALERT_RECEIVED:
+	if (g == GNUTLS_E_FATAL_ALERT_RECEIVED || g == GNUTLS_E_WARNING_ALERT_RECEIVED)
 		return rpl_fail(err, -EACCES, "TLS: %s: the peer refused: %s", what,
 				gnutls_alert_get_name(gnutls_alert_get(t->session)));
-	case GNUTLS_E_MEMORY_ERROR:
+	if (g == GNUTLS_E_MEMORY_ERROR)
 		return rpl_fail(err, -ENOMEM, "TLS: %s: out of memory", what);
-	case GNUTLS_E_DECRYPTION_FAILED:
-	case GNUTLS_E_ILLEGAL_PARAMETER:
-	case GNUTLS_E_NO_CERTIFICATE_FOUND:
-	case GNUTLS_E_CERTIFICATE_REQUIRED:
-	case GNUTLS_E_INSUFFICIENT_CREDENTIALS:
-	case GNUTLS_E_NO_CIPHER_SUITES:
-	case GNUTLS_E_UNSUPPORTED_VERSION_PACKET:
-		return rpl_fail(err, -EACCES, "TLS: %s: %s", what, gnutls_strerror(g));
-	}
-	return rpl_fail(err, -EBADMSG, "TLS: %s: %s", what, gnutls_strerror(g));
+	return rpl_fail(err, t->up ? -EBADMSG : handshake_code(g), "TLS: %s: %s", what, gnutls_strerror(g));
 }
 
 static int setup_fail(int g, const char *what, struct rpl_err *err)
@@ -388,11 +397,16 @@ void rpl_tls_free(struct rpl_tls_conn *t)
 
 int rpl_tls_handshake(struct rpl_tls_conn *t, struct rpl_err *err)
 {
-	int g = gnutls_handshake(t->session), r;
+	int g, r;
 
+	t->dry = false;
+	do
+		g = gnutls_handshake(t->session);
+	while (g < 0 && !gnutls_error_is_fatal(g) && !t->dry);
 	if (g == GNUTLS_E_SUCCESS) {
 		rpl_assert(gnutls_protocol_get_version(t->session) == GNUTLS_TLS1_3);
 		rpl_assert(t->identity[0]);
+		t->up = true;
 		return 1;
 	}
 	if (!gnutls_error_is_fatal(g))
@@ -404,8 +418,13 @@ int rpl_tls_handshake(struct rpl_tls_conn *t, struct rpl_err *err)
 
 ssize_t rpl_tls_recv(struct rpl_tls_conn *t, void *buf, size_t len, struct rpl_err *err)
 {
-	ssize_t n = gnutls_record_recv(t->session, buf, len);
+	ssize_t n;
 
+	/* after a record without data for us, a key update for one, it says "again" although more may be there */
+	t->dry = false;
+	do
+		n = gnutls_record_recv(t->session, buf, len);
+	while ((n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED) && !t->dry);
 	if (n >= 0)
 		return n;
 	if (n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED)
