@@ -22,3 +22,12 @@ TESTS += tests/unit/link
 tests_unit_link_SOURCES = tests/unit/link.c tests/lib/pki.c tests/lib/pki.h
 tests_unit_link_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(GNUTLS_CFLAGS)
 tests_unit_link_LDADD = src/link/liblink.la $(CMOCKA_LIBS) $(GNUTLS_LIBS) $(EV_LIBS)
+
+fuzz_targets += tests/fuzz/fuzz_frame tests/fuzz/fuzz_keys
+tests_fuzz_fuzz_frame_SOURCES = tests/fuzz/fuzz_frame.c $(fuzz_main)
+tests_fuzz_fuzz_frame_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_frame_LDADD = src/link/libwire.la
+tests_fuzz_fuzz_keys_SOURCES = tests/fuzz/fuzz_keys.c $(fuzz_main)
+tests_fuzz_fuzz_keys_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_keys_LDADD = src/link/libwire.la
+EXTRA_DIST += tests/fuzz/corpus/frame tests/fuzz/corpus/keys
