@@ -4,6 +4,7 @@ Layout: BASE/etc (configuration, keys, standby definition), BASE/state, BASE/log
 """
 import os
 import secrets
+import shutil
 import subprocess
 
 import control
@@ -86,10 +87,10 @@ class Host:
         self.processes[name] = process
         return process
 
-    def start_relay(self):
+    def start_relay(self, state):
         """The relay belongs to the VM, not to the protection: it is started before QEMU and ends after it."""
-        return self.spawn("relay", [self.programs["relay"], "--control", self.sock("relay.ctl"), "--port",
-                                    f"{self.sock('relay.net')},{self.sock('qemu.net')},tap={TAP}"])
+        return self.spawn("relay", [self.programs["relay"], "--vm", VM, "--control", self.sock("relay.ctl"), "--state", state,
+                                    "--port", f"{self.sock('relay.net')},{self.sock('qemu.net')},tap={TAP}"])
 
     def start_agent(self, env=None):
         process = self.spawn("agent", [self.programs["replicad"], "agent", "--config", self.etc("replicad.conf")], env)
@@ -97,8 +98,8 @@ class Host:
 
     def command(self, *argv):
         """A command of replicad on this host, as a person would type it. Its output, or ControlError."""
-        done = subprocess.run(inside(self.net.names[self.node], [self.programs["replicad"], *argv]), capture_output=True,
-                              text=True, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(inside(self.net.names[self.node], [self.programs["replicad"], *argv, "--socket", self.agent_sock]),
+                              capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise control.ControlError(f"replicad {' '.join(argv)}: exit {done.returncode}: {done.stderr.strip()}")
         return done.stdout
@@ -114,6 +115,13 @@ class Host:
             return ring.read(os.path.join(self.run, "vm", VM, "trace"))
         except FileNotFoundError:
             return []
+
+    def save_logs(self):
+        """What the keeper wrote stands in its run directory, which goes with the round."""
+        for directory, _, names in os.walk(self.run):
+            for name in names:
+                if name.endswith((".log", ".json")):
+                    shutil.copyfile(os.path.join(directory, name), self.log(name))
 
     def reap(self):
         """After the host was killed: collect our own children of it."""

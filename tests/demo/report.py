@@ -23,7 +23,9 @@ def quantile(values, q):
 
 
 def ms(value_ns, digits=1):
-    return "–" if value_ns is None else f"{value_ns / MS:.{digits}f} ms"
+    if value_ns is None:
+        return "–"
+    return f"{value_ns / MS:.{digits}f} ms" if value_ns < 2000 * MS else f"{value_ns / MS / 1000:.2f} s"
 
 
 def size(n):

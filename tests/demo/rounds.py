@@ -13,7 +13,7 @@ import machine
 import oracle
 import report
 import ring
-from hosts import Host, make_keys
+from hosts import VM, Host, make_keys
 from topology import GUEST_ADDR, Topology
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -105,7 +105,7 @@ class Watcher(threading.Thread):
     def run(self):
         while not self.stop.is_set() and self.running_at is None:
             try:
-                if self.host.status().get("state") == "P_SOLO":
+                if self.host.status().get("takeovers"):
                     self.running_at = time.monotonic_ns()
             except (control.ControlError, ValueError):
                 pass
@@ -140,6 +140,9 @@ class Round:
                 self._judge()
                 self._end()
         finally:
+            for host in (self.alpha, self.beta):
+                if host:
+                    host.save_logs()
             shutil.rmtree(self.ram_dir, ignore_errors=True)
         self.result["leftovers"] += self.net.leftovers()
         return self.result
@@ -156,7 +159,7 @@ class Round:
             host = Host(node, self.net, self.base, self.ram_dir, self.base, self.programs, self.options.interval_ms,
                         self.vm_uuid, extra)
             host.write_config(keys, node == "alpha", self.image, self.accel)
-            host.start_relay()
+            host.start_relay("open" if node == "alpha" else "closed")
             setattr(self, node, host)
         paths = self.alpha.vm_paths()
         started = time.monotonic_ns()
@@ -174,8 +177,7 @@ class Round:
         self.beta.start_agent()
         self.alpha.start_agent(fault)
         asked = time.monotonic_ns()
-        self.alpha.command("protect", "demo", "--qmp", self.alpha.sock("guest.qmp"), "--backup", "beta",
-                           "--config", self.alpha.etc("replicad.conf"))
+        self.alpha.command("protect", VM, "--qmp", self.alpha.sock("guest.qmp"), "--backup", "beta")
         wait_until("protection", self._protected, PROTECT_TIMEOUT_S, self._alive)
         self.marks["protected"] = time.monotonic_ns()
         self.result["protect_ns"] = self.marks["protected"] - asked
@@ -253,7 +255,7 @@ class Round:
         self.marks["takeover"] = watcher.running_at
         times = self.beta.status().get("takeover", {})
         self.result["takeover_status"] = times
-        self.result["takeover_ns"] = int(times["run_ms"] * report.MS) if "run_ms" in times else None
+        self.result["takeover_ns"] = times["run_us"] * 1000 if "run_us" in times else None
         self.result["detect_ns"] = None
         if watcher.running_at:
             self.result["detect_ns"] = watcher.running_at - self.marks["kill"] - (self.result["takeover_ns"] or 0)

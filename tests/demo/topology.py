@@ -18,6 +18,7 @@ CLIENT_ADDR = "10.77.0.1"
 PREFIX_LEN = 24
 REPL_ADDR = {"alpha": "10.78.0.1", "beta": "10.78.0.2"}
 TAP = "tap0"
+DGRAM_QUEUE = 512
 KILL_SWEEPS_MAX = 200
 
 
@@ -61,8 +62,10 @@ class Topology:
     def up(self):
         for name in self.names.values():
             run("ip", "netns", "add", name)
-            # the guest's network is IPv4; without this every bridge and veth talks on its own
-            run(*inside(name, ["sh", "-c", "for f in all default; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done"]))
+            # The guest's network is IPv4; without the first every bridge and veth talks on its own. The second is what
+            # replicad-relay(8) recommends.
+            run(*inside(name, ["sh", "-c", "for f in all default; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done; "
+                               f"echo {DGRAM_QUEUE} >/proc/sys/net/unix/max_dgram_qlen"]))
             run(*inside(name, ["ip", "link", "set", "lo", "up"]))
         self._bridge("lan")
         for node in NODES:
