@@ -28,6 +28,7 @@ struct ev_loop;
 struct rpl_guest;
 
 #define RPL_GUEST_DEFINITION_MAX (16 * 1024) /* bytes of definition text */
+#define RPL_GUEST_OP_TIMEOUT_MS 5000
 #define RPL_GUEST_STATE_MAX (16 * 1024 * 1024) /* bytes of device state in one checkpoint */
 
 enum rpl_guest_op {
@@ -46,7 +47,8 @@ enum rpl_guest_event {
 	RPL_GUEST_SHUTDOWN, /* powered off from inside, or by its operator: on purpose */
 	RPL_GUEST_REBOOT,   /* reset: protection goes on */
 	RPL_GUEST_CRASH,    /* the guest's kernel panicked */
-	RPL_GUEST_LOST,     /* its process died, or does not answer any more, without a shutdown event */
+	RPL_GUEST_LOST,     /* its process died, or its monitor closed, without a shutdown event; nothing follows. A guest
+			     * that only does not answer gives -ETIMEDOUT from operations instead */
 	RPL_GUEST_CHANGED,  /* a device was plugged, unplugged or changed; msg says which */
 	RPL_GUEST_STOPPED,  /* somebody else paused it */
 	RPL_GUEST_RESUMED,  /* somebody else resumed it */
@@ -63,8 +65,10 @@ struct rpl_guest_conf {
 	const char *tracker;       /* "auto", "uffd", "compare" */
 	const char *helper_path;   /* the attach helper program */
 	const char *standby_user;  /* run a standby as this user; NULL: as ours */
+	const char *sim;           /* sim: "ram_mb=64,rate=1000,pattern=uniform,seed=1" (see src/guest/sim.h); NULL: that */
+	bool any_netdev;           /* netbuf=none: accept NICs that are not a dgram netdev (output is not held!) */
 	bool audit;                /* prove at each checkpoint that the tracker missed nothing (slow) */
-	unsigned op_timeout_ms;    /* bound of each asynchronous operation */
+	unsigned op_timeout_ms;    /* bound of each asynchronous operation; 0: RPL_GUEST_OP_TIMEOUT_MS */
 };
 
 struct rpl_guest_info {
@@ -73,6 +77,7 @@ struct rpl_guest_info {
 	char machine[64];              /* "pc-q35-7.2" */
 	uint64_t ram_bytes;
 	bool running;
+	bool paused_by_us;             /* found paused, and the note in run_dir says that we paused it */
 	struct rpl_ram_layout layout;
 	/* The comparable definition: sorted "key=value" lines, printable ASCII, NUL-terminated. Equal texts mean
 	 * that a checkpoint of one can be loaded into the other. */
@@ -87,22 +92,27 @@ typedef void rpl_guest_event_fn(void *arg, enum rpl_guest_event event, const cha
 struct rpl_guest *rpl_guest_new(const struct rpl_guest_conf *conf, struct ev_loop *loop, rpl_guest_done_fn *done,
 				rpl_guest_event_fn *event, void *arg, struct rpl_err *err);
 
-/* Connect to the running guest, inspect it, and refuse (with what to change) what cannot be protected. If an
- * earlier tracker of ours is found in it, it is removed first; if it was left paused by us (see paused_by_us in
- * qemu.c) that is reported in info.running = false. */
+/* Connect to the running guest, inspect it, and refuse (with what to change) what cannot be protected. A guest that
+ * is found paused gives info.running = false, and info.paused_by_us tells whether an earlier keeper with the same
+ * run_dir paused it (then resume it soon) or somebody else (then leave it). */
 void rpl_guest_attach(struct rpl_guest *g);
+/* After -ETIMEDOUT of a pause it may still take effect later: resume then, the order is kept. */
 void rpl_guest_pause(struct rpl_guest *g);
 /* Write the device state of the paused guest into the state descriptor (a memfd), from offset 0. */
 void rpl_guest_save(struct rpl_guest *g);
 void rpl_guest_resume(struct rpl_guest *g);
 void rpl_guest_announce(struct rpl_guest *g);
-/* Kill the guest's process (by pidfd) and wait until it is gone. */
+/* Kill the guest's process (by pidfd) and wait until it is gone. Allowed at any time, also after LOST and while no
+ * monitor answers; it takes the place of an operation under way, which ends in -ECANCELED first. */
 void rpl_guest_quit(struct rpl_guest *g);
 
-/* Start the standby instance from conf.standby_path: paused, waiting for device state, never running by itself. */
+/* Start the standby instance from conf.standby_path: paused, waiting for device state, never running by itself. One
+ * that already listens at its monitor (an earlier keeper's) and still waits is adopted. It outlives this process. */
 void rpl_guest_standby(struct rpl_guest *g);
 /* Load `len` bytes of device state (as rpl_guest_save() of the peer made them) from `state_fd` offset 0 into the
- * standby, whose RAM is complete, and run it. Beyond this point there is no undo. */
+ * standby, whose RAM is complete, and run it. Beyond this point there is no undo. state_fd stays the caller's and may be
+ * closed when the operation is done. Afterwards the guest is an ordinary attached one: it can be paused, saved and
+ * tracked, and rpl_guest_free() leaves it running. */
 void rpl_guest_activate(struct rpl_guest *g, int state_fd, size_t len);
 
 const struct rpl_guest_info *rpl_guest_info(const struct rpl_guest *g); /* after ATTACH or STANDBY */
@@ -116,12 +126,19 @@ int rpl_guest_compare(const struct rpl_guest *g, const char *peer_definition, st
 
 /* What the memory half needs, for the mover: a description and its descriptors (the caller closes them). Arms the
  * dirty tracker: from the return on every write is seen. Needs ptrace once, for which a short-lived helper runs.
- * For a standby it gives the replica's RAM, writable. May block up to a second; used when a session starts. */
+ * For a standby it gives the replica's RAM, writable. May block up to a second; used when a session starts. Every
+ * tracker given out before stops seeing writes: its mover must be gone. */
 int rpl_guest_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int fds[RPL_MEMORY_FDS_MAX], size_t *ret_n,
 		     struct rpl_err *err);
 
-/* Let go: remove the tracker, close everything; the guest goes on as it is (a standby is quit). Accepts NULL. */
+/* Let go: remove the tracker, close everything; the guest goes on as it is, a standby that was not activated is killed
+ * (rpl_guest_leave() spares it: for a keeper that ends but will be restarted). No callback comes from here or later.
+ * Both accept NULL. */
+void rpl_guest_leave(struct rpl_guest *g);
 void rpl_guest_free(struct rpl_guest *g);
+
+/* rpl_guest_compare() on two texts; pure. */
+int rpl_definition_compare(const char *standby, const char *primary, struct rpl_err *err);
 
 const char *rpl_guest_op_name(enum rpl_guest_op op);
 const char *rpl_guest_event_name(enum rpl_guest_event event);

@@ -1,1 +1,24 @@
-# src/guest
+# src/guest: two archives, because the mover links the memory half only and must not hold any QMP code.
+noinst_LTLIBRARIES += src/guest/libmemory.la src/guest/libguest.la
+src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/memory.c src/guest/memory_kinds.c
+src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c \
+	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
+	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_memory.c \
+	src/guest/note.c src/guest/procmem.c src/guest/uffd.c
+src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+src_guest_libguest_la_LIBADD = $(JANSSON_LIBS) $(EV_LIBS)
+noinst_HEADERS += src/guest/memory_impl.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
+	src/guest/qmp_parse.h src/guest/qmp.h src/guest/qemu_impl.h src/guest/qemu_facts.h src/guest/note.h \
+	src/guest/procmem.h src/guest/uffd.h src/guest/inject.h
+
+# the only part that needs ptrace
+pkglibexec_PROGRAMS += replicad-attach
+replicad_attach_SOURCES = src/guest/attach_main.c src/guest/inject.c src/guest/uffd.c src/guest/procmem.c
+replicad_attach_LDADD = src/base/libbase.la
+replicad_attach_LDFLAGS = $(RPL_PIE_LDFLAGS)
+
+# a real QEMU under checkpoints: run by the scripts tests/flow/guest-*, and the benchmark
+check_PROGRAMS += tests/flow/guest/run
+tests_flow_guest_run_SOURCES = tests/flow/guest/run.c tests/flow/guest/payload.h
+tests_flow_guest_run_LDADD = src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/base/libbase.la $(EV_LIBS)
+EXTRA_DIST += tests/flow/guest/payload.c tests/flow/guest/payload.ld

@@ -1,0 +1,54 @@
+/* memory_impl.h - what the kinds of guest memory share; private to src/guest */
+#ifndef RPL_GUEST_MEMORY_IMPL_H
+#define RPL_GUEST_MEMORY_IMPL_H
+
+#include <replicad/memory.h>
+
+struct rpl_memory {
+	/* configuration */
+	const struct rpl_memory_kind_ops *ops;
+	struct rpl_memory_desc desc;
+	int fd[RPL_MEMORY_FDS_MAX];
+	size_t n_fds, bytes;
+
+	/* state */
+	uint8_t *map;                /* the RAM file */
+	uint8_t *shadow;             /* compare: RAM as of the last take */
+	uint8_t *audit;              /* audit: RAM as of the last audit */
+	struct rpl_bitmap known;     /* file pages that exist in the RAM file for sure */
+	struct rpl_bitmap audited;   /* file pages that a take reported since the last audit */
+	struct rpl_bitmap in_shadow; /* compare and audit: chunks whose shadow is not all zero */
+	struct rpl_bitmap in_audit;
+	_Atomic uint64_t *dirty;     /* sim: the guest's bitmap */
+	size_t dirty_bytes;
+	struct page_region *vec;     /* uffd: results of one scan call */
+	uint64_t hole_from, hole_to; /* replica: file pages in here are a hole */
+};
+
+struct rpl_memory_kind_ops {
+	const char *name;
+	size_t n_fds;
+	bool writable;
+	int (*open)(struct rpl_memory *m, struct rpl_err *err);
+	/* NULL: the kind has no dirty set */
+	int (*take)(struct rpl_memory *m, struct rpl_bitmap *dirty, uint64_t *ret_new, struct rpl_err *err);
+	/* NULL: would cost as much as a take */
+	int (*peek)(struct rpl_memory *m, uint64_t *ret, struct rpl_err *err);
+	void (*close)(struct rpl_memory *m);
+};
+
+extern const struct rpl_memory_kind_ops rpl_memory_sim, rpl_memory_uffd, rpl_memory_compare, rpl_memory_replica;
+
+/* A take found file pages [from, from + n) written: set their frames' bits, remember them for the audit. */
+void rpl_memory_found(struct rpl_memory *m, uint64_t from, uint64_t n, struct rpl_bitmap *dirty, uint64_t *new_pages);
+
+/* Walk the parts of the RAM file that are not holes, plus the chunks (RPL_CHUNK_PAGES pages) marked in `also`, in
+ * ascending order and as ranges of file pages. fn returns 0 or a negative errno, which ends the walk. */
+#define RPL_CHUNK_PAGES 512
+typedef int rpl_memory_walk_fn(struct rpl_memory *m, uint64_t from, uint64_t to, void *arg);
+int rpl_memory_walk(struct rpl_memory *m, const struct rpl_bitmap *also, rpl_memory_walk_fn *fn, void *arg,
+		    struct rpl_err *err);
+/* Zero-filled private memory, given out by the kernel only where it is written. NULL: *err is set. */
+uint8_t *rpl_memory_shadow_new(size_t bytes, struct rpl_err *err);
+
+#endif

@@ -1,0 +1,70 @@
+#include "note.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <replicad/auto.h>
+
+#include "procmem.h"
+
+#define NOTE_MAGIC "rplPAUS1"
+
+struct note_page {
+	char magic[8];
+	uint64_t pid, start_time;
+	uint32_t paused;
+};
+
+int note_open(struct note *n, const char *run_dir, const char *name, struct rpl_err *err)
+{
+	RPL_AUTO_FD int fd = -1;
+	void *p;
+
+	if ((size_t)snprintf(n->path, sizeof(n->path), "%s/%s.paused", run_dir, name) >= sizeof(n->path))
+		return rpl_fail(err, -ENAMETOOLONG, "note for %s: the path is too long", name);
+	fd = open(n->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return rpl_fail_errno(err, errno, "open %s", n->path);
+	if (ftruncate(fd, sizeof(*n->page)) < 0)
+		return rpl_fail_errno(err, errno, "size %s", n->path);
+	p = mmap(NULL, sizeof(*n->page), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		return rpl_fail_errno(err, errno, "map %s", n->path);
+	n->page = p;
+	return 0;
+}
+
+bool note_claim(struct note *n, pid_t pid)
+{
+	struct note_page now = { .magic = NOTE_MAGIC, .pid = (uint64_t)pid };
+	bool paused;
+
+	if (!n->page)
+		return false;
+	now.start_time = procmem_start_time(pid);
+	paused = memcmp(n->page->magic, now.magic, sizeof(now.magic)) == 0 && n->page->pid == now.pid &&
+		 n->page->start_time == now.start_time && n->page->paused;
+	now.paused = paused;
+	*n->page = now;
+	return paused;
+}
+
+void note_set(struct note *n, bool paused)
+{
+	if (n->page)
+		n->page->paused = paused;
+}
+
+void note_close(struct note *n, bool remove)
+{
+	if (!n->page)
+		return;
+	(void)munmap(n->page, sizeof(*n->page));
+	n->page = NULL;
+	if (remove)
+		(void)unlink(n->path);
+}

@@ -1,0 +1,29 @@
+/* procmem.h - another process as /proc shows it: where it maps a file, when it started */
+#ifndef RPL_GUEST_PROCMEM_H
+#define RPL_GUEST_PROCMEM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <replicad/err.h>
+
+/* Clock ticks after boot at which the process started; 0 if it is gone. */
+uint64_t procmem_start_time(pid_t pid);
+/* Who ptraces it; 0: nobody. */
+pid_t procmem_tracer(pid_t pid);
+
+struct procmem_map {
+	uint64_t from, to, offset;
+	uint64_t dev, ino;
+	bool shared, exec;
+	char path[128];
+};
+/* One line of /proc/PID/maps; pure. */
+bool procmem_parse_map(const char *line, struct procmem_map *ret);
+
+/* Find the one shared mapping of `bytes` from offset 0 of a file: if `path` is given, of that file, else (memfd, or
+ * a file that was unlinked) of any file of exactly that size. *ret_fd is the file, opened for reading and writing. */
+int procmem_find_ram(pid_t pid, const char *path, uint64_t bytes, uint64_t *ret_vaddr, int *ret_fd, struct rpl_err *err);
+
+#endif

@@ -1,0 +1,71 @@
+/* qemu_attach.c - ask a QEMU for its facts, one after the other, and judge them */
+#include "qemu_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void ask_next(struct qemu *q);
+
+static void finish(struct qemu *q)
+{
+	struct rpl_guest *g = q->g;
+	pid_t pid = qmp_peer_pid(q->qmp);
+	struct rpl_err err;
+	int r;
+
+	free(g->info.definition);
+	memset(&g->info, 0, sizeof(g->info));
+	r = qemu_inspect(g->conf.name, &q->facts, g->conf.any_netdev, &g->info, &q->ram, &err);
+	if (r == 0 && pid <= 0)
+		r = rpl_fail(&err, -ESRCH, "the process behind the monitor is not visible from here (another pid namespace?)");
+	if (r == 0)
+		r = qemu_watch_process(q, pid, &err);
+	if (r < 0) {
+		rpl_guest_op_done(g, r, &err);
+		return;
+	}
+	g->info.paused_by_us = note_claim(&q->note, pid) && !g->info.running;
+	note_set(&q->note, g->info.paused_by_us);
+	if (g->op == RPL_GUEST_STANDBY)
+		qemu_standby_inspected(q);
+	else
+		rpl_guest_op_done(g, 0, NULL);
+}
+
+static void on_fact(void *arg, json_t *ret, const struct rpl_err *err)
+{
+	struct qemu *q = arg;
+
+	if (err && !qemu_fact_optional(q->next_fact)) {
+		qemu_op_failed(q, err);
+		return;
+	}
+	q->facts.fact[q->next_fact++] = json_incref(ret);
+	if (q->next_fact == QF_N)
+		finish(q);
+	else
+		ask_next(q);
+}
+
+static void ask_next(struct qemu *q)
+{
+	const char *command;
+	json_t *args;
+	struct rpl_err err;
+
+	if (qemu_fact_command(&q->facts, q->next_fact, &command, &args, &err) < 0)
+		qemu_op_failed(q, &err);
+	else
+		qemu_step(q, command, args, on_fact);
+}
+
+void qemu_collect(struct qemu *q)
+{
+	json_t *version = json_incref(q->facts.version);
+
+	qemu_facts_fini(&q->facts);
+	q->facts.version = version;
+	q->next_fact = 0;
+	ask_next(q);
+}
