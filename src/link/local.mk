@@ -31,3 +31,8 @@ tests_fuzz_fuzz_keys_SOURCES = tests/fuzz/fuzz_keys.c $(fuzz_main)
 tests_fuzz_fuzz_keys_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_keys_LDADD = src/link/libwire.la
 EXTRA_DIST += tests/fuzz/corpus/frame tests/fuzz/corpus/keys
+
+# a benchmark: built with the tests, run by hand
+check_PROGRAMS += tests/bench/link
+tests_bench_link_SOURCES = tests/bench/link.c
+tests_bench_link_LDADD = src/link/liblink.la $(EV_LIBS)

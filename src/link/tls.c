@@ -27,6 +27,8 @@
 #define PRIORITY_X509 \
 	PRIORITY_COMMON ":+AES-256-GCM:+ECDHE-RSA:+ECDHE-ECDSA:+CTYPE-X509:+SIGN-ALL:-SIGN-RSA-SHA1:-SIGN-ECDSA-SHA1"
 
+#define DIRECT_SPAN ((size_t)4 * RPL_TLS_RECORD) /* encrypted where it lies, from a record's start */
+
 struct rpl_tls_conn {
 	gnutls_session_t session;
 	gnutls_psk_client_credentials_t psk_client;
@@ -486,8 +488,13 @@ static int send_span(struct rpl_tls_conn *t, const uint8_t *p, size_t len, struc
 int rpl_tls_send(struct rpl_tls_conn *t, const struct iovec *iov, int n, struct rpl_err *err)
 {
 	for (int i = 0; i < n; i++) {
-		int r = send_span(t, iov[i].iov_base, iov[i].iov_len, err);
+		int r = 0;
 
+		/* a short record now is cheaper than copying a long run of pages through ours */
+		if (iov[i].iov_len >= DIRECT_SPAN)
+			r = send_gathered(t, err);
+		if (r == 0)
+			r = send_span(t, iov[i].iov_base, iov[i].iov_len, err);
 		if (r < 0)
 			return r;
 	}
