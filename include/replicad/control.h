@@ -31,6 +31,16 @@
 #define RPL_KEEPER_CONF "keeper.json" /* what the agent resolved for this VM; written before the keeper starts */
 #define RPL_KEEPER_LOG "keeper.log"   /* the keeper's stderr, unless the journal has it */
 
+/* ---- commands to the agent */
+#define RPL_AGENT_COMMANDS(X)                                                                              \
+	X(ping)       /* reply: "agent": {node, version, pid, listen, tls, insecure} */                     \
+	X(status)     /* [vm]; reply: "agent", "vms": [{RPL_STATUS_FIELDS}] */                              \
+	X(protect)    /* vm, [set: {key: text}, keys of replicad.conf(5)'s [vm]]; reply when accepted */    \
+	X(unprotect)  /* vm, [force: give up a backup's copy]; reply when done */                           \
+	X(switchover) /* vm; reply when the peer owns it */                                                 \
+	X(events)     /* [vm], [limit], [follow]; reply: "events": [...] */                                 \
+	X(reload)     /* read the configuration anew; a faulty one changes nothing */
+
 /* ---- commands to a keeper: name, what it does, when the reply comes */
 #define RPL_KEEPER_COMMANDS(X)                                                                                    \
 	X(status)    /* reply: "status": {RPL_STATUS_FIELDS} */                                                   \

@@ -1,9 +1,19 @@
-# The daemon and what it shows others: the configuration (conf), and the client's side of its socket.
-noinst_HEADERS += include/replicad/control.h include/replicad/conf.h
-noinst_LTLIBRARIES += src/agent/libconf.la
+# The daemon, and what it shows others: the configuration, requests and answers, the client's side of its socket.
+noinst_HEADERS += include/replicad/control.h include/replicad/conf.h include/replicad/client.h include/replicad/agent.h
+noinst_LTLIBRARIES += src/agent/libconf.la src/agent/libclient.la src/agent/libagent.la
 src_agent_libconf_la_SOURCES = src/agent/conf_priv.h src/agent/conf.c src/agent/conf_parse.c src/agent/conf_load.c
 src_agent_libconf_la_CFLAGS = $(AM_CFLAGS) $(INIH_CFLAGS)
 src_agent_libconf_la_LIBADD = src/base/libbase.la $(INIH_LIBS)
+
+src_agent_libclient_la_SOURCES = src/agent/client.c
+src_agent_libclient_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+src_agent_libclient_la_LIBADD = src/base/libbase.la $(JANSSON_LIBS)
+
+src_agent_libagent_la_SOURCES = src/agent/agent.h src/agent/ward.h src/agent/request.h \
+	src/agent/request.c src/agent/main.c src/agent/server.c src/agent/command.c src/agent/accept.c \
+	src/agent/journal.c src/agent/wanted.c src/agent/spawn.c src/agent/ward.c src/agent/ward_call.c
+src_agent_libagent_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+src_agent_libagent_la_LIBADD = src/agent/libconf.la src/link/libwire.la src/base/libbase.la $(JANSSON_LIBS) $(EV_LIBS)
 
 check_PROGRAMS += tests/unit/conf
 TESTS += tests/unit/conf

@@ -9,11 +9,19 @@
 
 #include <stddef.h>
 
+#include <jansson.h>
+
+#include <replicad/client.h>
 #include <replicad/err.h>
 #include <replicad/exit.h>
 
 /* name, one-line help; in the order in which `replicad --help` lists them */
 #define RPL_COMMANDS(X)                                                     \
+	X(protect, "keep a running copy of a VM on a second host")              \
+	X(unprotect, "stop protecting a VM, and leave nothing behind")          \
+	X(status, "what is protected, and what would survive")                  \
+	X(events, "what happened")                                              \
+	X(agent, "the daemon; check or show its configuration")                 \
 	X(demo, "watch a real VM survive the death of its host")            \
 	X(stream, "verify, show or convert a Xen save file or migration stream")
 
@@ -32,5 +40,33 @@ int rpl_cli_usage(const char *command, const char *fmt, ...) RPL_PRINTF(2, 3);
 /* The running program's own directory ("/usr/sbin"; in a build tree the tree's), or -errno. For finding a build
  * tree's files beside it; an installed program uses the configured directories. */
 int rpl_cli_program_dir(char *buf, size_t size);
+
+/* ---- talking to the agent */
+
+/* Which agent: -s PATH, or -c FILE (the agent of that configuration), or the default. Put RPL_CLI_TARGET_OPTIONS into the
+ * list of long options and "s:c:" into the short ones; give both to rpl_cli_target(). */
+struct rpl_cli_target {
+	const char *command; /* for messages */
+	char socket[160];    /* "" = the default */
+};
+#define RPL_CLI_TARGET_OPTIONS { "socket", required_argument, NULL, 's' }, { "config", required_argument, NULL, 'c' }
+#define RPL_CLI_TARGET_HELP                                                                             \
+	"  -s, --socket PATH      the agent's control socket (default $REPLICAD_SOCKET, " RPL_RUNDIR "/agent.sock)\n" \
+	"  -c, --config FILE      the agent of that configuration, wherever its socket is\n"
+/* Returns RPL_EXIT_DONE, or says why not and returns an exit status. */
+int rpl_cli_target(struct rpl_cli_target *t, int opt, const char *value);
+
+/* NULL: it was said why, and *ret_status is what to exit with. */
+struct rpl_client *rpl_cli_connect(const struct rpl_cli_target *t, int *ret_status);
+/* Ask and wait. RPL_EXIT_DONE and *ret (the caller's reference), or it was said why not. The request's reference is
+ * taken. */
+int rpl_cli_ask(const struct rpl_cli_target *t, struct rpl_client *c, json_t *request, unsigned timeout_ms, json_t **ret);
+/* The same on a connection of its own. */
+int rpl_cli_call(const struct rpl_cli_target *t, json_t *request, unsigned timeout_ms, json_t **ret);
+
+#define RPL_CLI_TIMEOUT_MS 10000 /* for an answer that the agent has at hand */
+
+/* "" if the field is absent or no string */
+const char *rpl_cli_text(const json_t *o, const char *field);
 
 #endif
