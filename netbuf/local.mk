@@ -19,3 +19,10 @@ tests_unit_netbuf_relay_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(CMOCKA
 tests_unit_netbuf_relay_DEPENDENCIES = netbuf/libnetbuf.la src/base/libbase.la replicad-relay
 
 dist_man_MANS += man/replicad-relay.8
+
+check_PROGRAMS += tests/unit/netbuf_hold
+TESTS += tests/unit/netbuf_hold
+tests_unit_netbuf_hold_SOURCES = tests/unit/netbuf_hold.c
+tests_unit_netbuf_hold_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_netbuf_hold_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_netbuf_hold_LDADD = netbuf/librelay.la src/base/libbase.la $(CMOCKA_LIBS)

@@ -8,7 +8,8 @@ include tests/demo/local.mk
 
 # Tests that need root or real QEMU: scripts, run by ./run-tests one after the other, 77 = skipped. One a line.
 FLOW_TESTS = \
-	tests/flow/demo-guest
+	tests/flow/demo-guest \
+	tests/flow/netbuf-relay
 EXTRA_DIST += $(FLOW_TESTS) tests/lib/packages.sh .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
