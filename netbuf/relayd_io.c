@@ -7,10 +7,14 @@
  *
  * In: frames are read from the outside only while the batch before them has been taken by QEMU, so a paused guest
  * backs up into the tap's own queue, which is bounded. Sending uses a socket of its own, connected to QEMU's:
- * connected, poll tells truly when there is room, and no path is looked up for each frame. When QEMU is restarted the
- * first send fails with ECONNREFUSED and connects anew.
+ * connected, poll tells truly when there is room, and no path is looked up for each frame.
  *
- * Unix datagram queues hold net.unix.max_dgram_qlen + 1 datagrams (10 by default) towards an unconnected receiver.
+ * The socket on which we receive is connected to QEMU's as well. Unix datagram queues take only
+ * net.unix.max_dgram_qlen + 1 datagrams (10 + 1 by default) from a sender, *unless the receiver is connected to that
+ * sender*: then only its send buffer limits it. (What still waits inside QEMU when the guest is paused is thrown away
+ * by QEMU, so a short queue would cost frames at each checkpoint.) It also means that nobody but this QEMU can put
+ * frames in. The price: a QEMU that was restarted is refused (EPERM) until we have connected to its new socket, so a
+ * timer looks every PEER_CHECK_MS whether the socket's file is another one; a failed send finds out at once.
  */
 #define _GNU_SOURCE
 #include "relayd.h"
@@ -20,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -34,6 +39,7 @@
 #define DRAIN_BATCHES_MAX 4096 /* a paused guest's sockets are empty long before */
 #define OUT_RETRY_MS 1
 #define OUT_STALL_MS 1000
+#define PEER_CHECK_MS 100
 #define SOCKET_BUFFER (4 * 1024 * 1024)
 
 struct batch {
@@ -46,6 +52,8 @@ struct batch {
 struct way {
 	int fd;
 	const char *path;
+	int receiver; /* of ours, to be connected there too; or -1 */
+	struct stat file; /* the socket file to which we are connected */
 };
 
 struct port {
@@ -71,7 +79,7 @@ struct rpl_relay_io {
 	void *arg;
 	struct rpl_relay_counters n;
 	struct batch out;
-	struct ev_timer retry;
+	struct ev_timer retry, check;
 	uint32_t n_ports;
 	struct port *port[RPL_RELAY_PORTS_MAX];
 };
@@ -128,17 +136,44 @@ static int batch_read(struct batch *b, int fd)
 	return n;
 }
 
+/* To another peer than before, connect() throws away what is in the receiver's queue: the last frames of a QEMU that is
+ * gone. */
+static void connect_receiver(const struct way *w)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+
+	if (w->receiver < 0)
+		return;
+	memcpy(sa.sun_path, w->path, strlen(w->path) + 1); /* rpl_unix_connect() has checked the length */
+	/* If that fails QEMU has just gone, and the next check or send tries again. */
+	(void)connect(w->receiver, (struct sockaddr *)&sa, sizeof(sa));
+}
+
 static int way_connect(struct way *w)
 {
-	rpl_close(&w->fd);
-	w->fd = rpl_unix_connect(w->path, SOCK_DGRAM | SOCK_NONBLOCK, NULL);
-	if (w->fd >= 0) {
-		int bytes = SOCKET_BUFFER;
+	int bytes = SOCKET_BUFFER;
 
-		/* Capped by net.core.wmem_max; a smaller buffer costs throughput only. */
-		(void)setsockopt(w->fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-	}
-	return w->fd < 0 ? -ENOTCONN : 0;
+	rpl_close(&w->fd);
+	if (stat(w->path, &w->file) < 0) /* before connecting: replaced in between, it differs at the next check */
+		return -ENOTCONN;
+	w->fd = rpl_unix_connect(w->path, SOCK_DGRAM | SOCK_NONBLOCK, NULL);
+	if (w->fd < 0)
+		return -ENOTCONN;
+	/* Capped by net.core.wmem_max; a smaller buffer costs throughput only. */
+	(void)setsockopt(w->fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	connect_receiver(w);
+	return 0;
+}
+
+/* Is another socket file there than the one to which we are connected? Inode numbers are used again; ctime tells. */
+static bool way_is_stale(const struct way *w)
+{
+	struct stat now;
+
+	if (stat(w->path, &now) < 0)
+		return false; /* nothing to connect to; what we have may still live */
+	return w->fd < 0 || now.st_dev != w->file.st_dev || now.st_ino != w->file.st_ino ||
+	       now.st_ctim.tv_sec != w->file.st_ctim.tv_sec || now.st_ctim.tv_nsec != w->file.st_ctim.tv_nsec;
 }
 
 static bool peer_is_gone(int e)
@@ -337,6 +372,24 @@ static void inbound_send(struct port *p)
 	inbound_done(p);
 }
 
+static void check_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
+{
+	struct rpl_relay_io *io = w->data;
+
+	(void)loop;
+	(void)revents;
+	for (uint32_t i = 0; i < io->n_ports; i++) {
+		struct port *p = io->port[i];
+
+		if (!way_is_stale(&p->to_guest))
+			continue;
+		ev_io_stop(io->loop, &p->guest_room); /* its descriptor is about to be closed */
+		(void)way_connect(&p->to_guest);
+		if (p->in_count)
+			inbound_send(p);
+	}
+}
+
 static void guest_room_cb(struct ev_loop *loop, struct ev_io *w, int revents)
 {
 	(void)loop;
@@ -404,7 +457,9 @@ struct rpl_relay_io *rpl_relay_io_new(struct ev_loop *loop, struct rpl_hold *hol
 	io->moved = moved;
 	io->arg = arg;
 	ev_init(&io->retry, retry_cb);
-	io->retry.data = io;
+	ev_timer_init(&io->check, check_cb, 0, PEER_CHECK_MS / 1000.0);
+	io->retry.data = io->check.data = io;
+	ev_timer_start(loop, &io->check);
 	return io;
 }
 
@@ -448,6 +503,7 @@ int rpl_relay_io_add(struct rpl_relay_io *io, const struct rpl_relay_port_conf *
 	p->conf = *conf;
 	p->index = io->n_ports;
 	p->guest = p->outside = p->to_guest.fd = p->to_wire.fd = -1;
+	p->to_guest.receiver = p->to_wire.receiver = -1;
 	p->to_guest.path = conf->peer;
 	p->to_wire.path = conf->wire_peer;
 	ev_init(&p->guest_in, guest_in_cb);
@@ -465,6 +521,7 @@ int rpl_relay_io_add(struct rpl_relay_io *io, const struct rpl_relay_port_conf *
 	r = p->guest = rpl_unix_listen(conf->local, SOCK_DGRAM | SOCK_NONBLOCK, err);
 	if (r < 0)
 		goto fail;
+	p->to_guest.receiver = p->guest;
 	ev_io_set(&p->guest_in, p->guest, EV_READ);
 	ev_io_set(&p->outside_in, p->outside, EV_READ);
 	ev_io_start(io->loop, &p->guest_in);
@@ -491,6 +548,7 @@ void rpl_relay_io_free(struct rpl_relay_io *io)
 	if (!io)
 		return;
 	ev_timer_stop(io->loop, &io->retry);
+	ev_timer_stop(io->loop, &io->check);
 	for (uint32_t i = 0; i < io->n_ports; i++)
 		port_free(io->port[i]);
 	batch_fini(&io->out);
