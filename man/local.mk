@@ -1,4 +1,4 @@
 # man
-dist_man_MANS += man/replicad-fault.7
+dist_man_MANS += man/replicad-fault.7 man/replicad-mover.8
 dist_man_MANS += man/replicad-trace.7
 dist_man_MANS += man/replicad.conf.5

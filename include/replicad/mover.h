@@ -20,6 +20,8 @@
  * memory is sent whole again. An epoch number that was not staged is not skipped: STAGE takes the numbers one by one.
  * A guest that waits for STAGED when LINK_DOWN with value 1 arrives is to be resumed: that STAGED never comes.
  *
+ * SEND of FORGET closes the connection in order behind it; LINK_DOWN tells when the peer has it, or time was up.
+ *
  * A command that does not fit the state (STAGE twice, ROUND without a session) is a bug of the keeper: FAILED, exit.
  * Commands that met a connection's end on their way (ROUND, SESSION, ACCEPT, REFUSE, SEND; STAGE in a void session) are
  * dropped in silence, as the report that explains it is on its way; an ACK
@@ -55,9 +57,9 @@
 	X(LINK_DOWN)    /* text: why; value = 1: the session is void as well (see above) */                 \
 	X(PEER_READY)   /* primary: epoch = last staged epoch of a resumed session, value = 1 if resumed */ \
 	X(PEER_REFUSED) /* text: the peer's sentence; LINK_DOWN follows */                                  \
-	X(ROUND_DONE)   /* value = pages sent; epoch = pages dirty by now (estimate) */                    \
+	X(ROUND_DONE)   /* value = pages sent; epoch = pages dirty by now (estimate; a tracker that cannot tell: pages sent) */ \
 	X(STAGED)       /* epoch, value = pages: the guest may be resumed */                               \
-	X(SENT)         /* epoch: its last byte was handed to the kernel (progress only; never a reason to release, R1) */ \
+	X(SENT)         /* epoch, value = stream bytes: its last frame is in the link (progress only; never a reason to release, R1) */ \
 	X(ACKED)        /* epoch, uuid = session: a decoded ack */                                         \
 	X(EPOCH_STAGED) /* backup: epoch, uuid = session: whole, digest right, where the activator finds it (R9) */ \
 	X(FOLDED)       /* backup: epoch: the replica's RAM holds it */                                    \
@@ -76,6 +78,8 @@ const char *rpl_mover_type_name(enum rpl_mover_type t);
 
 #define RPL_MOVER_ARENA_MIN (4ull * 1024 * 1024)
 #define RPL_MOVER_UNCOMMITTED_MAX 32
+#define RPL_MOVER_DEFINITION_MAX (16 * 1024)
+#define RPL_MOVER_REASON_MAX 240 /* bytes of `text`, with the final NUL */
 
 struct rpl_mover_conf {
 	uint32_t role;              /* enum rpl_role */
@@ -108,7 +112,7 @@ struct rpl_mover_msg {
 	union {
 		struct rpl_mover_conf conf;
 		struct rpl_hello hello;
-		char text[240];
+		char text[RPL_MOVER_REASON_MAX];
 	};
 };
 

@@ -1,3 +1,25 @@
 # The names of the messages, for both ends of the mover's socket.
 noinst_LTLIBRARIES += src/engine/libmovermsg.la
 src_engine_libmovermsg_la_SOURCES = src/engine/msg.c
+
+# The mover without its main(): both roles.
+noinst_LTLIBRARIES += src/engine/libengine.la
+src_engine_libengine_la_SOURCES = src/engine/engine.h src/engine/connection.c src/engine/sandbox.c src/engine/sandbox.h \
+	src/engine/arena.c src/engine/arena.h src/engine/primary.c src/engine/primary.h src/engine/stage.c src/engine/send.c \
+	src/engine/backup.c src/engine/backup.h src/engine/apply.c
+src_engine_libengine_la_CFLAGS = $(AM_CFLAGS) $(SECCOMP_CFLAGS) $(CAPNG_CFLAGS)
+
+pkglibexec_PROGRAMS += replicad-mover
+replicad_mover_SOURCES = src/engine/main.c
+replicad_mover_LDFLAGS = $(AM_LDFLAGS) $(RPL_PIE_LDFLAGS)
+replicad_mover_LDADD = src/engine/libengine.la src/engine/libmovermsg.la src/replica/libreplica.la src/stream/libstream.la \
+	src/guest/libmemory.la src/link/liblink.la src/base/libbase.la $(SECCOMP_LIBS) $(CAPNG_LIBS) $(EV_LIBS)
+
+# Two real movers, scripted keepers, a simulated guest's memory.
+noinst_HEADERS += tests/lib/mover_rig.h
+check_PROGRAMS += tests/unit/mover
+TESTS += tests/unit/mover
+tests_unit_mover_SOURCES = tests/unit/mover.c tests/lib/mover_rig.c
+tests_unit_mover_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_mover_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_mover_LDADD = src/engine/libmovermsg.la src/replica/libreplica.la src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)

@@ -1,0 +1,198 @@
+/* The link of the moment. The primary speaks first (hello with the session it wants, its guest's definition), the
+ * backup answers with its own hello (the session it holds) as soon as TLS is up; READY follows when its keeper agreed. */
+#include "engine.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <replicad/clock.h>
+
+static void forget(struct mover *m)
+{
+	if (m->link)
+		m->wire_before += rpl_link_bytes_sent(m->link);
+	rpl_link_free(m->link);
+	m->link = NULL;
+	m->up = m->greeted = m->peer_known = m->ready = false;
+	mover_set(&m->counters->link_up, 0);
+	mover_set(&m->counters->tls_on, 0);
+	ev_timer_stop(m->loop, &m->greeting);
+}
+
+void connection_drop(struct mover *m, const char *why)
+{
+	bool had = m->link != NULL, void_too;
+
+	forget(m);
+	void_too = m->role->down(m);
+	if (had || void_too)
+		mover_report_text(m, RPL_MOVER_LINK_DOWN, void_too, why);
+}
+
+void connection_failed(struct mover *m, const char *why)
+{
+	mover_report_text(m, RPL_MOVER_LINK_DOWN, 0, why);
+}
+
+static void on_up(void *arg, const char *identity)
+{
+	struct mover *m = arg;
+
+	(void)identity; /* the link has checked it against conf.peers */
+	m->up = true;
+	mover_set(&m->counters->tls_on, m->conf.tls != RPL_TLS_NONE);
+	mover_set(&m->counters->last_heard_ns, rpl_now_ns());
+	m->role->up(m);
+}
+
+static int on_frame(void *arg, enum rpl_frame type, const uint8_t *body, size_t len, struct rpl_err *err)
+{
+	struct mover *m = arg;
+
+	mover_set(&m->counters->last_heard_ns, rpl_now_ns());
+	if (type != RPL_FRAME_HELLO && type != RPL_FRAME_REFUSE && !m->peer_known)
+		return rpl_fail(err, -EPROTO, "%s before HELLO", rpl_frame_name((uint16_t)type));
+	if (type == RPL_FRAME_HEARTBEAT)
+		return 0;
+	return m->role->frame(m, type, body, len, err);
+}
+
+static void on_writable(void *arg)
+{
+	struct mover *m = arg;
+
+	m->role->writable(m);
+}
+
+static void on_down(void *arg, const struct rpl_err *err)
+{
+	connection_drop(arg, err->msg);
+}
+
+static const struct rpl_link_ops link_ops = {
+	.up = on_up, .frame = on_frame, .writable = on_writable, .down = on_down,
+};
+
+int connection_take(struct mover *m, int fd, struct rpl_err *err)
+{
+	const struct rpl_mover_conf *c = &m->conf;
+	struct rpl_link_conf conf = {
+		.fd = fd, .server = c->role == RPL_ROLE_BACKUP, .tls = (enum rpl_tls)c->tls, .vm = c->vm,
+		.identity = c->identity, .keys = m->keys, .keys_len = c->keys_len,
+		.peers = c->peers[0] ? c->peers : NULL, .handshake_timeout_ms = c->handshake_timeout_ms,
+		.queue_bytes_max = MOVER_QUEUE_BYTES,
+	};
+
+	if (m->link) { /* replaced: the keeper does not want to hear of it, unless the session dies with it */
+		forget(m);
+		if (m->role->down(m))
+			mover_report_text(m, RPL_MOVER_LINK_DOWN, 1, "replaced by a new connection");
+	}
+	m->link = rpl_link_new(&conf, m->loop, &link_ops, m, err);
+	if (!m->link)
+		return err->code;
+	/* Covers the time between TLS and the keeper's own decision, which has time-outs of its own. */
+	m->greeting.repeat = c->handshake_timeout_ms / 1000.0 * 2;
+	ev_timer_again(m->loop, &m->greeting);
+	return 0;
+}
+
+int connection_send(struct mover *m, enum rpl_frame type, const void *body, size_t len)
+{
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)body, .iov_len = len };
+
+	return m->link ? rpl_link_send(m->link, type, &iov, len ? 1 : 0) : -ENOTCONN;
+}
+
+void connection_our_hello(const struct mover *m, struct rpl_hello *h)
+{
+	h->major = RPL_LINK_MAJOR;
+	h->minor = RPL_LINK_MINOR;
+	h->features = RPL_FEATURE_ZERO_PAGES;
+	h->vm = m->conf.vm;
+	h->ram_pages = rpl_memory_layout(m->memory)->pages;
+	h->max_uncommitted = m->conf.max_uncommitted;
+	h->role = m->conf.role;
+	(void)snprintf(h->node, sizeof(h->node), "%s", m->conf.node);
+}
+
+void connection_greet(struct mover *m, struct rpl_hello *h)
+{
+	uint8_t body[RPL_HELLO_SIZE];
+
+	connection_our_hello(m, h);
+	rpl_hello_encode(h, body);
+	if (connection_send(m, RPL_FRAME_HELLO, body, sizeof(body)) == 0)
+		m->greeted = true;
+}
+
+int connection_hello(struct mover *m, const uint8_t *body, size_t len, struct rpl_err *err)
+{
+	struct rpl_hello ours = { 0 };
+	int r;
+
+	if (m->peer_known)
+		return rpl_fail(err, -EPROTO, "a second HELLO");
+	connection_our_hello(m, &ours);
+	r = rpl_hello_decode(body, len, &m->peer, err);
+	if (r == 0)
+		r = rpl_hello_match(&ours, &m->peer, err);
+	m->peer_known = r == 0;
+	return r;
+}
+
+void connection_ready(struct mover *m)
+{
+	m->ready = true;
+	mover_set(&m->counters->link_up, 1);
+	ev_timer_stop(m->loop, &m->greeting);
+}
+
+static void on_heartbeat(EV_P_ ev_timer *w, int revents)
+{
+	struct mover *m = w->data;
+
+	(void)loop;
+	(void)revents;
+	/* A queue that has no room even for this carries bytes enough to be heard by. */
+	if (m->greeted)
+		(void)connection_send(m, RPL_FRAME_HEARTBEAT, NULL, 0);
+	if (m->link)
+		mover_set(&m->counters->wire_bytes, m->wire_before + rpl_link_bytes_sent(m->link));
+}
+
+static void on_greeting(EV_P_ ev_timer *w, int revents)
+{
+	struct mover *m = w->data;
+	char why[128];
+
+	(void)loop;
+	(void)revents;
+	(void)snprintf(why, sizeof(why), "no hello from the peer within %u ms", 2 * m->conf.handshake_timeout_ms);
+	ev_timer_stop(m->loop, w);
+	if (m->link && !m->peer_known)
+		connection_drop(m, why);
+}
+
+int connection_setup(struct mover *m, struct rpl_err *err)
+{
+	const struct rpl_mover_conf *c = &m->conf;
+
+	if (c->heartbeat_ms == 0 || c->handshake_timeout_ms == 0)
+		return rpl_fail(err, -EINVAL, "heartbeat_ms %u, handshake_timeout_ms %u: both must be above 0",
+				c->heartbeat_ms, c->handshake_timeout_ms);
+	ev_timer_init(&m->greeting, on_greeting, 0, 0);
+	m->greeting.data = m;
+	ev_timer_init(&m->heartbeat, on_heartbeat, c->heartbeat_ms / 1000.0, c->heartbeat_ms / 1000.0);
+	m->heartbeat.data = m;
+	ev_timer_start(m->loop, &m->heartbeat);
+	return 0;
+}
+
+void connection_fini(struct mover *m)
+{
+	rpl_link_free(m->link);
+	m->link = NULL;
+}

@@ -1,0 +1,16 @@
+/* sandbox.h - what the mover gives up before it hears a peer
+ *
+ * Its own user if one was named, every capability, new privileges, core dumps and being traced; and all system calls but those
+ * that work on descriptors it has: no path can be opened, nothing connected, executed, traced or signalled.
+ */
+#ifndef ENGINE_SANDBOX_H
+#define ENGINE_SANDBOX_H
+
+#include <stdint.h>
+
+#include <replicad/err.h>
+
+/* `uid` and `gid`: 0 stays what it is. For good; a failure leaves the process in between: end it. */
+int sandbox_enter(uint32_t uid, uint32_t gid, struct rpl_err *err);
+
+#endif

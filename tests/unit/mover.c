@@ -1,0 +1,610 @@
+/* Two real movers with a scripted keeper each: what one side's guest was at a checkpoint is what the other side's
+ * replica is, whatever happens to the connection, the processes and the sizes. */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <replicad/auto.h>
+#include <replicad/clock.h>
+
+#include "tests/lib/mover_rig.h"
+
+#define PAGES 1024
+
+static void start(struct rig *r)
+{
+	rig_start_primary(r);
+	rig_start_backup(r);
+}
+
+static void checkpoint_and_compare(struct rig *r, uint64_t writes)
+{
+	rig_run(r, writes);
+	rig_stage(r);
+	rig_commit(r);
+	rig_wait_folded(r, r->epoch);
+	assert_int_equal(rig_differs(r, r->epoch), -1);
+}
+
+/* Both sides' LINK_DOWN, with the same `value`. */
+static void expect_down(struct rig *r, uint64_t value)
+{
+	assert_int_equal(side_expect(&r->p, RPL_MOVER_LINK_DOWN)->value, value);
+	(void)side_expect(&r->b, RPL_MOVER_LINK_DOWN);
+}
+
+static void expect_text(const struct rpl_mover_msg *m, const char *part)
+{
+	if (!strstr(m->text, part))
+		fail_msg("%s says '%s', expected '%s'", rpl_mover_type_name(m->type), m->text, part);
+}
+
+static void run_checkpoints(enum rpl_tls tls)
+{
+	struct rig r;
+
+	rig_init(&r, PAGES);
+	r.conf.tls = tls;
+	start(&r);
+	rig_run(&r, 300);
+	rig_protect(&r);
+	assert_int_equal(rig_differs(&r, r.epoch), -1);
+	for (int i = 0; i < 40; i++) {
+		r.state_len = 1 + rig_random(&r, 20000);
+		checkpoint_and_compare(&r, rig_random(&r, 200));
+	}
+	assert_int_equal(rig_count(&r.p.counters->epochs), 41);
+	assert_int_equal(rig_count(&r.p.counters->overflows), 0);
+	assert_int_equal(rig_count(&r.p.counters->tls_on), tls == RPL_TLS_PSK);
+	assert_true(rig_count(&r.p.counters->zero_pages) > 0);
+	assert_int_equal(rig_count(&r.p.counters->raw_bytes), rig_count(&r.b.counters->raw_bytes));
+	rig_fini(&r);
+}
+
+static void checkpoints_arrive_whole(void **state)
+{
+	(void)state;
+	run_checkpoints(RPL_TLS_NONE);
+}
+
+/* From inside the sandbox: the library may not need a path or a socket of its own. */
+static void and_over_tls(void **state)
+{
+	(void)state;
+	run_checkpoints(RPL_TLS_PSK);
+}
+
+static void keys_are_wiped_from_the_shared_text(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.tls = RPL_TLS_PSK;
+	rig_start_primary(&r);
+	for (int i = RPL_MOVER_TEXT_KEYS; i < RPL_MOVER_TEXT_SIZE; i++)
+		assert_int_equal(r.p.text[i], 0);
+	rig_fini(&r);
+}
+
+/* Several epochs in flight, acked late and all at once. */
+static void uncommitted_epochs_pile_up_to_their_limit(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_protect(&r);
+	for (int round = 0; round < 5; round++) {
+		for (unsigned i = 0; i < r.conf.max_uncommitted; i++) {
+			rig_run(&r, 100);
+			rig_stage(&r);
+		}
+		rig_commit(&r);
+		rig_wait_folded(&r, r.epoch);
+		assert_int_equal(rig_differs(&r, r.epoch), -1);
+	}
+	rig_fini(&r);
+}
+
+/* ---- the connection */
+
+/* The arena and the staging area carry the session over: what was in flight is sent again, nothing else. */
+static void a_reset_connection_costs_no_bulk_copy(void **state)
+{
+	uint64_t bulk;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_run(&r, 300);
+	rig_protect(&r);
+	bulk = rig_count(&r.p.counters->bulk_pages);
+	for (int i = 0; i < 25; i++) {
+		rig_run(&r, 150);
+		rig_stage(&r);
+		if (i % 5 == 0)
+			rig_commit(&r);
+		(void)usleep((useconds_t)rig_random(&r, 1500));
+		rig_cut(&r);
+		expect_down(&r, 0);
+		rig_run(&r, 50);
+		rig_stage(&r); /* without a connection */
+		rig_session(&r, false);
+		rig_commit(&r);
+		rig_wait_folded(&r, r.epoch);
+		assert_int_equal(rig_differs(&r, r.epoch), -1);
+	}
+	assert_int_equal(rig_count(&r.p.counters->bulk_pages), bulk);
+	rig_fini(&r);
+}
+
+static void an_epoch_cut_in_the_middle_is_sent_again(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.fault[0] = "cut_at_s3:4";
+	start(&r);
+	rig_protect(&r);
+	rig_run(&r, 2000);
+	rig_stage(&r);
+	expect_down(&r, 0);
+	rig_session(&r, false);
+	rig_commit(&r);
+	rig_wait_folded(&r, r.epoch);
+	assert_int_equal(rig_differs(&r, r.epoch), -1);
+	checkpoint_and_compare(&r, 100);
+	rig_fini(&r);
+}
+
+static void a_lost_ack_is_told_on_resumption(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.fault[1] = "cut_at_s4:2";
+	start(&r);
+	rig_protect(&r);
+	rig_run(&r, 100);
+	rig_stage(&r);
+	(void)side_expect(&r.b, RPL_MOVER_EPOCH_STAGED);
+	side_send(&r.b, RPL_MOVER_ACK, r.epoch, 0, 0, &r.session, -1);
+	expect_down(&r, 0);
+	assert_int_equal(r.p.acked, r.epoch - 1);
+	rig_session(&r, false);
+	assert_int_equal(r.p.acked, r.epoch); /* came before PEER_READY */
+	rig_wait_folded(&r, r.epoch);
+	assert_int_equal(rig_differs(&r, r.epoch), -1);
+	checkpoint_and_compare(&r, 100);
+	rig_fini(&r);
+}
+
+static void an_ack_decided_without_a_connection_is_kept(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_protect(&r);
+	rig_stage(&r);
+	(void)side_expect(&r.b, RPL_MOVER_EPOCH_STAGED);
+	rig_cut(&r);
+	expect_down(&r, 0);
+	side_send(&r.b, RPL_MOVER_ACK, r.epoch, 0, 0, &r.session, -1);
+	rig_wait_folded(&r, r.epoch);
+	rig_session(&r, false);
+	assert_int_equal(r.p.acked, r.epoch);
+	checkpoint_and_compare(&r, 100);
+	rig_fini(&r);
+}
+
+static void a_cut_bulk_copy_voids_the_session(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_session(&r, true);
+	(void)rig_round(&r);
+	rig_cut(&r);
+	expect_down(&r, 1);
+	rig_run(&r, 100);
+	rig_protect(&r);
+	checkpoint_and_compare(&r, 100);
+	rig_fini(&r);
+}
+
+/* The backup's mover is a new process: it holds nothing, and says so. */
+static void a_backup_that_lost_its_state_voids_the_session(void **state)
+{
+	struct rpl_mover_msg *m;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_protect(&r);
+	rig_stage(&r);
+	rig_stop_side(&r.b);
+	rig_cut(&r); /* as its keeper does */
+	assert_int_equal(side_expect(&r.p, RPL_MOVER_LINK_DOWN)->value, 0);
+	rig_start_backup(&r);
+	rig_connect(&r);
+	side_send(&r.p, RPL_MOVER_SESSION, r.epoch, 0, 7, &r.session, -1);
+	m = side_expect(&r.b, RPL_MOVER_LINK_UP);
+	side_send(&r.b, RPL_MOVER_ACCEPT, 0, 0, 0, &r.session, -1);
+	m = side_expect(&r.p, RPL_MOVER_LINK_DOWN);
+	assert_int_equal(m->value, 1);
+	expect_text(m, "no complete replica of this session");
+	(void)side_expect(&r.b, RPL_MOVER_LINK_DOWN);
+	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 1, 100, 0, NULL, -1); /* dropped: the report explains it */
+	rig_protect(&r);
+	checkpoint_and_compare(&r, 100);
+	rig_fini(&r);
+}
+
+static void a_new_session_forgets_the_old_one(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_protect(&r);
+	checkpoint_and_compare(&r, 500);
+	for (int i = 0; i < 3; i++) {
+		rig_run(&r, 500);
+		rig_stage(&r);
+		rig_cut(&r);
+		expect_down(&r, 0);
+		rig_protect(&r);
+		checkpoint_and_compare(&r, 100);
+	}
+	rig_fini(&r);
+}
+
+static void a_refusal_carries_its_sentence(void **state)
+{
+	static const char why[] = "machine: primary sim-1, standby sim-2";
+	struct rpl_mover_msg *m;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rpl_uuid_random(&r.session);
+	rig_connect(&r);
+	side_send(&r.p, RPL_MOVER_SESSION, 1, 0, 1, &r.session, -1);
+	(void)side_expect(&r.b, RPL_MOVER_LINK_UP);
+	memcpy(r.b.text, why, sizeof(why));
+	side_send(&r.b, RPL_MOVER_REFUSE, 0, strlen(why), 0, NULL, -1);
+	m = side_expect(&r.p, RPL_MOVER_PEER_REFUSED);
+	assert_string_equal(m->text, why);
+	expect_down(&r, 1);
+	rig_protect(&r);
+	rig_fini(&r);
+}
+
+static void other_frames_reach_the_backups_keeper(void **state)
+{
+	struct rpl_mover_msg *m;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_protect(&r);
+	side_send(&r.p, RPL_MOVER_SEND, 17, RPL_FRAME_FLUSHED, 0, NULL, -1);
+	m = side_expect(&r.b, RPL_MOVER_PEER_FRAME);
+	assert_int_equal(m->value, RPL_FRAME_FLUSHED);
+	assert_int_equal(m->epoch, 17);
+	side_send(&r.p, RPL_MOVER_SEND, r.epoch, RPL_FRAME_HANDOVER, 3, NULL, -1);
+	m = side_expect(&r.b, RPL_MOVER_PEER_FRAME);
+	assert_int_equal(m->value, RPL_FRAME_HANDOVER);
+	assert_int_equal(m->generation, 3);
+	assert_true(rpl_uuid_equal(&m->uuid, &r.session));
+	side_send(&r.p, RPL_MOVER_SEND, 0, RPL_FRAME_FORGET, 0, NULL, -1);
+	m = side_expect(&r.b, RPL_MOVER_PEER_FRAME);
+	assert_int_equal(m->value, RPL_FRAME_FORGET);
+	expect_down(&r, 0); /* in order, behind it */
+	rig_fini(&r);
+}
+
+/* ---- sizes */
+
+#define BIG 4096
+
+static void an_epoch_larger_than_the_arena_is_streamed(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, BIG);
+	r.conf.arena_bytes = RPL_MOVER_ARENA_MIN;
+	start(&r);
+	rig_protect(&r);
+	checkpoint_and_compare(&r, 100);
+	assert_int_equal(rig_count(&r.p.counters->overflows), 0);
+	for (int i = 0; i < 3; i++) {
+		for (uint64_t page = 0; page < 3000; page++)
+			rig_write(&r, page);
+		r.state_len = 300000 + rig_random(&r, 8);
+		rig_stage(&r);
+		rig_run(&r, 300); /* after STAGED the guest may write at once */
+		rig_commit(&r);
+		rig_wait_folded(&r, r.epoch);
+		assert_int_equal(rig_differs(&r, r.epoch), -1);
+	}
+	assert_int_equal(rig_count(&r.p.counters->overflows), 3);
+	rig_fini(&r);
+}
+
+/* It cannot be sent again. */
+static void a_cut_epoch_larger_than_the_arena_voids_the_session(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, BIG);
+	r.conf.arena_bytes = RPL_MOVER_ARENA_MIN;
+	r.fault[0] = "cut_at_s3:12";
+	start(&r);
+	rig_protect(&r);
+	for (uint64_t page = 0; page < BIG; page++)
+		rig_write(&r, page);
+	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 1, 100, 0, NULL, -1);
+	expect_down(&r, 1);
+	rig_protect(&r);
+	checkpoint_and_compare(&r, 100);
+	rig_fini(&r);
+}
+
+static void an_epoch_beyond_the_backups_staging_is_refused_here(void **state)
+{
+	const uint64_t pages = 12 * 1024;
+	struct rpl_mover_msg *m;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, pages);
+	r.conf.arena_bytes = 64 << 20;
+	r.staging_bytes = RPL_REPLICA_BYTES_MIN;
+	start(&r);
+	rig_protect(&r);
+	for (uint64_t page = 0; page < pages; page++)
+		rig_write(&r, page);
+	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 1, 100, 0, NULL, -1);
+	m = side_expect(&r.p, RPL_MOVER_LINK_DOWN);
+	assert_int_equal(m->value, 1);
+	expect_text(m, "the backup has");
+	rig_fini(&r);
+}
+
+static void the_keeper_is_told_before_the_arena_is_full(void **state)
+{
+	uint64_t until = rpl_now_ns() + RIG_WAIT_MS * RPL_MS;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, BIG);
+	r.conf.arena_bytes = RPL_MOVER_ARENA_MIN;
+	start(&r);
+	rig_protect(&r);
+	for (uint64_t page = 0; page < 400; page++)
+		rig_write(&r, page);
+	assert_false(side_receive(&r.p, 100) && r.p.full);
+	for (uint64_t page = 400; page < 900; page++)
+		rig_write(&r, page);
+	while (!r.p.full && rpl_now_ns() < until)
+		(void)side_receive(&r.p, 100);
+	assert_int_equal(r.p.full, 1);
+	checkpoint_and_compare(&r, 0);
+	assert_int_equal(r.p.full, 1);
+	assert_int_equal(rig_count(&r.p.counters->overflows), 0);
+	rig_fini(&r);
+}
+
+/* ---- processes */
+
+static void find_replica(struct rig *r, uint64_t least)
+{
+	struct rpl_memory_desc desc = r->conf.memory;
+	struct rpl_replica *replica;
+	struct rpl_memory *ram;
+	struct rpl_err err = { 0 };
+	const void *device;
+	uint64_t epoch;
+	size_t len;
+	int fd = dup(r->b.ram_fd);
+
+	desc.kind = RPL_MEMORY_REPLICA;
+	ram = rpl_memory_new(&desc, &fd, 1, &err);
+	assert_non_null(ram);
+	replica = rpl_replica_open(r->b.extra_fd, r->staging_bytes, ram, false, &err);
+	assert_non_null(replica);
+	if (rpl_replica_activate(replica, &r->session, &epoch, &device, &len, &err) < 0)
+		fail_msg("activate: %s", err.msg);
+	assert_true(epoch >= least && epoch <= r->epoch);
+	assert_int_equal(rig_differs(r, epoch), -1);
+	assert_int_equal(len, r->state_len);
+	for (size_t i = 0; i < len; i++)
+		assert_int_equal(((const uint8_t *)device)[i], (uint8_t)(epoch * 31 + i * 7));
+	rpl_replica_close(replica);
+	rpl_memory_free(ram);
+}
+
+/* Takeover: kill both sides' movers at any moment; the newest whole epoch is there, and it is no older than the last
+ * ack that the primary heard. */
+static void what_was_staged_survives_its_mover(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 12; seed++) {
+		struct rig r;
+
+		rig_init(&r, PAGES);
+		r.rng = seed * 7919;
+		start(&r);
+		rig_run(&r, 300);
+		rig_protect(&r);
+		for (uint64_t i = rig_random(&r, 5); i; i--) {
+			rig_run(&r, 200);
+			rig_stage(&r);
+			rig_commit(&r);
+		}
+		rig_run(&r, 500);
+		rig_stage(&r);
+		(void)usleep((useconds_t)rig_random(&r, 1200));
+		rig_stop_side(&r.p);
+		rig_stop_side(&r.b);
+		find_replica(&r, r.p.acked);
+		rig_fini(&r);
+	}
+}
+
+static void dies_at(const char *fault, bool backup, uint64_t writes)
+{
+	struct rig r;
+	int status;
+
+	rig_init(&r, 8192);
+	r.conf.arena_bytes = 48 << 20;
+	r.fault[backup] = fault;
+	start(&r);
+	rig_protect(&r);
+	rig_run(&r, writes);
+	r.epoch++;
+	memcpy(r.image[(r.epoch) % RIG_EPOCHS] = malloc(r.pages * RPL_PAGE_SIZE), r.p.ram, r.pages * RPL_PAGE_SIZE);
+	for (uint64_t i = 0; i < r.state_len; i++)
+		assert_int_equal(pwrite(r.p.extra_fd, &(uint8_t){ (uint8_t)(r.epoch * 31 + i * 7) }, 1, (off_t)i), 1);
+	side_send(&r.p, RPL_MOVER_STAGE, r.epoch, r.state_len, 0, NULL, -1);
+	if (!backup || strstr(fault, "s8")) {
+		if (strstr(fault, "s5") || strstr(fault, "s8")) {
+			(void)side_expect(&r.b, RPL_MOVER_EPOCH_STAGED);
+			side_send(&r.b, RPL_MOVER_ACK, r.epoch, 0, 0, &r.session, -1);
+		}
+	}
+	assert_true(side_gone(backup ? &r.b : &r.p));
+	assert_int_equal(waitpid(backup ? r.b.pid : r.p.pid, &status, 0), backup ? r.b.pid : r.p.pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	*(backup ? &r.b.pid : &r.p.pid) = 0;
+	rig_stop_side(&r.p);
+	rig_stop_side(&r.b);
+	find_replica(&r, r.epoch - 1);
+	rig_fini(&r);
+}
+
+static void death_at_any_step_leaves_a_whole_replica(void **state)
+{
+	(void)state;
+	dies_at("die_at_s2:2", false, 500);
+	dies_at("die_at_s3:4", false, 4000);
+	dies_at("die_at_s5:2", false, 500);
+	dies_at("die_at_s4:2", true, 500);
+	dies_at("die_at_s4_sealed:2", true, 500);
+	dies_at("die_at_s8", true, 4000);
+}
+
+/* The negative control of the end-to-end tests must be visible to an oracle, and to nobody else. */
+static void dropped_pages_are_seen_by_comparison_only(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.fault[0] = "drop_epoch_pages:3";
+	start(&r);
+	rig_protect(&r);
+	checkpoint_and_compare(&r, 100);
+	rig_run(&r, 100);
+	rig_stage(&r);
+	rig_commit(&r);
+	rig_wait_folded(&r, r.epoch);
+	assert_int_not_equal(rig_differs(&r, r.epoch), -1);
+	rig_fini(&r);
+}
+
+static void a_keeper_that_breaks_the_rules_ends_the_mover(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_protect(&r);
+	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 2, 100, 0, NULL, -1);
+	expect_text(side_expect(&r.p, RPL_MOVER_FAILED), "STAGE 103: the last one was 101");
+	assert_true(side_gone(&r.p));
+	side_send(&r.b, RPL_MOVER_STAGE, 1, 1, 0, NULL, -1);
+	expect_text(side_expect_past(&r.b, RPL_MOVER_FAILED, RPL_MOVER_LINK_DOWN), "no command for a backup");
+	assert_true(side_gone(&r.b));
+	rig_fini(&r);
+}
+
+static void a_mover_ends_with_its_keeper(void **state)
+{
+	struct rig r;
+	int status;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	start(&r);
+	rig_protect(&r);
+	rpl_close(&r.p.sock);
+	assert_int_equal(waitpid(r.p.pid, &status, 0), r.p.pid);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	r.p.pid = 0;
+	side_send(&r.b, RPL_MOVER_QUIT, 0, 0, 0, NULL, -1);
+	assert_int_equal(waitpid(r.b.pid, &status, 0), r.b.pid);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+	r.b.pid = 0;
+	rig_fini(&r);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(checkpoints_arrive_whole),
+		cmocka_unit_test(and_over_tls),
+		cmocka_unit_test(keys_are_wiped_from_the_shared_text),
+		cmocka_unit_test(uncommitted_epochs_pile_up_to_their_limit),
+		cmocka_unit_test(a_reset_connection_costs_no_bulk_copy),
+		cmocka_unit_test(an_epoch_cut_in_the_middle_is_sent_again),
+		cmocka_unit_test(a_lost_ack_is_told_on_resumption),
+		cmocka_unit_test(an_ack_decided_without_a_connection_is_kept),
+		cmocka_unit_test(a_cut_bulk_copy_voids_the_session),
+		cmocka_unit_test(a_backup_that_lost_its_state_voids_the_session),
+		cmocka_unit_test(a_new_session_forgets_the_old_one),
+		cmocka_unit_test(a_refusal_carries_its_sentence),
+		cmocka_unit_test(other_frames_reach_the_backups_keeper),
+		cmocka_unit_test(an_epoch_larger_than_the_arena_is_streamed),
+		cmocka_unit_test(a_cut_epoch_larger_than_the_arena_voids_the_session),
+		cmocka_unit_test(an_epoch_beyond_the_backups_staging_is_refused_here),
+		cmocka_unit_test(the_keeper_is_told_before_the_arena_is_full),
+		cmocka_unit_test(what_was_staged_survives_its_mover),
+		cmocka_unit_test(death_at_any_step_leaves_a_whole_replica),
+		cmocka_unit_test(dropped_pages_are_seen_by_comparison_only),
+		cmocka_unit_test(a_keeper_that_breaks_the_rules_ends_the_mover),
+		cmocka_unit_test(a_mover_ends_with_its_keeper),
+	};
+
+	cmocka_set_test_filter(getenv("TEST")); /* a pattern; unset: all */
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
