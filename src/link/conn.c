@@ -88,6 +88,16 @@ static void stop_watchers(struct rpl_link *l)
 	ev_timer_stop(l->loop, &l->deadline);
 }
 
+/* A keeper holds a copy of the descriptor, for cutting the connection itself: closing ours alone would tell nobody. */
+static void hang_up(struct rpl_link *l)
+{
+	if (l->fd < 0)
+		return;
+	(void)shutdown(l->fd, SHUT_RDWR);
+	(void)close(l->fd);
+	l->fd = -1;
+}
+
 static void release(struct rpl_link *l)
 {
 	stop_watchers(l);
@@ -95,8 +105,7 @@ static void release(struct rpl_link *l)
 	rpl_framer_fini(&l->rx);
 	rpl_sendq_fini(&l->q);
 	free(l->cipher);
-	if (l->fd >= 0)
-		(void)close(l->fd);
+	hang_up(l);
 	free(l);
 }
 
@@ -122,8 +131,7 @@ static void go_down(struct rpl_link *l, const struct rpl_err *err)
 		return;
 	l->state = ST_DOWN;
 	stop_watchers(l);
-	(void)close(l->fd);
-	l->fd = -1;
+	hang_up(l);
 	rpl_log(RPL_LOG_DEBUG, "link down reason=\"%s\"", why.msg);
 	l->ops->down(l->arg, &why);
 }
