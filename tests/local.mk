@@ -8,9 +8,10 @@ include tests/demo/local.mk
 
 # Tests that need root or real QEMU: scripts, run by ./run-tests one after the other, 77 = skipped. One a line.
 FLOW_TESTS = \
+	tests/flow/guest-checkpoint \
 	tests/flow/demo-guest \
 	tests/flow/netbuf-relay
-EXTRA_DIST += $(FLOW_TESTS) tests/lib/packages.sh .ci/run
+EXTRA_DIST += $(FLOW_TESTS) tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
 	@for t in $(FLOW_TESTS); do echo "flow-test: $$t"; done

@@ -22,3 +22,25 @@ check_PROGRAMS += tests/flow/guest/run
 tests_flow_guest_run_SOURCES = tests/flow/guest/run.c tests/flow/guest/payload.h
 tests_flow_guest_run_LDADD = src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/base/libbase.la $(EV_LIBS)
 EXTRA_DIST += tests/flow/guest/payload.c tests/flow/guest/payload.ld
+
+guest_test_libs = src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/base/libbase.la $(CMOCKA_LIBS) \
+	$(JANSSON_LIBS) $(EV_LIBS)
+check_PROGRAMS += tests/unit/qemu tests/unit/guest tests/unit/memory
+TESTS += tests/unit/qemu tests/unit/guest tests/unit/memory
+tests_unit_qemu_SOURCES = tests/unit/qemu.c
+tests_unit_qemu_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS)
+tests_unit_qemu_LDADD = $(guest_test_libs)
+tests_unit_guest_SOURCES = tests/unit/guest.c
+tests_unit_guest_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS)
+tests_unit_guest_LDADD = $(guest_test_libs)
+tests_unit_memory_SOURCES = tests/unit/memory.c
+tests_unit_memory_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_memory_LDADD = src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
+EXTRA_DIST += tests/data/qmp
+
+fuzz_targets += tests/fuzz/fuzz_qmp
+tests_fuzz_fuzz_qmp_SOURCES = tests/fuzz/fuzz_qmp.c $(fuzz_main)
+tests_fuzz_fuzz_qmp_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+tests_fuzz_fuzz_qmp_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_qmp_LDADD = src/guest/libguest.la src/base/libbase.la $(JANSSON_LIBS)
+EXTRA_DIST += tests/fuzz/corpus/qmp

@@ -60,7 +60,7 @@ uint8_t *rpl_memory_shadow_new(size_t bytes, struct rpl_err *err)
 	return p;
 }
 
-static int audit_chunk(struct rpl_memory *m, uint64_t from, uint64_t to, void *arg);
+static int audit_chunk(struct rpl_memory *m, const uint8_t *now, uint64_t from, uint64_t to, void *arg);
 
 static int open_audit(struct rpl_memory *m, struct rpl_err *err)
 {
@@ -246,7 +246,7 @@ int rpl_memory_walk(struct rpl_memory *m, const struct rpl_bitmap *also, rpl_mem
 				      (page / RPL_CHUNK_PAGES + 1) * RPL_CHUNK_PAGES : data;
 		if (end <= page)
 			end = page + 1; /* a hole appeared between the two questions */
-		r = fn(m, page, end, arg);
+		r = fn(m, page < data ? NULL : m->map + (page << RPL_PAGE_SHIFT), page, end, arg);
 		if (r < 0)
 			return rpl_fail_errno(err, -r, "%s memory: pages %" PRIu64 " to %" PRIu64, m->ops->name, page, end);
 		page = end;
@@ -261,20 +261,30 @@ struct audit_arg {
 	uint64_t missed;
 };
 
+bool rpl_memory_refresh(uint8_t *shadow, struct rpl_bitmap *in_shadow, uint64_t p, const uint8_t *now)
+{
+	static const uint8_t zeroes[RPL_PAGE_SIZE];
+	uint8_t *was = shadow + (p << RPL_PAGE_SHIFT);
+
+	if (!now)
+		now = zeroes;
+	if (memcmp(now, was, RPL_PAGE_SIZE) == 0)
+		return false;
+	memcpy(was, now, RPL_PAGE_SIZE);
+	rpl_bitmap_set(in_shadow, p / RPL_CHUNK_PAGES);
+	return true;
+}
+
 /* Without arg: only take the baseline. */
-static int audit_chunk(struct rpl_memory *m, uint64_t from, uint64_t to, void *arg)
+static int audit_chunk(struct rpl_memory *m, const uint8_t *now, uint64_t from, uint64_t to, void *arg)
 {
 	struct audit_arg *a = arg;
 
 	for (uint64_t p = from; p < to; p++) {
-		const uint8_t *now = m->map + (p << RPL_PAGE_SHIFT);
-		uint8_t *was = m->audit + (p << RPL_PAGE_SHIFT);
 		uint64_t pfn;
 
-		if (memcmp(now, was, RPL_PAGE_SIZE) == 0)
+		if (!rpl_memory_refresh(m->audit, &m->in_audit, p, now ? now + ((p - from) << RPL_PAGE_SHIFT) : NULL))
 			continue;
-		memcpy(was, now, RPL_PAGE_SIZE);
-		rpl_bitmap_set(&m->in_audit, p / RPL_CHUNK_PAGES);
 		if (!a || !rpl_layout_pfn(&m->desc.layout, p, &pfn))
 			continue;
 		if (rpl_bitmap_get(&m->audited, p) || (a->taken && rpl_bitmap_get(a->taken, pfn)))

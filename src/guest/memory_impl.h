@@ -43,11 +43,14 @@ extern const struct rpl_memory_kind_ops rpl_memory_sim, rpl_memory_uffd, rpl_mem
 void rpl_memory_found(struct rpl_memory *m, uint64_t from, uint64_t n, struct rpl_bitmap *dirty, uint64_t *new_pages);
 
 /* Walk the parts of the RAM file that are not holes, plus the chunks (RPL_CHUNK_PAGES pages) marked in `also`, in
- * ascending order and as ranges of file pages. fn returns 0 or a negative errno, which ends the walk. */
+ * ascending order and as ranges of file pages. `now` is the first page of a range in the mapping; NULL: a hole, all
+ * zeroes. fn returns 0 or a negative errno, which ends the walk. */
 #define RPL_CHUNK_PAGES 512
-typedef int rpl_memory_walk_fn(struct rpl_memory *m, uint64_t from, uint64_t to, void *arg);
+typedef int rpl_memory_walk_fn(struct rpl_memory *m, const uint8_t *now, uint64_t from, uint64_t to, void *arg);
 int rpl_memory_walk(struct rpl_memory *m, const struct rpl_bitmap *also, rpl_memory_walk_fn *fn, void *arg,
 		    struct rpl_err *err);
+/* Bring page `p` of a shadow up to `now` (NULL: zeroes). True if it differed. */
+bool rpl_memory_refresh(uint8_t *shadow, struct rpl_bitmap *in_shadow, uint64_t p, const uint8_t *now);
 /* Zero-filled private memory, given out by the kernel only where it is written. NULL: *err is set. */
 uint8_t *rpl_memory_shadow_new(size_t bytes, struct rpl_err *err);
 

@@ -111,20 +111,13 @@ struct take_arg {
 
 /* The copy is what the next take compares with, and what copy_out() gives: so it does not matter that the guest may
  * be writing this very page. */
-static int compare_chunk(struct rpl_memory *m, uint64_t from, uint64_t to, void *arg)
+static int compare_chunk(struct rpl_memory *m, const uint8_t *now, uint64_t from, uint64_t to, void *arg)
 {
 	struct take_arg *t = arg;
 
-	for (uint64_t p = from; p < to; p++) {
-		const uint8_t *now = m->map + (p << RPL_PAGE_SHIFT);
-		uint8_t *was = m->shadow + (p << RPL_PAGE_SHIFT);
-
-		if (memcmp(now, was, RPL_PAGE_SIZE) == 0)
-			continue;
-		memcpy(was, now, RPL_PAGE_SIZE);
-		rpl_bitmap_set(&m->in_shadow, p / RPL_CHUNK_PAGES);
-		rpl_memory_found(m, p, 1, t->dirty, t->found);
-	}
+	for (uint64_t p = from; p < to; p++)
+		if (rpl_memory_refresh(m->shadow, &m->in_shadow, p, now ? now + ((p - from) << RPL_PAGE_SHIFT) : NULL))
+			rpl_memory_found(m, p, 1, t->dirty, t->found);
 	return 0;
 }
 

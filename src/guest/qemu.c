@@ -41,15 +41,14 @@ void qemu_op_failed(struct qemu *q, const struct rpl_err *err)
 }
 
 /* The guest is no more. An operation under way fails with the reason. */
-static void ended(struct qemu *q, const char *why)
+static void ended(struct qemu *q, const struct rpl_err *why)
 {
-	struct rpl_err err;
+	struct rpl_err err = *why;
 	bool told = q->over || q->shutdown_seen || q->quitting;
 
 	if (q->over)
 		return;
 	q->over = true;
-	(void)rpl_fail(&err, -EPIPE, "%s", why);
 	if (q->standby)
 		qemu_standby_died(q, &err);
 	if (q->g->busy && q->g->op != RPL_GUEST_QUIT && !ev_is_active(&q->g->finish))
@@ -67,7 +66,15 @@ static void on_closed(void *arg, const struct rpl_err *err)
 	struct qemu *q = arg;
 
 	ev_timer_stop(q->g->loop, &q->grace);
-	ended(q, err->msg);
+	ended(q, err);
+}
+
+static void process_ended(struct qemu *q)
+{
+	struct rpl_err err;
+
+	(void)rpl_fail(&err, -EPIPE, "its process ended");
+	ended(q, &err);
 }
 
 static void on_grace(struct ev_loop *loop, ev_timer *w, int revents)
@@ -76,7 +83,7 @@ static void on_grace(struct ev_loop *loop, ev_timer *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	ended(q, "its process ended");
+	process_ended(q);
 }
 
 static void reap(struct qemu *q)
@@ -105,7 +112,7 @@ static void on_exited(struct ev_loop *loop, ev_io *w, int revents)
 	if (q->over)
 		return;
 	if (!q->qmp) {
-		ended(q, "its process ended");
+		process_ended(q);
 		return;
 	}
 	ev_timer_set(&q->grace, QEMU_EOF_GRACE_MS / 1000., 0.);

@@ -533,9 +533,9 @@ int main(int argc, char **argv)
 	story();
 	if (opt.bench)
 		print_bench();
+	(void)op(&primary, rpl_guest_quit, "quit the primary"); /* also if it was killed */
 	rpl_guest_free(primary.g);
 	rpl_guest_free(standby.g);
-	(void)kill(qemu_pid, SIGKILL);
 	while (waitpid(qemu_pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	(void)puts("ok");
