@@ -26,3 +26,10 @@ tests_unit_netbuf_hold_SOURCES = tests/unit/netbuf_hold.c
 tests_unit_netbuf_hold_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_netbuf_hold_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_netbuf_hold_LDADD = netbuf/librelay.la src/base/libbase.la $(CMOCKA_LIBS)
+
+fuzz_targets += tests/fuzz/fuzz_relay
+tests_fuzz_fuzz_relay_SOURCES = tests/fuzz/fuzz_relay.c $(fuzz_main)
+tests_fuzz_fuzz_relay_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_fuzz_fuzz_relay_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_relay_LDADD = netbuf/librelay.la netbuf/libnetbuf.la src/base/libbase.la
+EXTRA_DIST += tests/fuzz/corpus/relay

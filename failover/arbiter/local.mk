@@ -12,3 +12,10 @@ tests_unit_arbiter_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_arbiter_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_arbiter_LDFLAGS = -pthread
 tests_unit_arbiter_LDADD = failover/arbiter/libarbiter.la src/base/libbase.la $(CMOCKA_LIBS) $(JANSSON_LIBS) $(EV_LIBS)
+
+fuzz_targets += tests/fuzz/fuzz_record
+tests_fuzz_fuzz_record_SOURCES = tests/fuzz/fuzz_record.c $(fuzz_main)
+tests_fuzz_fuzz_record_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_fuzz_fuzz_record_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_record_LDADD = failover/arbiter/libarbiter.la src/base/libbase.la $(JANSSON_LIBS) $(EV_LIBS)
+EXTRA_DIST += tests/fuzz/corpus/record
