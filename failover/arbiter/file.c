@@ -1,8 +1,9 @@
 /* Arbiter `file`: the blocking register (file_register.c) in a thread per operation.
  *
  * The loop never waits for the file system. One operation is one detached thread and one job with two references, the
- * thread's and ours; the result crosses under the job's mutex, and an eventfd that belongs to the job wakes the loop,
- * so a thread that comes back late touches nothing of ours. On time-out we abandon the job: a thread that does not
+ * thread's and ours; the result crosses under the job's mutex, and an eventfd wakes the loop. That one is ours: only the
+ * loop's thread closes it, and the other writes to it under the mutex and only while we still want the answer, so a thread
+ * that comes back late touches nothing of ours. On time-out we abandon the job: a thread that does not
  * hold the lock yet gives up, one that does goes on *holding the lock*, so that the read that follows (R6) waits for its
  * effect. Threads that hang (a dead file system) are counted and bounded.
  */
@@ -29,7 +30,7 @@ struct job {
 	pthread_mutex_t lock;
 	unsigned refs;
 	bool abandoned, finished;
-	int wake; /* eventfd */
+	int wake; /* eventfd; -1 once nobody waits for the answer */
 	char *dir, *cluster;
 	struct rpl_arbiter_ask ask;
 	struct rpl_register_answer answer;
@@ -59,7 +60,6 @@ static void job_unref(struct job *j)
 	if (refs)
 		return;
 	(void)pthread_mutex_destroy(&j->lock);
-	rpl_close(&j->wake);
 	free(j->dir);
 	free(j->cluster);
 	free(j);
@@ -86,9 +86,9 @@ static void *job_thread(void *arg)
 	(void)pthread_mutex_lock(&j->lock);
 	j->answer = answer;
 	j->finished = true;
+	if (j->wake >= 0 && write(j->wake, &one, sizeof(one)) < 0)
+		rpl_assert(errno == EAGAIN); /* nothing else can happen to an eventfd; the time-out covers even that */
 	(void)pthread_mutex_unlock(&j->lock);
-	if (write(j->wake, &one, sizeof(one)) < 0) /* cannot fail on an eventfd of ours; the time-out covers it */
-		rpl_assert(errno == EAGAIN);
 	job_unref(j);
 	return NULL;
 }
@@ -125,6 +125,7 @@ static struct job *job_new(const struct file *f, const struct rpl_arbiter_ask *a
 	j->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (j->dir && j->cluster && j->wake >= 0)
 		return j;
+	rpl_close(&j->wake);
 	job_unref(j);
 	return NULL;
 }
@@ -163,6 +164,7 @@ static void abandon(struct job *j)
 {
 	(void)pthread_mutex_lock(&j->lock);
 	j->abandoned = true;
+	rpl_close(&j->wake);
 	(void)pthread_mutex_unlock(&j->lock);
 }
 
@@ -176,8 +178,9 @@ static void woken_cb(struct ev_loop *loop, struct ev_io *w, int revents)
 	(void)pthread_mutex_lock(&f->job->lock);
 	rpl_assert(f->job->finished);
 	answer = f->job->answer;
-	(void)pthread_mutex_unlock(&f->job->lock);
 	stop_watching(f);
+	rpl_close(&f->job->wake);
+	(void)pthread_mutex_unlock(&f->job->lock);
 	job_unref(f->job);
 	f->job = NULL;
 	rpl_arbiter_finish(f->a, answer.outcome, answer.has_record ? &answer.record : NULL, &answer.err);
@@ -221,6 +224,7 @@ static int start_job(struct file *f, const struct rpl_arbiter_ask *ask, struct r
 	r = run_detached(j);
 	if (r < 0) {
 		j->refs--;
+		rpl_close(&j->wake);
 		job_unref(j);
 		return rpl_fail_errno(err, -r, "arbiter file: start a thread");
 	}
