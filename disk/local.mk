@@ -7,3 +7,5 @@ TESTS += tests/unit/disk
 tests_unit_disk_SOURCES = tests/unit/disk.c
 tests_unit_disk_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_disk_LDADD = disk/libdisk.la src/base/libbase.la $(CMOCKA_LIBS) $(EV_LIBS)
+
+dist_man_MANS += man/replicad-disk.7

@@ -18,7 +18,7 @@ tests_unit_netbuf_relay_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_netbuf_relay_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(CMOCKA_LIBS) $(EV_LIBS)
 tests_unit_netbuf_relay_DEPENDENCIES = netbuf/libnetbuf.la src/base/libbase.la replicad-relay
 
-dist_man_MANS += man/replicad-relay.8
+dist_man_MANS += man/replicad-relay.8 man/replicad-netbuf.7
 
 check_PROGRAMS += tests/unit/netbuf_hold
 TESTS += tests/unit/netbuf_hold

@@ -19,3 +19,5 @@ tests_fuzz_fuzz_record_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_fuzz_fuzz_record_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_record_LDADD = failover/arbiter/libarbiter.la src/base/libbase.la $(JANSSON_LIBS) $(EV_LIBS)
 EXTRA_DIST += tests/fuzz/corpus/record
+
+dist_man_MANS += man/replicad-arbiter.7
