@@ -98,14 +98,18 @@ def play_one(number, options, *rest):
         return result
 
 
+def all_caught(results):
+    return all(r["verdict"] and oracle.caught(r["verdict"]) for r in results)
+
+
 def problems(results, options):
     """Why the run does not hold; empty if it does."""
     found = []
     for r in results:
         found += [f"round {r['round']}: left behind: {what}" for what in r["leftovers"]]
     if options.negative_control:
-        found += [f"round {r['round']}: the dropped pages of checkpoint {rounds.FAULT_EPOCH} were not noticed"
-                  for r in results if not (r["verdict"] and oracle.caught(r["verdict"]))]
+        found += [f"round {r['round']}: the dropped pages of checkpoint {rounds.FAULT_CHECKPOINT} were not noticed"
+                  for r in results if not all_caught([r])]
         return found
     found += [f"round {r['round']} failed: {r['violations'][0][1]}" for r in results if not r["verdict"]]
     judged = [r for r in results if r["verdict"]]
@@ -160,8 +164,10 @@ def conclude(run, options, work):
     print()
     for problem in found:
         print(problem)
-    if options.negative_control:
-        print("the negative control was NOT caught" if found else "negative control: caught")
+    if options.negative_control and not all_caught(results):
+        print("the negative control was NOT caught")
+    elif options.negative_control and not found:
+        print("negative control: caught")
     elif found and not lost:
         print("the run does not hold: see above")
     else:

@@ -189,5 +189,6 @@ def judge_all(verdicts):
 
 
 def caught(verdict):
-    """A negative control counts as caught by a broken rule, never by having seen too little."""
-    return verdict.state == "failed"
+    """A negative control counts as caught by a broken rule, never by having seen too little, nor without a takeover."""
+    names = [name for name, _ in verdict.violations]
+    return verdict.state == "failed" and "no-takeover" not in names

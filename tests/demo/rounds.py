@@ -27,7 +27,8 @@ SETTLED_EPOCHS = 20           # before the kill
 DRIVE_ON_S = 3                # at least, after the takeover
 THINK_MS = 2                  # of the client, so that an unprotected guest is not asked thousands of times a second
 KILL_EPOCHS_MAX = 5           # the kill comes within so many epochs
-FAULT_EPOCH = 40              # negative control: this checkpoint is sent without its pages
+FAULT_CHECKPOINT = 200        # negative control: this one is sent without its pages; the kill comes soon after, since
+                              # each page that the guest writes anew heals what was dropped
 POLL_S = 0.02
 LEFTOVER_WAIT_S = 5
 
@@ -173,7 +174,7 @@ class Round:
         wait_until("first replies", lambda: self.client.replies_since(0) >= 10, TRAFFIC_TIMEOUT_S, self.client.check)
 
     def _protect(self):
-        fault = {"RPL_FAULT": f"drop_epoch_pages:{FAULT_EPOCH}"} if self.options.negative_control else {}
+        fault = {"RPL_FAULT": f"drop_epoch_pages:{FAULT_CHECKPOINT}"} if self.options.negative_control else {}
         self.beta.start_agent()
         self.alpha.start_agent(fault)
         asked = time.monotonic_ns()
@@ -202,7 +203,10 @@ class Round:
         since = self.marks["protected"]
         wait_until(f"{REPLIES_WANTED} replies while protected", lambda: self.client.replies_since(since) >= REPLIES_WANTED,
                    TRAFFIC_TIMEOUT_S, self._alive)
-        needed = FAULT_EPOCH + 2 if self.options.negative_control else SETTLED_EPOCHS
+        if self.options.negative_control:
+            since, needed = 0, FAULT_CHECKPOINT
+        else:
+            needed = SETTLED_EPOCHS
         wait_until(f"{needed} committed checkpoints", lambda: self._committed(since) >= needed, TRAFFIC_TIMEOUT_S, self._alive)
         self.result["before"] = self.alpha.status()
         self._sleep_into_epoch()
@@ -223,7 +227,7 @@ class Round:
         epochs = self.alpha.trace()
         period = ring.period_ns(epochs) or self.options.interval_ms * report.MS
         share = self.random.random()
-        whole = self.random.randrange(2, KILL_EPOCHS_MAX)
+        whole = 1 if self.options.negative_control else self.random.randrange(1, KILL_EPOCHS_MAX)
         begun = max((e.times["begun"] for e in epochs if "begun" in e.times), default=time.monotonic_ns())
         target = begun + int((whole + share) * period)
         self.result["kill_drawn"] = share

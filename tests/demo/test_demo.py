@@ -83,6 +83,12 @@ class Run(unittest.TestCase):
             status, lines = self.conclude([result], negative_control=True)
             self.assertEqual((status, lines[-1]), (1, "the negative control was NOT caught"))
 
+    def test_negative_control_caught_but_something_left(self):
+        r = judged(bad_page)
+        r["leftovers"] = ["file /dev/shm/x"]
+        status, lines = self.conclude([r], negative_control=True)
+        self.assertEqual((status, lines[-1]), (1, "the run does not hold: see above"))
+
     def test_json(self):
         status, lines = self.conclude([judged()], json=True)
         doc = json.loads("\n".join(lines))
