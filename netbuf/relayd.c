@@ -43,7 +43,7 @@ static const struct option longopts[] = {
 static void usage(FILE *f)
 {
 	(void)fprintf(f, "usage: replicad-relay --vm NAME --control PATH --port LOCAL,PEER,tap=IFNAME[,bridge=NAME] ...\n"
-		      "                      [--state open|held|closed] [--hold-bytes-max BYTES] [--verbose]\n"
+		      "                      [--state open|held|closed] [--hold-bytes-max BYTES] [--verbose] [--version]\n"
 		      "See replicad-relay(8).\n");
 }
 

@@ -21,3 +21,4 @@ TESTS += tests/unit/trace
 tests_unit_trace_SOURCES = tests/unit/trace.c
 tests_unit_trace_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_trace_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
+include tests/manual/local.mk

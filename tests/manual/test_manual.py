@@ -1,0 +1,220 @@
+#!/usr/bin/python3
+"""The manual says what the programs do.
+
+Names: every configuration key, frame, record, rule, fault point, state, control command, error, event and status field
+(printed by tests/manual/names from the lists that the programs are made of) stands in the page that explains it.
+Options: every long option that a --help shows is in that command's page, and no page describes one that no help shows.
+Pages: each is installed, names itself, refers to pages that exist, and mandoc finds nothing to warn of.
+Programs: each installed one has a page.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+SRC = os.environ.get("top_srcdir", ".")
+BUILD = os.environ.get("top_builddir", ".")
+MAN = os.path.join(SRC, "man")
+HELP_TIMEOUT_S = 30
+# Pages that are not written yet, or not in full: what they owe is counted, not failed. The list only gets shorter: a page
+# that owes nothing any more is to leave it.
+OWED = {
+    "replicad.8", "replicad-agent.8", "replicad-protect.8", "replicad-unprotect.8", "replicad-status.8", "replicad-events.8",
+    "replicad-control.7", "replicad-protocol.7", "replicad-stream.7", "replicad-attach.8",
+    "replicad-qemu-args.8",
+}
+
+failures = []
+owing = {}
+
+
+def fail(text):
+    failures.append(text)
+    print("FAIL: " + text)
+
+
+def lack(page, text):
+    """Something that `page` should hold."""
+    if page in OWED:
+        owing[page] = owing.get(page, 0) + 1
+    else:
+        fail("%s: %s" % (page, text))
+
+
+def plain(source):
+    """The words of an mdoc page: macros of options resolved, escapes gone."""
+    text = re.sub(r'\\"[^\n]*', "", source)
+    text = text.replace("\\-", "-").replace("\\&", "").replace("\\e", "\\").replace("\\(dq", '"')
+    text = re.sub(r"\bFl -", "--", text)
+    text = re.sub(r"(\bFl \w \| )-", r"\1--", text)
+    return text
+
+
+def load_pages():
+    pages = {}
+    for name in sorted(os.listdir(MAN)):
+        if re.search(r"\.[1-8]$", name):
+            with open(os.path.join(MAN, name), encoding="utf-8") as f:
+                pages[name] = f.read()
+    return pages
+
+
+def word(name):
+    return re.compile(r"(?<![\w-])" + re.escape(name) + r"(?![\w-])")
+
+
+def section_of(source, title):
+    """The part of a page below `.Sh title`."""
+    found = re.search(r"^\.Sh " + re.escape(title) + r"[^\n]*\n(.*?)(?=^\.Sh |\Z)", source, re.M | re.S)
+    return found.group(1) if found else ""
+
+
+def check_key(source, name, section, default, choices):
+    title = "THE [%s] SECTION" % section if section == "agent" else "THE [%s NAME] SECTION" % section
+    found = re.search(r"^\.It Ic " + re.escape(name) + r" = (.*?)(?=^\.It |^\.El)", section_of(source, title), re.M | re.S)
+    if not found:
+        return "is not in its section"
+    text = plain(found.group(1))
+    missing = [c for c in choices.split("|") if c and not word(c).search(text)]
+    if missing:
+        return "does not name the value %s" % missing[0]
+    # a path depends on how the program was configured: its end does not
+    if default and default.rsplit("/", 1)[-1] not in text:
+        return "does not name its default %s" % default
+    return None
+
+
+def check_frame(source, name, number, low, high):
+    size = low if low == high else low + " to " + high
+    row = ".It %s Ta %s Ta %s Ta " % (name, number, size)
+    return None if row in source else "has no row \"%s\"" % row
+
+
+def check_name(source, kind, name, detail):
+    if kind == "key":
+        return check_key(source, name, *detail)
+    if kind == "frame":
+        return check_frame(source, name, *detail)
+    return None if word(name).search(plain(source)) else "is not in it"
+
+
+def check_names(pages):
+    out = subprocess.run([os.path.join(BUILD, "tests/manual/names")], check=True, capture_output=True, text=True).stdout
+    count = 0
+    for line in out.splitlines():
+        page, kind, name, *detail = line.split("\t")
+        count += 1
+        if page not in pages:
+            lack(page, "there is no such page, and %s %s should be in it" % (kind, name))
+            continue
+        trouble = check_name(pages[page], kind, name, detail)
+        if trouble:
+            lack(page, "%s %s %s" % (kind, name, trouble))
+    return count
+
+
+def help_of(program, *words):
+    run = subprocess.run([os.path.join(BUILD, program), *words, "--help"], capture_output=True, text=True,
+                         timeout=HELP_TIMEOUT_S, stdin=subprocess.DEVNULL)
+    if run.returncode != 0:
+        fail("%s --help: exit status %d" % (" ".join((program,) + words), run.returncode))
+    return run.stdout + run.stderr
+
+
+def long_options(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", text))
+
+
+def commands():
+    listing = help_of("replicad").split("\ncommands:\n")[1].split("\n\n")[0]
+    return re.findall(r"^  ([a-z][a-z-]*)", listing, re.M)
+
+
+def subcommands(name, text):
+    """`replicad stream --help` shows "replicad stream verify ...": each has a help of its own."""
+    return [s for s in dict.fromkeys(re.findall(r"replicad %s ([a-z]+)\b" % name, text)) if s != "or"]
+
+
+def check_options(pages):
+    helps = {"replicad.8": help_of("replicad")}
+    for name in commands():
+        text = help_of("replicad", name)
+        for sub in subcommands(name, text):
+            text += help_of("replicad", name, sub)
+        helps["replicad-%s.8" % name] = text
+    for name in ("replicad-relay", "replicad-keeper"):
+        if os.path.exists(os.path.join(BUILD, name)) and name + ".8" in pages:
+            helps[name + ".8"] = help_of(name)
+    known = set().union(*map(long_options, helps.values()))
+    count = 0
+    for page, text in helps.items():
+        if page not in pages:
+            lack(page, "there is no such page")
+            continue
+        described = long_options(plain(pages[page]))
+        for option in sorted(long_options(text) - {"--help"} if page != "replicad.8" else set()):
+            count += 1
+            if option not in described:
+                lack(page, "%s is in the help and not in the page" % option)
+    for page, source in pages.items():
+        for option in sorted(set(re.findall(r"\bFl (-[a-z][a-z0-9-]*)", source))):
+            if "-" + option not in known | {"--help"}:
+                fail("%s: -%s is in the page and in no help" % (page, option))
+    return count
+
+
+def check_pages(pages):
+    installed = os.environ["MANUAL_PAGES"].split()
+    for name, source in pages.items():
+        if "man/" + name not in installed:
+            fail("%s: not in dist_man_MANS, so it is not installed" % name)
+        stem, section = name.rsplit(".", 1)
+        if not re.search(r"^\.Dt %s %s$" % (re.escape(stem.upper()), section), source, re.M):
+            fail("%s: its .Dt line names another page" % name)
+        if not re.search(r"^\.Nm %s$" % re.escape(stem), source, re.M) and stem != "replicad.conf":
+            fail("%s: its NAME section names another page" % name)
+        for target, number in re.findall(r"\bXr (\S+) (\d)", source):
+            if target.startswith("replicad") and "%s.%s" % (target, number) not in pages:
+                lack("%s.%s" % (target, number), "does not exist, and %s refers to it" % name)
+    for name in installed:
+        if os.path.basename(name) not in pages:
+            fail("%s: to be installed, and not there" % name)
+
+
+def check_lint(pages):
+    mandoc = shutil.which("mandoc")
+    if not mandoc:
+        print("note: mandoc is not installed, the pages were not linted")
+        return
+    for name in pages:
+        run = subprocess.run([mandoc, "-T", "lint", "-W", "warning", os.path.join(MAN, name)], capture_output=True, text=True)
+        for line in (run.stdout + run.stderr).splitlines():
+            if re.search(r": (WARNING|ERROR|UNSUPP):", line):
+                fail(line)
+
+
+def check_programs(pages):
+    for program in os.environ["MANUAL_PROGRAMS"].split():
+        name = os.path.basename(program)
+        if name.startswith("replicad") and name + ".8" not in pages:
+            lack(name + ".8", "does not exist, and the program is installed")
+
+
+def main():
+    pages = load_pages()
+    names = check_names(pages)
+    options = check_options(pages)
+    check_pages(pages)
+    check_lint(pages)
+    check_programs(pages)
+    for page in sorted(OWED - set(owing)):
+        print("note: %s owes nothing any more: take it out of the list OWED" % page)
+    for page, n in sorted(owing.items()):
+        print("owed by %s: %d" % (page, n))
+    print("%d pages, %d names, %d options, %d failures" % (len(pages), names, options, len(failures)))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
