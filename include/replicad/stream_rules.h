@@ -91,7 +91,7 @@ enum rpl_stream_severity { RPL_SEV_READER, RPL_SEV_ERROR, RPL_SEV_WARNING };
 	X(HVM_PARAM_EMPTY, "hvm-param-empty", WARNING, "at least one parameter (Xen 4.6-4.8 wrote none)")       \
 	X(HVM_PARAM, "hvm-param", ERROR, "parameter indices that Xen takes from a stream, each once")           \
 	X(HVM_CONTEXT, "hvm-context", ERROR, "a chain of entries from HEADER to END that fills the blob exactly") \
-	X(HVM_CONTEXT_SIZE, "hvm-context-size", WARNING, "entries of the sizes that Xen 4.17 uses")             \
+	X(HVM_CONTEXT_SIZE, "hvm-context-size", WARNING, "entries of the types, sizes and instances of Xen 4.17") \
 	X(CPUID_POLICY, "cpuid-policy", WARNING, "leaves in ascending order, none twice")                         \
 	X(MSR_POLICY, "msr-policy", ERROR, "flags 0, no index twice")                                           \
 	X(PRODUCER, "producer", ERROR, "a well-formed RPL_PRODUCER, once, before STATIC_DATA_END")              \

@@ -237,6 +237,20 @@ static void params_body(struct rpl_stream_check *c, const struct rpl_stream_even
 	}
 }
 
+#define HVM_PIC 3u
+
+/* What is odd about an entry, NULL if nothing. */
+static const char *hvm_oddity(const struct rpl_hvm_entry *e, const struct rpl_hvm_entry_def *d)
+{
+	if (!d->name)
+		return "a type that Xen 4.17 does not know and refuses";
+	if (d->size && d->size != e->len)
+		return "not the length of Xen 4.17";
+	if (!d->per_vcpu && e->instance > (e->code == HVM_PIC ? 1 : 0))
+		return "an instance that does not exist";
+	return NULL;
+}
+
 static void hvm_body(struct rpl_stream_check *c, const struct rpl_stream_event *ev)
 {
 	const uint8_t *p = ev->bytes;
@@ -252,14 +266,11 @@ static void hvm_body(struct rpl_stream_check *c, const struct rpl_stream_event *
 			c->hvm_bad = true;
 			rpl_stream_check_say(c, ev, at + c->hvm.offset, RPL_RULE_HVM_CONTEXT, "%s",
 					     rpl_hvm_fault_text((enum rpl_hvm_fault)-r));
-		} else if (!d->name && !c->body_said) {
+		} else if (hvm_oddity(&e, d) && !c->body_said) {
 			c->body_said = true;
 			rpl_stream_check_say(c, ev, at + e.offset, RPL_RULE_HVM_CONTEXT_SIZE,
-					     "entry of type %u, which Xen 4.17 does not know and refuses", e.code);
-		} else if (d->name && d->size && d->size != e.len && !c->body_said) {
-			c->body_said = true;
-			rpl_stream_check_say(c, ev, at + e.offset, RPL_RULE_HVM_CONTEXT_SIZE,
-					     "%s %u has %u bytes, Xen 4.17 has %u", d->name, e.instance, e.len, d->size);
+					     "entry of type %u %s, instance %u, %u bytes: %s", e.code, d->name ? d->name : "",
+					     e.instance, e.len, hvm_oddity(&e, d));
 		}
 	}
 }

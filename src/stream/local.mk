@@ -1,6 +1,7 @@
 # The migration-v2 codec: bytes in, values out. Pure; an archive for our own programs.
 noinst_LTLIBRARIES += src/stream/libstream.la
-src_stream_libstream_la_SOURCES = src/stream/format.c src/stream/write.c src/stream/read.c src/stream/hvm.c \
+src_stream_libstream_la_SOURCES = src/stream/format.c src/stream/write.c src/stream/read.c src/stream/read.h src/stream/read_header.c \
+	src/stream/read_fixed.c src/stream/hvm.c \
 	src/stream/check.c src/stream/check_body.c src/stream/check.h \
 	src/stream/convert.c src/stream/legacy.c
 src_stream_libstream_la_CFLAGS = $(AM_CFLAGS) -Wconversion
@@ -22,3 +23,32 @@ noinst_HEADERS += tests/lib/legacy_make.h
 check_PROGRAMS += tests/lib/stream_gen
 tests_lib_stream_gen_SOURCES = tests/lib/stream_gen.c tests/lib/stream_make.c tests/lib/legacy_make.c
 tests_lib_stream_gen_LDADD = src/stream/libstream.la src/base/libbase.la
+
+check_PROGRAMS += tests/unit/stream_rules
+TESTS += tests/unit/stream_rules
+tests_unit_stream_rules_SOURCES = tests/unit/stream_rules.c
+tests_unit_stream_rules_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_stream_rules_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS)
+
+TESTS += tests/unit/stream-commands tests/unit/stream-manual
+EXTRA_DIST += tests/unit/stream-commands tests/unit/stream-manual tests/lib/stream_reader.py
+
+# Fuzz targets, one source for each outermost layer.
+fuzz_targets += tests/fuzz/fuzz_libxc tests/fuzz/fuzz_libxl tests/fuzz/fuzz_xl tests/fuzz/fuzz_legacy
+tests_fuzz_fuzz_libxc_SOURCES = tests/fuzz/fuzz_stream.c $(fuzz_main)
+tests_fuzz_fuzz_libxc_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_FORMAT=RPL_FORMAT_LIBXC
+tests_fuzz_fuzz_libxc_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_libxc_LDADD = src/stream/libstream.la src/base/libbase.la
+tests_fuzz_fuzz_libxl_SOURCES = tests/fuzz/fuzz_stream.c $(fuzz_main)
+tests_fuzz_fuzz_libxl_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_FORMAT=RPL_FORMAT_LIBXL
+tests_fuzz_fuzz_libxl_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_libxl_LDADD = src/stream/libstream.la src/base/libbase.la
+tests_fuzz_fuzz_xl_SOURCES = tests/fuzz/fuzz_stream.c $(fuzz_main)
+tests_fuzz_fuzz_xl_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_FORMAT=RPL_FORMAT_XL
+tests_fuzz_fuzz_xl_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_xl_LDADD = src/stream/libstream.la src/base/libbase.la
+tests_fuzz_fuzz_legacy_SOURCES = tests/fuzz/fuzz_stream.c $(fuzz_main)
+tests_fuzz_fuzz_legacy_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_FORMAT=RPL_FORMAT_LEGACY
+tests_fuzz_fuzz_legacy_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_legacy_LDADD = src/stream/libstream.la src/base/libbase.la
+EXTRA_DIST += tests/fuzz/corpus/libxc tests/fuzz/corpus/libxl tests/fuzz/corpus/xl tests/fuzz/corpus/legacy

@@ -1,6 +1,6 @@
 /* stream_gen - write a made-up stream: for scripts, fuzz seeds and benchmarks
  *
- *   stream_gen GUEST FORMAT VERSION CHECKPOINTS SEED [producer] [colo]     a small one, checked by its own maker
+ *   stream_gen GUEST FORMAT VERSION CHECKPOINTS SEED [producer] [colo] [tiny]   a small one
  *   stream_gen bulk MIB                                                    an HVM libxl stream of MIB MiB of pages
  *   stream_gen legacy pv|hvm 32|64 SEED                                    a stream from before Xen 4.6
  */
@@ -77,6 +77,8 @@ static int small(int argc, char **argv)
 	for (int i = 6; i < argc; i++) {
 		plan.producer |= strcmp(argv[i], "producer") == 0;
 		plan.colo |= strcmp(argv[i], "colo") == 0;
+		if (strcmp(argv[i], "tiny") == 0)
+			plan.records = plan.pages = plan.vcpus = 1;
 	}
 	if (plan.guest == MAKE_GUESTS || plan.format == RPL_FORMAT_UNKNOWN)
 		return 2;

@@ -1,0 +1,672 @@
+/* Every rule of stream_rules.h is broken once, alone, and found; and streams that break none are clean.
+ *
+ * A stream is written as words: I3 (image header, version 3), DH (domain header, HVM), P (a page), ... build() has
+ * them all. x:HEX is any bytes, @OFFSET=HEX overwrites bytes of what was built so far.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <replicad/auto.h>
+#include <replicad/stream.h>
+#include <replicad/stream_check.h>
+
+#define STREAM_MAX (1u << 20)
+#define DESCS_MAX 2000
+
+static uint8_t stream[STREAM_MAX];
+
+/* ---- words */
+static void put_image(struct rpl_out *o, uint32_t version)
+{
+	rpl_stream_put_image_header(o, version);
+}
+
+static void put_domain(struct rpl_out *o, uint32_t type, uint32_t major)
+{
+	struct rpl_stream_domain_header d = { type, 12, major, 17 };
+
+	rpl_stream_put_domain_header(o, &d);
+}
+
+static void put_page(struct rpl_out *o, uint64_t desc)
+{
+	static uint64_t page[512];
+	const void *where = page;
+
+	page[0] = 0x5067; /* as a page table: present, pfn 5 */
+	rpl_stream_put_page_data(o, &desc, 1, &where);
+}
+
+static void put_vcpu(struct rpl_out *o, uint32_t type, uint32_t len)
+{
+	static const uint8_t zeros[RPL_PV_BASIC_64];
+
+	rpl_stream_put_vcpu(o, type, 0, zeros, len);
+}
+
+static void put_shared(struct rpl_out *o)
+{
+	static const uint8_t zeros[RPL_STREAM_PAGE];
+
+	rpl_stream_put_record(o, RPL_LIBXC_SHARED_INFO, zeros, sizeof(zeros));
+}
+
+static void put_hvm_context(struct rpl_out *o)
+{
+	uint8_t ctx[64] = { 1, 0, 0, 0, 24, 0, 0, 0, 0x86, 0x12, 0x38, 0x54, 1 };
+
+	rpl_stream_put_record(o, RPL_LIBXC_HVM_CONTEXT, ctx, 8 + 24 + 8); /* HEADER, END */
+}
+
+static void put_params(struct rpl_out *o)
+{
+	static const struct rpl_stream_param p = { 17, 0xfeffe };
+
+	rpl_stream_put_hvm_params(o, &p, 1);
+}
+
+static void put_emulator(struct rpl_out *o)
+{
+	rpl_stream_put_emulator_head(o, RPL_LIBXL_EMULATOR_CONTEXT, RPL_EMULATOR_QEMU, 8);
+	rpl_out_bytes(o, "QEVMdata", 8);
+}
+
+static void put_store(struct rpl_out *o)
+{
+	rpl_stream_put_emulator_head(o, RPL_LIBXL_EMULATOR_XENSTORE_DATA, RPL_EMULATOR_QEMU, 8);
+	rpl_out_bytes(o, "key\0val", 8);
+}
+
+static void put_producer(struct rpl_out *o)
+{
+	struct rpl_stream_producer p = { .kind = RPL_PRODUCER_QEMU, .name = "q", .machine = "m" };
+
+	rpl_stream_put_producer(o, &p);
+}
+
+static void put_xl(struct rpl_out *o, const char *config, uint32_t len)
+{
+	rpl_stream_put_xl_header(o, 3, len);
+	rpl_out_bytes(o, config, len);
+}
+
+static void put_p2m(struct rpl_out *o)
+{
+	static const uint64_t frames[] = { 7, 8 };
+
+	rpl_stream_put_p2m_frames(o, 0, 1023, frames, 2);
+}
+
+static void put_zeros(struct rpl_out *o, size_t n)
+{
+	while (n--)
+		rpl_out_u8(o, 0);
+}
+
+static size_t put_hex(struct rpl_out *o, const char *hex)
+{
+	size_t start = o->len;
+
+	for (; *hex && *hex != ' '; hex += 2) {
+		unsigned v;
+
+		assert_int_equal(sscanf(hex, "%2x", &v), 1);
+		rpl_out_u8(o, (uint8_t)v);
+	}
+	return o->len - start;
+}
+
+static void patch(struct rpl_out *o, const char *word)
+{
+	char *hex;
+	size_t at = strtoul(word, &hex, 10);
+	struct rpl_out there = rpl_out(o->p + at, o->len - at);
+
+	assert_int_equal(*hex, '=');
+	(void)put_hex(&there, hex + 1);
+	assert_false(there.bad);
+}
+
+static bool is(const char *word, const char *name)
+{
+	size_t n = strlen(name);
+
+	return strncmp(word, name, n) == 0 && (word[n] == ' ' || word[n] == '\0');
+}
+
+static bool libxl_word(struct rpl_out *o, const char *w)
+{
+	if (is(w, "XL"))
+		put_xl(o, "{}", 3);
+	else if (is(w, "XLn"))
+		put_xl(o, "{}", 2);
+	else if (is(w, "L"))
+		rpl_stream_put_libxl_header(o, 0);
+	else if (is(w, "LX"))
+		rpl_stream_put_record(o, RPL_LIBXL_LIBXC_CONTEXT, NULL, 0);
+	else if (is(w, "LE"))
+		rpl_stream_put_record(o, RPL_LIBXL_END, NULL, 0);
+	else if (is(w, "LC"))
+		rpl_stream_put_record(o, RPL_LIBXL_CHECKPOINT_END, NULL, 0);
+	else if (is(w, "EM"))
+		put_emulator(o);
+	else if (is(w, "ES"))
+		put_store(o);
+	else
+		return false;
+	return true;
+}
+
+static bool head_word(struct rpl_out *o, const char *w)
+{
+	if (is(w, "I3"))
+		put_image(o, 3);
+	else if (is(w, "I2"))
+		put_image(o, 2);
+	else if (is(w, "DH"))
+		put_domain(o, RPL_DOMAIN_HVM, 4);
+	else if (is(w, "DQ"))
+		put_domain(o, RPL_DOMAIN_HVM, RPL_XEN_MAJOR_NONE);
+	else if (is(w, "DP"))
+		put_domain(o, RPL_DOMAIN_PV, 4);
+	else if (is(w, "PR"))
+		put_producer(o);
+	else if (is(w, "V8"))
+		rpl_stream_put_pv_info(o, 8, 4);
+	else if (is(w, "V4"))
+		rpl_stream_put_pv_info(o, 4, 3);
+	else if (is(w, "S"))
+		rpl_stream_put_record(o, RPL_LIBXC_STATIC_DATA_END, NULL, 0);
+	else if (is(w, "F"))
+		put_p2m(o);
+	else
+		return false;
+	return true;
+}
+
+static bool record_word(struct rpl_out *o, const char *w)
+{
+	if (is(w, "P"))
+		put_page(o, 1);
+	else if (is(w, "P4"))
+		put_page(o, rpl_desc(1, 4));
+	else if (is(w, "T"))
+		rpl_stream_put_tsc(o, &(struct rpl_stream_tsc){ .khz = 1 });
+	else if (is(w, "SI"))
+		put_shared(o);
+	else if (is(w, "B8"))
+		put_vcpu(o, RPL_LIBXC_X86_PV_VCPU_BASIC, RPL_PV_BASIC_64);
+	else if (is(w, "B4"))
+		put_vcpu(o, RPL_LIBXC_X86_PV_VCPU_BASIC, RPL_PV_BASIC_32);
+	else if (is(w, "X"))
+		put_vcpu(o, RPL_LIBXC_X86_PV_VCPU_XSAVE, 16);
+	else if (is(w, "HP"))
+		put_params(o);
+	else if (is(w, "HC"))
+		put_hvm_context(o);
+	else if (is(w, "Z4096"))
+		put_zeros(o, 4096);
+	else if (is(w, "VF"))
+		rpl_stream_put_record(o, RPL_LIBXC_VERIFY, NULL, 0);
+	else if (is(w, "C"))
+		rpl_stream_put_record(o, RPL_LIBXC_CHECKPOINT, NULL, 0);
+	else if (is(w, "E"))
+		rpl_stream_put_record(o, RPL_LIBXC_END, NULL, 0);
+	else
+		return false;
+	return true;
+}
+
+static size_t build(const char *words)
+{
+	struct rpl_out o = rpl_out(stream, sizeof(stream));
+
+	for (const char *w = words; w; w = strchr(w, ' ')) {
+		w += *w == ' ';
+		if (strncmp(w, "x:", 2) == 0)
+			(void)put_hex(&o, w + 2);
+		else if (*w == '@')
+			patch(&o, w + 1);
+		else if (!libxl_word(&o, w) && !head_word(&o, w) && !record_word(&o, w))
+			fail_msg("unknown word at '%s'", w);
+	}
+	assert_false(o.bad);
+	return o.len;
+}
+
+/* ---- running the checker */
+struct seen {
+	uint64_t count[RPL_RULES];
+	uint64_t total;
+	char first[240];
+};
+
+static void on_finding(void *ctx, const struct rpl_stream_finding *f)
+{
+	struct seen *s = ctx;
+
+	if (!s->total++)
+		(void)snprintf(s->first, sizeof(s->first), "%s: %.200s", rpl_stream_rule_def(f->rule)->name, f->text);
+	s->count[f->rule]++;
+	assert_int_equal(f->severity, rpl_stream_rule_def(f->rule)->severity);
+}
+
+static struct seen judge(enum rpl_stream_format format, size_t len, bool allow_cut)
+{
+	static struct rpl_stream_reader r;
+	static struct rpl_stream_check c;
+	static uint64_t descs[DESCS_MAX];
+	struct rpl_stream_in in = { stream, len };
+	struct rpl_stream_event ev;
+	struct rpl_err err;
+	struct seen seen = { 0 };
+	int ret;
+
+	rpl_stream_reader_init(&r, format, descs, DESCS_MAX);
+	rpl_stream_check_init(&c, on_finding, &seen);
+	do {
+		while ((ret = rpl_stream_next(&r, &in, &ev, &err)) > 0)
+			rpl_stream_check(&c, &ev);
+		if (ret < 0)
+			rpl_stream_check_refused(&c, &r, &err);
+	} while (ret < 0 && rpl_stream_skip_record(&r) == 0);
+	if (ret == 0)
+		rpl_stream_check_end(&c, &r, allow_cut);
+	assert_int_equal(seen.total, c.errors + c.warnings);
+	return seen;
+}
+
+#define XC RPL_FORMAT_LIBXC
+#define XLI RPL_FORMAT_LIBXL
+#define XL RPL_FORMAT_XL
+
+#define HVM "I3 DH S P T HP HC E"
+#define PV "I3 DP V8 S F P T SI B8 E"
+#define LIBXL "L LX " HVM " EM LE"
+#define SHOULD_BE_CLEAN RPL_RULE_NONE
+
+struct rule_case {
+	enum rpl_stream_rule rule;
+	enum rpl_stream_format format;
+	const char *words;
+	bool alone; /* no other rule may be reported */
+};
+
+static const struct rule_case clean[] = {
+	{ SHOULD_BE_CLEAN, XC, HVM }, { SHOULD_BE_CLEAN, XC, PV }, { SHOULD_BE_CLEAN, XLI, LIBXL },
+	{ SHOULD_BE_CLEAN, XLI, "L LX " PV " LE" },
+	{ SHOULD_BE_CLEAN, XC, "I2 DH P T HP HC E" }, { SHOULD_BE_CLEAN, XC, "I2 DP V8 F P T SI B8 E" },
+	{ SHOULD_BE_CLEAN, XC, "I3 DP V4 S x:0300000010000000" "00000000ff030000" "0700000000000000 P SI B4 E" },
+	{ SHOULD_BE_CLEAN, XL, "XL " LIBXL },
+	{ SHOULD_BE_CLEAN, XC, "I3 DH S P T HP HC C T HP HC C" }, /* the second checkpoint has no pages */
+	{ SHOULD_BE_CLEAN, XLI, "L LX I3 DH S P HP HC C ES EM LC P HP HC C ES EM LC" },
+	{ SHOULD_BE_CLEAN, XLI, "L LX I3 DH S P HP HC C EM LC x:0500000004000000" "0000000000000000 P HP HC C EM LC" },
+	{ SHOULD_BE_CLEAN, XLI, "L LX I3 DQ PR S P C EM LC" },
+	{ SHOULD_BE_CLEAN, XC, "I3 DH S P VF P T HP HC E" },
+};
+
+static const struct rule_case broken[] = {
+	/* xl */
+	{ RPL_RULE_XL_MAGIC, XL, "XL " LIBXL " @31=0a", true },
+	{ RPL_RULE_XL_BYTEORDER, XL, "XL " LIBXL " @32=01020304", true },
+	{ RPL_RULE_XL_FLAGS, XL, "XL " LIBXL " @36=07", true },
+	{ RPL_RULE_XL_OPTIONAL, XL, "XL " LIBXL " @44=ffffffff", true },
+	{ RPL_RULE_XL_OPTIONAL, XL, "XL " LIBXL " @44=03", true },
+	{ RPL_RULE_XL_OPTIONAL, XL, "XL " LIBXL " @48=04", true },
+	{ RPL_RULE_XL_CONFIG_NUL, XL, "XLn " LIBXL, true },
+	{ RPL_RULE_XL_CONFIG_NUL, XL, "XL " LIBXL " @53=00", true },
+	{ RPL_RULE_XL_RESERVED, XL, "XL " LIBXL " @40=01", true },
+	/* libxl */
+	{ RPL_RULE_LIBXL_IDENT, XLI, LIBXL " @7=75", true },
+	{ RPL_RULE_LIBXL_VERSION, XLI, LIBXL " @11=01", true },
+	{ RPL_RULE_LIBXL_ENDIAN, XLI, LIBXL " @15=01", true },
+	{ RPL_RULE_LIBXL_OPTIONS, XLI, LIBXL " @15=04", true },
+	{ RPL_RULE_LIBXL_TYPE, XLI, "L LX " HVM " x:0600000000000000 LE", true },
+	{ RPL_RULE_LIBXL_OPTIONAL, XLI, "L LX " HVM " x:0600008000000000 LE", true },
+	{ RPL_RULE_LIBXL_LAYER, XLI, "L LX " HVM " LX LE", true },
+	{ RPL_RULE_LIBXL_LAYER, XLI, "L LX " HVM " LC", true },
+	{ RPL_RULE_LIBXL_LAYER, XLI, "L LX I3 DH S P T HP HC C LE", true },
+	{ RPL_RULE_LIBXL_ORDER, XLI, "L LX " HVM " EM ES LE", true },
+	{ RPL_RULE_LIBXL_ORDER, XLI, "L LX " HVM " EM EM LE", true },
+	{ RPL_RULE_LIBXL_ORDER, XLI, "L ES LX " HVM " LE" },
+	{ RPL_RULE_LIBXL_EMULATOR, XLI, "L LX " PV " EM LE", true },
+	{ RPL_RULE_LIBXL_EMULATOR, XLI, "L LX " HVM " x:0300000009000000" "0300000000000000" "0100000000000000 LE", true },
+	{ RPL_RULE_LIBXL_EMULATOR, XLI, "L LX " HVM " x:0300000009000000" "0200000001000000" "0100000000000000 LE", true },
+	{ RPL_RULE_LIBXL_EMU_EMPTY, XLI, "L LX " HVM " x:0300000008000000" "0200000000000000 LE", true },
+	{ RPL_RULE_LIBXL_XENSTORE, XLI, "L LX " HVM " x:020000000a000000" "0200000000000000" "6b00000000000000 LE", true },
+	{ RPL_RULE_LIBXL_XENSTORE, XLI, "L LX " HVM " x:020000000c000000" "0200000000000000" "0000760000000000 LE", true },
+	{ RPL_RULE_LIBXL_XENSTORE, XLI, "L LX " HVM " x:020000000c000000" "0200000000000000" "2f00760000000000 LE", true },
+	{ RPL_RULE_LIBXL_XENSTORE, XLI, "L LX " HVM " x:020000000b000000" "0200000000000000" "6b00760000000000 LE", true },
+	{ RPL_RULE_LIBXL_COLO, XLI, "L LX I3 DH S P HP HC C EM LC x:0500000004000000" "0100000000000000 P HP HC C EM LC", true },
+	/* libxc headers */
+	{ RPL_RULE_IMAGE_MARKER, XC, HVM " @0=fe", true },
+	{ RPL_RULE_IMAGE_ID, XC, HVM " @8=59", true },
+	{ RPL_RULE_IMAGE_VERSION, XC, HVM " @15=01", true },
+	{ RPL_RULE_IMAGE_VERSION, XC, HVM " @15=04", true },
+	{ RPL_RULE_IMAGE_ENDIAN, XC, HVM " @17=01", true },
+	{ RPL_RULE_IMAGE_RESERVED, XC, HVM " @17=02", true },
+	{ RPL_RULE_IMAGE_RESERVED, XC, HVM " @19=01", true },
+	{ RPL_RULE_IMAGE_RESERVED, XC, HVM " @23=01", true },
+	{ RPL_RULE_DOMAIN_TYPE, XC, HVM " @24=03", true },
+	{ RPL_RULE_DOMAIN_TYPE, XC, HVM " @24=00", true },
+	{ RPL_RULE_DOMAIN_SHIFT, XC, HVM " @28=0d", true },
+	{ RPL_RULE_DOMAIN_RESERVED, XC, HVM " @30=01", true },
+	/* framing */
+	{ RPL_RULE_RECORD_LIMIT, XC, "I3 DH S x:0900000001000008", true },
+	{ RPL_RULE_RECORD_LIMIT, XC, "I3 DH S x:01000000ffffffff", true },
+	{ RPL_RULE_RECORD_LIMIT, XC, "I3 DH S x:01000080ffffffff", true },
+	{ RPL_RULE_RECORD_LENGTH, XC, "I3 DH S P T HP HC x:0000000008000000" "0000000000000000" },
+	{ RPL_RULE_RECORD_LENGTH, XC, "I3 DH S P T HP HC x:0900000000000000 E", true },
+	{ RPL_RULE_RECORD_LENGTH, XC, "I3 DH x:1000000001000000" "0000000000000000 S P T HP HC E", true },
+	{ RPL_RULE_RECORD_LENGTH, XC, "I3 DH x:1100000000000000 S P HP HC E", true },
+	{ RPL_RULE_RECORD_LENGTH, XC, "I3 DH x:1100000019000000 Z4096 @56=00" },
+	{ RPL_RULE_RECORD_PADDING, XLI, "L LX " HVM " x:0300000009000000" "0200000000000000" "0100000000000001 LE", true },
+	{ RPL_RULE_RECORD_RESERVED, XC, HVM " @60=01", true },  /* PAGE_DATA */
+	{ RPL_RULE_RECORD_RESERVED, XC, "I3 DH S P x:0a00000008000000" "0000000001000000 HC E" },
+	{ RPL_RULE_RECORD_TYPE, XC, "I3 DH S P T HP HC x:1300000000000000 E", true },
+	{ RPL_RULE_RECORD_OPTIONAL, XC, "I3 DH S P T HP HC x:1300008004000000" "0000000000000000 E", true },
+	{ RPL_RULE_RECORD_TOOLSTACK, XC, "I3 DH S P T HP HC x:0b00000000000000 E", true },
+	{ RPL_RULE_RECORD_BACKCHANNEL, XC, "I3 DH S P T HP HC x:0f00000008000000" "0000000000000000 E", true },
+	/* memory */
+	{ RPL_RULE_PAGE_COUNT, XC, "I3 DH S P T HP HC x:0100000008000000" "0000000000000000 E" },
+	{ RPL_RULE_PAGE_COUNT, XC, "I3 DH S x:0100000010000000" "0000000000000000" "0000000000000000 P T HP HC E", true },
+	{ RPL_RULE_PAGE_COUNT, XC, "I3 DH S x:0100000010000000" "ffffffff00000000" "0000000000000000 P T HP HC E", true },
+	{ RPL_RULE_PAGE_LIMIT, XC, "I3 DH S P x:0100000010400000" "0108000000000000" },
+	{ RPL_RULE_PAGE_TYPE, XC, "I3 DH S P x:0100000010000000" "0100000000000000" "0000000000000050 T HP HC E" },
+	{ RPL_RULE_PAGE_TYPE, XC, "I3 DH S P x:0100000010000000" "0100000000000000" "0000000000000080 T HP HC E" },
+	{ RPL_RULE_PAGE_LENGTH, XC, "I3 DH S P x:0100000010000000" "0100000000000000" "0000000000000000 T HP HC E" },
+	{ RPL_RULE_PAGE_LENGTH, XC, "I3 DH S P x:0100000010100000" "0100000000000000" "00000000000000f0 Z4096 T HP HC E" },
+	{ RPL_RULE_PAGE_RESERVED, XC, "I3 DH S P T HP HC E @70=f0", true },
+	{ RPL_RULE_PAGE_PFN, XC, HVM " @64=0000000000010000", true }, /* pfn 2^40 */
+	{ RPL_RULE_PAGE_PFN, XC, HVM " @64=ffffffffffff0f00", true }, /* the highest there is */
+	{ RPL_RULE_PAGE_PFN, XC, "I3 DP V8 S F x:0100000010000000" "0100000000000000" "00040000000000f0 P T SI B8 E", true },
+	{ RPL_RULE_PAGE_TABLE, XC, "I3 DH S P4 HP HC E", true },
+	{ RPL_RULE_PAGE_TABLE_LEVEL, XC, "I3 DP V4 S x:0300000010000000" "00000000ff030000" "0700000000000000 P4 SI B4 E", true },
+	{ RPL_RULE_PAGE_DUPLICATE, XC, "I3 DH S P x:0100000018000000" "0200000000000000" "05000000000000f0"
+				       "05000000000000f0 T HP HC E", true },
+	/* order */
+	{ RPL_RULE_ORDER_STATIC, XC, "I3 DH P T HP HC E", true },
+	{ RPL_RULE_ORDER_STATIC, XC, "I3 DH S S P T HP HC E", true },
+	{ RPL_RULE_ORDER_STATIC_REC, XC, "I3 DH S x:1200000010000000" "ce00000000000000" "0000000000000000 P T HP HC E", true },
+	{ RPL_RULE_ORDER_STATIC_REC, XC, "I3 DH x:1200000010000000" "ce00000000000000" "0000000000000000 x:1200000010000000"
+					 "ce00000000000000" "0000000000000000 S P T HP HC E", true },
+	{ RPL_RULE_ORDER_V2, XC, "I2 DH S P T HP HC E", true },
+	{ RPL_RULE_ORDER_PV_INFO, XC, "I3 DP S F P SI B8 E" },
+	{ RPL_RULE_ORDER_PV_INFO, XC, "I3 DP V8 V8 S F P SI B8 E", true },
+	{ RPL_RULE_ORDER_P2M, XC, "I3 DP V8 S P SI B8 E", true },
+	{ RPL_RULE_ORDER_P2M, XC, "I3 DP V8 S F F P SI B8 E", true },
+	{ RPL_RULE_ORDER_TAIL, XC, "I3 DH S P T P HP HC E", true },
+	{ RPL_RULE_ORDER_TAIL_ONCE, XC, "I3 DH S P T T HP HC E", true },
+	{ RPL_RULE_ORDER_TAIL_ONCE, XC, "I3 DH S P HC HC E", true },
+	{ RPL_RULE_ORDER_TAIL_ONCE, XC, "I3 DP V8 S F P SI SI B8 E", true },
+	{ RPL_RULE_ORDER_TAIL_ONCE, XC, "I3 DH S P HP HP HC E" },
+	{ RPL_RULE_ORDER_PARAMS, XC, "I3 DH S P T HC HP E", true },
+	{ RPL_RULE_ORDER_VERIFY, XC, "I3 DH S VF P T HP HC E", true },
+	{ RPL_RULE_ORDER_VERIFY, XC, "I3 DH S P VF P VF P T HP HC E", true },
+	{ RPL_RULE_ORDER_CHECKPOINT, XC, "I3 DH S P HP HC C P HP HC E", true },
+	{ RPL_RULE_GUEST_RECORD, XC, "I3 DH S P SI HP HC E", true },
+	{ RPL_RULE_GUEST_RECORD, XC, "I3 DP V8 S F P HP SI B8 E", true },
+	/* contents */
+	{ RPL_RULE_PV_WIDTH, XC, "I3 DP x:0200000008000000" "0803000000000000 S F P SI B8 E", true },
+	{ RPL_RULE_PV_INFO_LONG, XC, "I3 DP x:0200000010000000" "0804000000000000" "0000000000000000 S F P SI B8 E", true },
+	{ RPL_RULE_P2M_RANGE, XC, "I3 DP V8 S x:0300000010000000" "01000000" "00000000" "0000000000000000 SI B8 P E" },
+	{ RPL_RULE_P2M_FRAMES, XC, "I3 DP V8 S x:0300000010000000" "00000000" "ff030000" "0000000000000000 P SI B8 E", true },
+	{ RPL_RULE_P2M_FRAMES, XC, "I3 DP V8 S x:0300000010000000" "00000000" "ff010000" "0002000000000000 P SI B8 E", true },
+	{ RPL_RULE_VCPU_ID, XC, "I3 DP V8 S F P SI B8 B8 E", true },
+	{ RPL_RULE_VCPU_ID, XC, "I3 DP V8 S F P SI B8 x:0600000018000000" "0020000000000000" "0000000000000000"
+				"0000000000000000 E", true },
+	{ RPL_RULE_VCPU_BASIC, XC, "I3 DP V8 S F P SI B4 E", true },
+	{ RPL_RULE_VCPU_BASIC, XC, "I3 DP V4 S x:0300000010000000" "00000000ff030000" "0700000000000000 P SI B8 E", true },
+	{ RPL_RULE_VCPU_NO_BASIC, XC, "I3 DP V8 S F P SI B8 x:0600000018000000" "0100000000000000" "0000000000000000"
+				      "0000000000000000 E", true },
+	{ RPL_RULE_VCPU_XSAVE, XC, "I3 DP V8 S F P SI B8 x:0600000010000000" "0000000000000000" "0000000000000000 E", true },
+	{ RPL_RULE_VCPU_EMPTY, XC, "I3 DP V8 S F P SI B8 x:0600000008000000" "0000000000000000 E", true },
+	{ RPL_RULE_VCPU_MSRS, XC, "I3 DP V8 S F P SI B8 x:0c00000018000000" "0000000000000000" "0100000001000000"
+				  "0000000000000000 E", true },
+	{ RPL_RULE_TSC_MODE, XC, "I3 DH S P x:0800000018000000" "0300000001000000" "0000000000000000" "0000000000000000"
+				 " HP HC E", true },
+	{ RPL_RULE_HVM_PARAM_COUNT, XC, "I3 DH S P x:0a00000018000000" "0200000000000000" "0100000000000000"
+					"0100000000000000 HC E", true },
+	{ RPL_RULE_HVM_PARAM_COUNT, XC, "I3 DH S P x:0a00000009000000" "0000000000000000" "0000000000000000 HC E", true },
+	{ RPL_RULE_HVM_PARAM_EMPTY, XC, "I3 DH S P x:0a00000008000000" "0000000000000000 HC E", true },
+	{ RPL_RULE_HVM_PARAM, XC, "I3 DH S P x:0a00000018000000" "0100000000000000" "0000000000000000"
+				  "0100000000000000 HC E", true },
+	{ RPL_RULE_HVM_PARAM, XC, "I3 DH S P x:0a00000028000000" "0200000000000000" "0100000000000000" "0100000000000000"
+				  "0100000000000000" "0100000000000000 HC E", true },
+	{ RPL_RULE_HVM_PARAM, XC, "I3 DH S P x:0a00000018000000" "0100000000000000" "ffffffffffffffff"
+				  "0100000000000000 HC E", true },
+	{ RPL_RULE_HVM_CONTEXT, XC, "I3 DH S P HP x:0900000008000000" "0000000000000000 E", true },
+	{ RPL_RULE_HVM_CONTEXT, XC, "I3 DH S P HP x:0900000004000000" "0100000000000000 E", true },
+	{ RPL_RULE_HVM_CONTEXT, XC, "I3 DH S P HP HC E @4216=87", true },
+	{ RPL_RULE_HVM_CONTEXT_SIZE, XC, "I3 DH S P HP x:0900000031000000" "0100000018000000" "8612385401000000"
+					 "0000000000000000" "0000000000000000" "0a00000001000000" "00" "0000000000000000"
+					 "00000000000000 E", true },
+	{ RPL_RULE_CPUID_POLICY, XC, "I3 DH x:1100000030000000" "00000000ffffffff" "0000000000000000" "0000000000000000"
+				     "00000000ffffffff" "0000000000000000" "0000000000000000 S P HP HC E", true },
+	{ RPL_RULE_MSR_POLICY, XC, "I3 DH x:1200000010000000" "ce00000001000000" "0000000000000000 S P HP HC E", true },
+	{ RPL_RULE_MSR_POLICY, XC, "I3 DH x:1200000020000000" "ce00000000000000" "0000000000000000" "ce00000000000000"
+				   "0000000000000000 S P HP HC E", true },
+	{ RPL_RULE_PRODUCER, XLI, "L LX I3 DQ PR PR S P C EM LC", true },
+	{ RPL_RULE_PRODUCER, XLI, "L LX I3 DQ S PR P C EM LC", true },
+	{ RPL_RULE_PRODUCER, XLI, "L LX I3 DQ PR S P C EM LC @72=02", true },
+	{ RPL_RULE_PRODUCER, XLI, "L LX I3 DQ PR S P C EM LC @80=01", true },
+	/* completeness */
+	{ RPL_RULE_TAIL_MISSING, XC, "I3 DH S P T HP E", true },
+	{ RPL_RULE_TAIL_MISSING, XC, "I3 DP V8 S F P B8 E", true },
+	{ RPL_RULE_TAIL_MISSING, XC, "I3 DP V8 S F P SI E", true },
+	{ RPL_RULE_TAIL_MISSING, XC, "I3 DH S P HP HC C P C" },
+	{ RPL_RULE_TAIL_MISSING, XLI, "L LX I3 DQ PR S P C LC", true },
+	{ RPL_RULE_MEMORY_MISSING, XC, "I3 DH S T HP HC E", true },
+	{ RPL_RULE_EMULATOR_MISSING, XLI, "L LX I3 DH S P HP HC C EM LC P HP HC C LC", true },
+	{ RPL_RULE_ENDING, XC, "I3 DH S P T HP HC", true },
+	{ RPL_RULE_ENDING, XC, "I3 DH S P HP HC C P", true },
+	{ RPL_RULE_ENDING, XLI, "L LX I3 DH S P HP HC C", true },
+	{ RPL_RULE_ENDING, XLI, "L LX " HVM, true },
+	{ RPL_RULE_ENDING, XLI, "L", true },
+	{ RPL_RULE_TRAILING, XC, HVM " x:00", true },
+	{ RPL_RULE_TRAILING, XLI, LIBXL " x:00", true },
+	{ RPL_RULE_LEGACY, RPL_FORMAT_LEGACY, "x:0010000000000000", true },
+};
+
+static void good_streams_are_clean(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(clean); i++) {
+		struct seen s = judge(clean[i].format, build(clean[i].words), false);
+
+		if (s.total)
+			fail_msg("'%s': %s", clean[i].words, s.first);
+	}
+}
+
+static void each_broken_rule_is_found(void **state)
+{
+	unsigned failed = 0;
+
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(broken); i++) {
+		const struct rule_case *b = &broken[i];
+		const char *name = rpl_stream_rule_def(b->rule)->name;
+		struct seen s = judge(b->format, build(b->words), false);
+
+		if (s.count[b->rule] && (!b->alone || s.total == s.count[b->rule]))
+			continue;
+		failed++;
+		print_message("%s: '%s': expected %sit, %" PRIu64 " findings, the first is %s\n", name, b->words,
+			      b->alone ? "only " : "", s.total, s.total ? s.first : "none");
+	}
+	assert_int_equal(failed, 0);
+}
+
+/* Rules whose broken streams are too big for the table, or which need a library that the checker does without:
+ * page-batch below; xl-config-json and digest in tests/unit/stream-commands. */
+static void no_rule_is_without_a_case(void **state)
+{
+	bool covered[RPL_RULES] = { [RPL_RULE_NONE] = true, [RPL_RULE_PAGE_BATCH] = true, [RPL_RULE_PAGE_PTE] = true,
+				    [RPL_RULE_XL_CONFIG_JSON] = true, [RPL_RULE_DIGEST] = true };
+
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(broken); i++)
+		covered[broken[i].rule] = true;
+	for (unsigned i = 0; i < RPL_RULES; i++)
+		if (!covered[i])
+			fail_msg("rule %s has no case", rpl_stream_rule_def((enum rpl_stream_rule)i)->name);
+}
+
+static void batches_above_1024_are_remarked(void **state)
+{
+	struct rpl_out o = rpl_out(stream, sizeof(stream));
+	size_t len = build("I3 DH S");
+	struct seen s;
+
+	(void)state;
+	o.len = len;
+	rpl_stream_put_record_head(&o, RPL_LIBXC_PAGE_DATA, 8 + 8 * 1025);
+	rpl_out_le64(&o, 1025);
+	for (uint64_t i = 0; i < 1025; i++)
+		rpl_out_le64(&o, rpl_desc(i, RPL_PAGE_XTAB));
+	put_params(&o);
+	put_hvm_context(&o);
+	rpl_stream_put_record(&o, RPL_LIBXC_END, NULL, 0);
+	s = judge(XC, o.len, false);
+	assert_int_equal(s.total, 1);
+	assert_int_equal(s.count[RPL_RULE_PAGE_BATCH], 1);
+}
+
+/* One page table, one entry after the other: only what resolves within the p2m (1024 pfns) passes. */
+static void page_table_entries_must_resolve(void **state)
+{
+	static const struct { unsigned type; uint64_t entry; bool good; } cases[] = {
+		{ 1, 0x3ff067, true },    { 1, 0x400067, false },    { 1, 0x400066, true },
+		{ 1, 0x3ff0e7, true },    { 2, 0x3ff0e7, false },    { 9, 0x8000000000400067, false },
+		{ 12, 0x80000000003ff067, true }, { 4, 0x000ffffffffff001, false }, { 0, 0x000ffffffffff001, true },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
+		static uint64_t page[512];
+		const void *where = page;
+		uint64_t desc = rpl_desc(3, cases[i].type);
+		struct rpl_out o = rpl_out(stream, sizeof(stream));
+		struct seen s;
+
+		o.len = build("I3 DP V8 S F");
+		page[511] = cases[i].entry;
+		rpl_stream_put_page_data(&o, &desc, 1, &where);
+		put_shared(&o);
+		put_vcpu(&o, RPL_LIBXC_X86_PV_VCPU_BASIC, RPL_PV_BASIC_64);
+		rpl_stream_put_record(&o, RPL_LIBXC_END, NULL, 0);
+		s = judge(XC, o.len, false);
+		assert_int_equal(s.total, cases[i].good ? 0 : 1);
+		assert_int_equal(s.count[RPL_RULE_PAGE_PTE], s.total);
+	}
+}
+
+static void a_cut_is_accepted_on_request(void **state)
+{
+	size_t len = build("L LX I3 DH S P HP HC C EM LC P HP");
+
+	(void)state;
+	assert_int_equal(judge(XLI, len, false).count[RPL_RULE_ENDING], 1);
+	assert_int_equal(judge(XLI, len, true).total, 0);
+	len = build("L LX I3 DH S P HP HC C EM");
+	assert_int_equal(judge(XLI, len, true).count[RPL_RULE_ENDING], 1); /* no complete one before */
+}
+
+/* Cut anywhere: a plain stream is never clean, a checkpointed one exactly behind its checkpoints. */
+static void every_truncation_is_found(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(clean); i++) {
+		size_t len = build(clean[i].words);
+		unsigned ends = 0, checkpoints = 0;
+
+		for (const char *w = clean[i].words; w; w = strchr(w + 1, ' '))
+			checkpoints += is(w + (*w == ' '), clean[i].format == XC ? "C" : "LC") ||
+				       strncmp(w, " x:05", 5) == 0; /* nor does CHECKPOINT_STATE begin one */
+		for (size_t cut = 0; cut < len; cut++)
+			ends += judge(clean[i].format, cut, false).total == 0;
+		assert_int_equal(ends, checkpoints ? checkpoints - 1 : 0);
+	}
+}
+
+/* A bit flipped anywhere in headers and records must be refused or found, or lie in a value that any value fits:
+ * those bytes are listed, as replicad-stream(7) lists them. */
+struct free_bytes {
+	size_t from, to; /* [from, to) */
+	const char *what;
+};
+
+static bool bit_is_free(const struct free_bytes *f, size_t n, size_t byte)
+{
+	for (size_t i = 0; i < n; i++)
+		if (byte >= f[i].from && byte < f[i].to)
+			return true;
+	return false;
+}
+
+static void every_flipped_bit_is_found_or_is_a_value(void **state)
+{
+	static const struct free_bytes values[] = {
+		{ 32, 40, "Xen version" }, { 64, 69, "pfn below 2^40" }, { 72, 72 + 4096, "page contents" },
+		{ 4168 + 8, 4168 + 28, "TSC mode 0-2, kHz, nanoseconds, incarnation" },
+		{ 4200 + 16, 4200 + 17, "HVM parameter index, of those that travel" }, { 4200 + 24, 4200 + 32, "HVM parameter value" },
+		{ 4232 + 24, 4232 + 40, "HVM header: changeset, CPUID, frequency" },
+	};
+	size_t len = build(HVM);
+	unsigned missed = 0, free_bits = 0;
+
+	(void)state;
+	for (size_t bit = 0; bit < len * 8; bit++) {
+		struct seen s;
+
+		if (bit / 8 >= 72 && bit / 8 < 72 + 4096 && bit / 8 != 100)
+			continue; /* one byte stands for the page */
+		stream[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		s = judge(XC, len, false);
+		stream[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		if (s.total)
+			continue;
+		if (bit_is_free(values, RPL_ARRAY_LEN(values), bit / 8)) {
+			free_bits++;
+			continue;
+		}
+		print_message("byte %zu bit %zu: nothing found\n", bit / 8, bit % 8);
+		missed++;
+	}
+	assert_int_equal(missed, 0);
+	assert_true(free_bits > 100);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(good_streams_are_clean),
+		cmocka_unit_test(each_broken_rule_is_found),
+		cmocka_unit_test(no_rule_is_without_a_case),
+		cmocka_unit_test(batches_above_1024_are_remarked),
+		cmocka_unit_test(page_table_entries_must_resolve),
+		cmocka_unit_test(a_cut_is_accepted_on_request),
+		cmocka_unit_test(every_truncation_is_found),
+		cmocka_unit_test(every_flipped_bit_is_found_or_is_a_value),
+	};
+
+	if (argc > 1 && strcmp(argv[1], "--list") == 0) { /* for the check of the manual page */
+		for (unsigned i = RPL_RULE_NONE + 1; i < RPL_RULES; i++) {
+			const struct rpl_stream_rule_def *d = rpl_stream_rule_def((enum rpl_stream_rule)i);
+
+			(void)printf("%s\t%d\t%s\n", d->name, d->severity, d->text);
+		}
+		return 0;
+	}
+	return cmocka_run_group_tests_name("stream_rules", tests, NULL, NULL);
+}
