@@ -122,13 +122,15 @@ static void cmd_status(struct rpl_agent *a, uint64_t id, const json_t *request)
 {
 	struct rpl_err err;
 	const char *vm = rpl_request_string(request, "vm", "", &err);
+	const struct rpl_ward *named;
 	struct gather *g;
 
 	if (!vm) {
 		rpl_server_error(a->server, id, RPL_CE_bad_request, err.msg);
 		return;
 	}
-	if (vm[0] && !rpl_ward_find(a, vm)) {
+	named = vm[0] ? rpl_ward_find(a, vm) : NULL;
+	if (vm[0] && (!named || !rpl_ward_shown(named))) {
 		(void)rpl_fail(&err, -ENOENT, "there is no VM '%.60s' here: no [vm] section, and nothing runs", vm);
 		rpl_server_error(a->server, id, RPL_CE_not_found, err.msg);
 		return;

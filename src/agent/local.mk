@@ -20,3 +20,7 @@ TESTS += tests/unit/conf
 tests_unit_conf_SOURCES = tests/unit/conf.c
 tests_unit_conf_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_conf_LDADD = src/agent/libconf.la src/base/libbase.la $(CMOCKA_LIBS)
+
+agent_tests = tests/agent/test_agent.py
+TESTS += $(agent_tests)
+EXTRA_DIST += $(agent_tests) tests/agent/harness.py tests/agent/fake_keeper.py

@@ -48,6 +48,25 @@ static json_t *peer_json(const struct rpl_conf *c, const struct rpl_conf_vm *vm)
 	return json_pack("{s:s, s:s, s:s}", "name", p ? p->name : host, "address", text, "identity", p ? p->identity : "");
 }
 
+/* Whole or not at all, but not through a power failure: run_dir does not outlive one, and a keeper that has to be started
+ * again within moments should not wait for a disk. */
+static int replace_file(const char *path, const char *text, struct rpl_err *err)
+{
+	RPL_AUTO_FD int fd = -1;
+	char tmp[PATH_MAX];
+	int r = rpl_path(tmp, sizeof(tmp), err, "%s.new", path);
+
+	if (r < 0)
+		return r;
+	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return rpl_fail_errno(err, errno, "create %s", tmp);
+	r = rpl_write_full(fd, text, strlen(text));
+	if (r == 0 && rename(tmp, path) < 0)
+		r = -errno;
+	return r < 0 ? rpl_fail_errno(err, -r, "write %s", path) : 0;
+}
+
 int rpl_spawn_write_conf(const struct rpl_agent *a, const struct rpl_conf_vm *vm, const char *dir, const char *role,
 			 unsigned restarts, struct rpl_err *err)
 {
@@ -67,7 +86,7 @@ int rpl_spawn_write_conf(const struct rpl_agent *a, const struct rpl_conf_vm *vm
 	if (!text)
 		return rpl_fail(err, -ENOMEM, "[vm %s]: no memory for %s", vm->name, RPL_KEEPER_CONF);
 	r = rpl_path(path, sizeof(path), err, "%s/%s", dir, RPL_KEEPER_CONF);
-	return r < 0 ? r : rpl_write_file_durably(path, text, strlen(text), 0600, err);
+	return r < 0 ? r : replace_file(path, text, err);
 }
 
 /* In the child: nothing of the agent's but stdin, and stderr for the log. */

@@ -287,15 +287,6 @@ static int launch(struct rpl_ward *w, struct rpl_err *err)
 	return 0;
 }
 
-int rpl_ward_start(struct rpl_ward *w, const char *role, struct rpl_err *err)
-{
-	if (w->keeper != RPL_WARD_NONE)
-		return 0;
-	(void)snprintf(w->role, sizeof(w->role), "%s", role);
-	w->failures = w->restarts = 0;
-	return launch(w, err);
-}
-
 /* The directory of a keeper that is gone on purpose. Files of others are left, and with them the directory. */
 static void remove_dir(const char *dir)
 {
@@ -316,6 +307,22 @@ static void reset(struct rpl_ward *w)
 	(void)snprintf(w->state, sizeof(w->state), "IDLE");
 	json_decref(w->status);
 	w->status = NULL;
+}
+
+int rpl_ward_start(struct rpl_ward *w, const char *role, struct rpl_err *err)
+{
+	int r;
+
+	if (w->keeper != RPL_WARD_NONE)
+		return 0;
+	(void)snprintf(w->role, sizeof(w->role), "%s", role);
+	w->failures = w->restarts = 0;
+	r = launch(w, err);
+	if (r < 0) {
+		remove_dir(w->dir);
+		reset(w);
+	}
+	return r;
 }
 
 /* What the keeper said last: the reason of its end, most often. */

@@ -108,40 +108,43 @@ int rpl_cli_program_dir(char *buf, size_t size)
 	return 0;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
+	static char help_option[] = "--help";
 	const struct command *c;
-	const char *first = argc > 1 ? argv[1] : "";
-	int r;
 
 	if (argc < 2) {
 		help(stderr);
 		return RPL_EXIT_USAGE;
 	}
-	if (strcmp(first, "--version") == 0 || strcmp(first, "-V") == 0) {
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
 		(void)printf("replicad %s\n", PACKAGE_VERSION);
 		return RPL_EXIT_DONE;
 	}
-	if (strcmp(first, "--help") == 0 || strcmp(first, "-h") == 0 || (strcmp(first, "help") == 0 && argc == 2)) {
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || (strcmp(argv[1], "help") == 0 && argc == 2)) {
 		help(stdout);
 		return RPL_EXIT_DONE;
 	}
-	if (strcmp(first, "help") == 0) { /* `replicad help status` is `replicad status --help` */
+	if (strcmp(argv[1], "help") == 0) { /* `replicad help status` is `replicad status --help` */
 		argv[1] = argv[2];
-		argv[2] = (char[]){ "--help" };
+		argv[2] = help_option;
 		argc = 3;
-		first = argv[1];
 	}
-	c = find_command(first);
+	c = find_command(argv[1]);
 	if (!c) {
-		(void)fprintf(stderr, "replicad: '%s' is no command of replicad; see `replicad --help`\n", first);
+		(void)fprintf(stderr, "replicad: '%s' is no command of replicad; see `replicad --help`\n", argv[1]);
 		return RPL_EXIT_USAGE;
 	}
 	optind = 0; /* glibc: start anew for the command's own options */
-	r = c->fn(argc - 1, argv + 1);
-	if (fflush(stdout) == EOF || ferror(stdout)) {
-		(void)fprintf(stderr, "replicad %s: write to standard output: %s\n", first, strerror(errno));
-		return r == RPL_EXIT_DONE ? RPL_EXIT_FAILED : r;
-	}
-	return r;
+	return c->fn(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+	int status = run(argc, argv);
+
+	if (fflush(stdout) != EOF && !ferror(stdout))
+		return status;
+	(void)fprintf(stderr, "replicad: write to standard output: %s\n", strerror(errno));
+	return status == RPL_EXIT_DONE ? RPL_EXIT_FAILED : status;
 }

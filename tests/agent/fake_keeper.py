@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 
 MESSAGE_MAX = 64 * 1024
 WORK_S = 0.05
@@ -39,7 +40,7 @@ class Keeper:
         self.listener.listen(8)
         self.selector.register(self.listener, selectors.EVENT_READ)
         self.path = path
-        self.later = []  # functions for the next idle moments
+        self.later = []  # (when, function)
 
     def status(self):
         return {"vm": self.vm, "uuid": self.conf["config"]["uuid"], "role": self.role, "state": self.state, "links": self.links,
@@ -68,16 +69,19 @@ class Keeper:
         os.unlink(self.path)
         sys.exit(0)
 
+    def soon(self, what):
+        self.later.append((time.monotonic() + WORK_S, what))
+
     def protect(self, conn, ident):
         if self.vm.startswith("refuse"):
             self.send(conn, {"id": ident, "ok": False, "error": {"code": "refused", "message": "the guest has a vhost-user device"}})
             return
         self.send(conn, {"id": ident, "ok": True})
         if self.vm.startswith("late"):
-            self.later.append(lambda: self.tell("refused", reason="the backup has no standby for it"))
+            self.soon(lambda: self.tell("refused", reason="the backup has no standby for it"))
         elif self.state == "IDLE":
             self.become("P_SYNC", "asked to")
-            self.later.append(lambda: self.become("P_PROTECTED", "armed"))
+            self.soon(lambda: self.become("P_PROTECTED", "armed"))
 
     def link(self, fds):
         self.links += 1
@@ -125,15 +129,15 @@ class Keeper:
 
     def run(self):
         while True:
-            ready = self.selector.select(WORK_S)
+            ready = self.selector.select(max(0, self.later[0][0] - time.monotonic()) if self.later else None)
             for key, _ in ready:
                 if key.fileobj is self.listener:
                     conn, _ = self.listener.accept()
                     self.selector.register(conn, selectors.EVENT_READ)
                 else:
                     self.on_readable(key.fileobj)
-            if not ready and self.later:
-                self.later.pop(0)()
+            if self.later and time.monotonic() >= self.later[0][0]:
+                self.later.pop(0)[1]()
 
 
 def main():
