@@ -23,3 +23,23 @@ tests_unit_mover_SOURCES = tests/unit/mover.c tests/lib/mover_rig.c
 tests_unit_mover_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_mover_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_mover_LDADD = src/engine/libmovermsg.la src/replica/libreplica.la src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
+
+noinst_HEADERS += tests/lib/raw_peer.h
+check_PROGRAMS += tests/unit/mover_hostile
+TESTS += tests/unit/mover_hostile
+tests_unit_mover_hostile_SOURCES = tests/unit/mover_hostile.c tests/lib/mover_rig.c tests/lib/raw_peer.c
+tests_unit_mover_hostile_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_mover_hostile_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_mover_hostile_LDADD = src/engine/libmovermsg.la src/link/libwire.la src/stream/libstream.la src/base/libbase.la \
+	$(CMOCKA_LIBS)
+
+check_PROGRAMS += tests/unit/sandbox tests/unit/arena
+TESTS += tests/unit/sandbox tests/unit/arena
+tests_unit_sandbox_SOURCES = tests/unit/sandbox.c
+tests_unit_sandbox_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_sandbox_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_sandbox_LDADD = src/engine/libengine.la src/base/libbase.la $(SECCOMP_LIBS) $(CAPNG_LIBS) $(CMOCKA_LIBS)
+tests_unit_arena_SOURCES = tests/unit/arena.c
+tests_unit_arena_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_arena_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_arena_LDADD = src/engine/libengine.la src/base/libbase.la $(CMOCKA_LIBS)
