@@ -3,6 +3,8 @@
  * Started by a keeper with a socket as descriptor 0 (mover.h). It configures itself from the first message, gives up
  * every privilege (sandbox.h), says READY, and serves until the socket closes.
  */
+#include <config.h>
+
 #include "engine.h"
 
 #include <errno.h>
