@@ -33,3 +33,8 @@ tests_fuzz_fuzz_relay_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_fuzz_fuzz_relay_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_relay_LDADD = netbuf/librelay.la netbuf/libnetbuf.la src/base/libbase.la
 EXTRA_DIST += tests/fuzz/corpus/relay
+
+# a benchmark: built with the tests, run by hand
+check_PROGRAMS += tests/bench/relay
+tests_bench_relay_SOURCES = tests/bench/relay.c
+tests_bench_relay_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(EV_LIBS)

@@ -37,6 +37,7 @@
 
 #define BATCH 32
 #define DRAIN_BATCHES_MAX 4096 /* a paused guest's sockets are empty long before */
+#define PUMP_FRAMES 64 /* at a time: a seal, for which a guest stands paused, must not wait for a whole epoch to leave */
 #define OUT_RETRY_MS 1
 #define OUT_STALL_MS 1000
 #define PEER_CHECK_MS 100
@@ -201,11 +202,12 @@ static int way_send(struct way *w, struct mmsghdr *msg, unsigned count)
 
 /* ---- out */
 
-static void start_retry(struct rpl_relay_io *io)
+/* Pump again, after the loop has looked at everything else. */
+static void start_retry(struct rpl_relay_io *io, unsigned delay_ms)
 {
 	if (ev_is_active(&io->retry))
 		return;
-	ev_timer_set(&io->retry, OUT_RETRY_MS / 1000.0, 0);
+	ev_timer_set(&io->retry, delay_ms / 1000.0, 0);
 	ev_timer_start(io->loop, &io->retry);
 }
 
@@ -249,12 +251,17 @@ static int send_outside(struct port *p, struct iovec *piece, int pieces)
 void rpl_relay_io_pump(struct rpl_relay_io *io)
 {
 	struct iovec piece[2];
+	unsigned sent = 0;
 	uint32_t port;
 	int pieces;
 
 	while ((pieces = rpl_hold_next(io->hold, piece, &port)) > 0) {
+		if (sent++ == PUMP_FRAMES) {
+			start_retry(io, 0);
+			return;
+		}
 		if (send_outside(io->port[port], piece, pieces) < 0) {
-			start_retry(io);
+			start_retry(io, OUT_RETRY_MS);
 			return;
 		}
 		rpl_hold_pop(io->hold);
@@ -284,7 +291,7 @@ static void take_frame(struct port *p, void *frame, size_t len, bool cut)
 		return;
 	if (send_outside(p, &piece, 1) < 0) {
 		(void)rpl_hold_keep(io->hold, p->index, frame, len);
-		start_retry(io);
+		start_retry(io, OUT_RETRY_MS);
 	}
 }
 
