@@ -5,10 +5,27 @@ src_stream_libstream_la_SOURCES = src/stream/format.c src/stream/write.c src/str
 	src/stream/check.c src/stream/check_body.c src/stream/check.h \
 	src/stream/convert.c src/stream/legacy.c
 src_stream_libstream_la_CFLAGS = $(AM_CFLAGS) -Wconversion
-pkginclude_HEADERS = include/replicad/stream.h include/replicad/stream_format.h include/replicad/stream_rules.h \
+pkginclude_HEADERS = include/replicad/err.h include/replicad/cur.h include/replicad/stream.h include/replicad/stream_format.h include/replicad/stream_rules.h \
 	include/replicad/stream_write.h include/replicad/stream_read.h \
 	include/replicad/stream_hvm.h include/replicad/stream_check.h \
 	include/replicad/stream_convert.h
+
+# The same for everybody: libreplicad-stream(3). Its ABI is compared by tests/unit/stream-library; a change there means a
+# new -version-info.
+lib_LTLIBRARIES += libreplicad-stream.la
+libreplicad_stream_la_SOURCES =
+libreplicad_stream_la_LIBADD = src/stream/libstream.la src/base/libbase.la
+libreplicad_stream_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined -Wl,-z,relro -Wl,-z,now \
+	-export-symbols-regex '^rpl_(stream|hvm|legacy)_'
+pkgconfig_DATA += libreplicad-stream.pc
+CLEANFILES += libreplicad-stream.pc
+libreplicad-stream.pc: Makefile
+	$(AM_V_GEN)printf '%s\n' 'prefix=$(prefix)' 'libdir=$(libdir)' 'includedir=$(includedir)' '' \
+		'Name: libreplicad-stream' 'Description: Xen migration v2 streams: read, write, verify, convert' \
+		'Version: $(PACKAGE_VERSION)' 'Libs: -L$${libdir} -lreplicad-stream' 'Cflags: -I$${includedir}' > $@
+dist_man_MANS += man/libreplicad-stream.3
+TESTS += tests/unit/stream-library
+EXTRA_DIST += tests/unit/stream-library tests/unit/stream_library.c tests/data/libreplicad-stream.abi
 
 noinst_HEADERS += tests/lib/stream_make.h
 check_PROGRAMS += tests/unit/wire_stream
