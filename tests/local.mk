@@ -9,6 +9,7 @@ include tests/demo/local.mk
 # Tests that need root or real QEMU: scripts, run by ./run-tests one after the other, 77 = skipped. One a line.
 FLOW_TESTS = \
 	tests/flow/guest-checkpoint \
+	tests/flow/guest-refusals \
 	tests/flow/demo-guest \
 	tests/flow/netbuf-relay
 EXTRA_DIST += $(FLOW_TESTS) tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh .ci/run

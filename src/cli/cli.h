@@ -23,6 +23,8 @@
 	X(events, "what happened")                                              \
 	X(agent, "the daemon; check or show its configuration")                 \
 	X(demo, "watch a real VM survive the death of its host")            \
+	X(doctor, "would protection be refused, and what mends it")             \
+	X(qemu_args, "the arguments that a QEMU guest's standby needs")         \
 	X(stream, "verify, show or convert a Xen save file or migration stream")
 
 #define RPL_COMMAND_NAME_MAX 16

@@ -4,10 +4,10 @@ src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/memory.c src/guest
 src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c \
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
 	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_memory.c \
-	src/guest/note.c src/guest/procmem.c src/guest/uffd.c
+	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c
 src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 src_guest_libguest_la_LIBADD = $(JANSSON_LIBS) $(EV_LIBS)
-noinst_HEADERS += src/guest/memory_impl.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
+noinst_HEADERS += include/replicad/qemu.h src/guest/memory_impl.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
 	src/guest/qmp_parse.h src/guest/qmp.h src/guest/qemu_impl.h src/guest/qemu_facts.h src/guest/note.h \
 	src/guest/procmem.h src/guest/uffd.h src/guest/inject.h
 

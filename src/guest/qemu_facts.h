@@ -62,6 +62,10 @@ void qemu_facts_fini(struct qemu_facts *facts);
 int qemu_inspect(const char *vm, const struct qemu_facts *facts, bool any_netdev, struct rpl_guest_info *ret,
 		 struct qemu_ram *ret_ram, struct rpl_err *err);
 
+/* The same checks, all of them, with a verdict each: r is 0 or what it is refused with. For `doctor`. */
+typedef void qemu_verdict_fn(void *arg, const char *name, int r, const char *sentence, const char *mend);
+void qemu_examine(const char *vm, const struct qemu_facts *facts, bool any_netdev, qemu_verdict_fn *fn, void *arg);
+
 /* ---- parts of it, for tests */
 
 /* The frames of RAM `name` from `info mtree -f`; `bytes` is the backend's size. */

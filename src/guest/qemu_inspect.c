@@ -264,47 +264,119 @@ static int describe(const struct qemu_facts *f, struct rpl_guest_info *info, str
 	return rpl_fail(err, r, "%s", first.msg);
 }
 
-static int inspect(const char *vm, const struct qemu_facts *f, bool any_netdev, struct rpl_guest_info *info,
-		   struct qemu_ram *ram, struct rpl_err *err)
-{
-	struct version v = version_of(f);
-	bool flash_ro;
-	int r;
+/* ---- the checks, in the order in which they are made; later ones use what earlier ones found */
 
-	r = check_version(&v, err);
-	if (r == 0)
-		r = get_uuid(f, &info->uuid, err);
-	if (r == 0)
-		r = get_machine(f, info->machine, sizeof(info->machine), err);
-	if (r == 0)
-		r = get_ram(f, ram, &info->ram_bytes, err);
-	if (r == 0)
-		r = check_disks(vm, f, &flash_ro, err);
-	if (r == 0)
-		r = qemu_check_ramblocks(text_of(f, QF_RAMBLOCK), ram->id, flash_ro, err);
-	if (r == 0)
-		r = qemu_check_network(text_of(f, QF_NETWORK), v.major, any_netdev, err);
-	if (r == 0)
-		r = qemu_layout(text_of(f, QF_MTREE), ram->id, info->ram_bytes, &info->layout, err);
-	if (r < 0)
-		return r;
-	(void)snprintf(info->producer, sizeof(info->producer), "QEMU %u.%u.%u", v.major, v.minor, v.micro);
-	info->running = json_is_true(json_object_get(f->fact[QF_STATUS], "running"));
-	return describe(f, info, err);
+struct subject {
+	const char *vm;
+	const struct qemu_facts *f;
+	bool any_netdev, flash_ro;
+	struct version v;
+	struct rpl_guest_info info;
+	struct qemu_ram ram;
+};
+
+static int look_version(struct subject *s, struct rpl_err *err)
+{
+	s->v = version_of(s->f);
+	(void)snprintf(s->info.producer, sizeof(s->info.producer), "QEMU %u.%u.%u", s->v.major, s->v.minor, s->v.micro);
+	s->info.running = json_is_true(json_object_get(s->f->fact[QF_STATUS], "running"));
+	return check_version(&s->v, err);
+}
+
+static int look_uuid(struct subject *s, struct rpl_err *err)
+{
+	return get_uuid(s->f, &s->info.uuid, err);
+}
+
+static int look_machine(struct subject *s, struct rpl_err *err)
+{
+	return get_machine(s->f, s->info.machine, sizeof(s->info.machine), err);
+}
+
+static int look_memory(struct subject *s, struct rpl_err *err)
+{
+	return get_ram(s->f, &s->ram, &s->info.ram_bytes, err);
+}
+
+static int look_disks(struct subject *s, struct rpl_err *err)
+{
+	return check_disks(s->vm, s->f, &s->flash_ro, err);
+}
+
+static int look_ramblocks(struct subject *s, struct rpl_err *err)
+{
+	return qemu_check_ramblocks(text_of(s->f, QF_RAMBLOCK), s->ram.id, s->flash_ro, err);
+}
+
+static int look_network(struct subject *s, struct rpl_err *err)
+{
+	return qemu_check_network(text_of(s->f, QF_NETWORK), s->v.major, s->any_netdev, err);
+}
+
+static int look_layout(struct subject *s, struct rpl_err *err)
+{
+	return qemu_layout(text_of(s->f, QF_MTREE), s->ram.id, s->info.ram_bytes, &s->info.layout, err);
+}
+
+static int look_devices(struct subject *s, struct rpl_err *err)
+{
+	return describe(s->f, &s->info, err);
+}
+
+static const struct {
+	const char *name;
+	int (*look)(struct subject *s, struct rpl_err *err);
+	bool needs_ram;
+	const char *fine, *mend;
+} checks[] = {
+	{ "version", look_version, false, "its QEMU is new enough", "apt-get install qemu-system-x86, then restart the guest" },
+	{ "uuid", look_uuid, false, "it has a uuid", "start it with: -uuid $(uuidgen)" },
+	{ "machine", look_machine, false, "its machine type is known to work", "start it with: -machine q35,memory-backend=ram0" },
+	{ "memory", look_memory, false, "its RAM is one shared backend",
+	  "start it with: -object memory-backend-file,id=ram0,size=SIZE,mem-path=/dev/shm/NAME.ram,share=on -machine q35,memory-backend=ram0" },
+	{ "disks", look_disks, false, "it has no disk that nothing carries", "detach the disk, or attach it read-only" },
+	{ "ramblocks", look_ramblocks, true, "it has no memory outside that backend", "start it with: -nodefaults -display none" },
+	{ "network", look_network, false, "what its network cards send can be held",
+	  "start it with: -netdev dgram,id=n0,local.type=unix,local.path=QEMU-SOCKET,remote.type=unix,remote.path=RELAY-SOCKET" },
+	{ "layout", look_layout, true, "the place of its RAM in the address space is understood",
+	  "start it with: -machine q35 and RAM given by -m alone" },
+	{ "devices", look_devices, false, "no device writes its memory unseen", "remove or replace the device" },
+};
+
+void qemu_examine(const char *vm, const struct qemu_facts *facts, bool any_netdev, qemu_verdict_fn *fn, void *arg)
+{
+	struct subject s = { .vm = vm, .f = facts, .any_netdev = any_netdev };
+	bool ram = false;
+
+	for (size_t i = 0; i < RPL_ARRAY_LEN(checks); i++) {
+		struct rpl_err err = { 0 };
+		int r;
+
+		if (checks[i].needs_ram && !ram)
+			continue;
+		r = checks[i].look(&s, &err);
+		if (checks[i].look == look_memory)
+			ram = r == 0;
+		fn(arg, checks[i].name, r, r ? err.msg : checks[i].fine, r ? checks[i].mend : "");
+	}
+	free(s.info.definition);
 }
 
 int qemu_inspect(const char *vm, const struct qemu_facts *facts, bool any_netdev, struct rpl_guest_info *ret,
 		 struct qemu_ram *ret_ram, struct rpl_err *err)
 {
-	struct rpl_guest_info info = { 0 };
-	struct qemu_ram ram;
-	int r = inspect(vm, facts, any_netdev, &info, &ram, err);
+	struct subject s = { .vm = vm, .f = facts, .any_netdev = any_netdev };
 
-	if (r < 0) {
-		(void)rpl_prefix(err, "%s", vm);
-		return r;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(checks); i++) {
+		int r = checks[i].look(&s, err);
+
+		if (r < 0) {
+			free(s.info.definition);
+			(void)rpl_prefix(err, "%s", vm);
+			return r;
+		}
 	}
-	*ret = info;
-	*ret_ram = ram;
+	*ret = s.info;
+	*ret_ram = s.ram;
 	return 0;
 }

@@ -46,6 +46,8 @@ int qemu_parse_argv(char *text, char *argv[QEMU_ARGS_MAX + 1], struct rpl_err *e
 			continue;
 		if (n == QEMU_ARGS_MAX)
 			return rpl_fail(err, -E2BIG, "more than %d arguments", QEMU_ARGS_MAX);
+		if (strcmp(line, "\"\"") == 0)
+			*line = '\0'; /* the one way to write an empty argument */
 		argv[n++] = line;
 	}
 	argv[n] = NULL;

@@ -16,6 +16,7 @@
 #include "../../src/guest/qmp_parse.h"
 
 #include <replicad/auto.h>
+#include <replicad/qemu.h>
 
 #define HIGH (UINT64_C(1) << (32 - RPL_PAGE_SHIFT))
 
@@ -385,6 +386,71 @@ static void too_many_arguments_are_refused(void **state)
 	assert_int_equal(qemu_parse_argv(text, argv, &err), -E2BIG);
 }
 
+/* ---- qemu-args */
+
+static char *written(const char *cmdline, size_t len, const struct rpl_qemu_args_conf *conf, int want)
+{
+	struct rpl_err err = { 0 };
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	assert_int_equal(rpl_qemu_args_write(cmdline, len, conf, f, &err), want);
+	assert_int_equal(err.code, want);
+	(void)fclose(f);
+	return text;
+}
+
+#define ARGS(text) text, sizeof(text) /* each argument ends in NUL, the literal's own ends the last */
+
+static void a_standbys_arguments_have_paths_of_their_own(void **state)
+{
+	static const char cmdline[] = "/usr/bin/qemu\0-name\0a/b\0-S\0-daemonize\0-pidfile\0/run/p\0-incoming\0tcp:0\0"
+				      "-object\0memory-backend-file,id=ram0,mem-path=/dev/shm/w.ram,share=on\0"
+				      "-qmp\0unix:/run/w.qmp,server=on\0-serial\0file:/log/w\0-monitor\0stdio\0"
+				      "-netdev\0dgram,id=n0,local.type=unix,local.path=/run/q,remote.path=r\0-append\0\0-no-reboot";
+	static const char same_dir[] = "/usr/bin/qemu\n-name\na/b\n"
+				       "-object\nmemory-backend-file,id=ram0,mem-path=/dev/shm/standby-w.ram,share=on\n"
+				       "-qmp\nunix:/run/standby-w.qmp,server=on\n-serial\nfile:/log/standby-w\n-monitor\nstdio\n"
+				       "-netdev\ndgram,id=n0,local.type=unix,local.path=/run/standby-q,remote.path=standby-r\n"
+				       "-append\n\"\"\n-no-reboot\n-S\n-incoming\ndefer\n";
+	struct rpl_qemu_args_conf conf = { .standby = true };
+	char *text = written(ARGS(cmdline), &conf, 0), *argv[QEMU_ARGS_MAX + 1], qmp[256], ram[256];
+	struct rpl_err err;
+
+	(void)state;
+	assert_string_equal(text, same_dir);
+	assert_int_equal(qemu_parse_argv(text, argv, &err), 0);
+	assert_int_equal(qemu_check_argv(argv, NULL, qmp, ram, &err), 0);
+	assert_string_equal(argv[14], "");
+	free(text);
+	conf.dir = "/run/b";
+	conf.ram_dir = "/mem";
+	text = written(ARGS(cmdline), &conf, 0);
+	assert_non_null(strstr(text, "mem-path=/mem/standby-w.ram,"));
+	assert_non_null(strstr(text, "\nunix:/run/b/standby-w.qmp,server"));
+	assert_non_null(strstr(text, "remote.path=/run/b/standby-r\n"));
+	free(text);
+	conf.standby = false;
+	text = written(ARGS(cmdline), &conf, 0);
+	assert_non_null(strstr(text, "-daemonize\n-pidfile\n/run/p\n-incoming\ntcp:0\n"));
+	assert_null(strstr(text, "standby"));
+	free(text);
+}
+
+static void arguments_that_a_file_cannot_hold_are_refused(void **state)
+{
+	static const struct rpl_qemu_args_conf conf = { .standby = true };
+
+	(void)state;
+	free(written(ARGS("qemu\0-append\0a\nb"), &conf, -EINVAL));
+	free(written(ARGS("qemu\0-append\0 a"), &conf, -EINVAL));
+	free(written(ARGS("qemu\0-append\0a "), &conf, -EINVAL));
+	free(written(ARGS("qemu\0-append\0#a"), &conf, -EINVAL));
+	free(written("", 0, &conf, -ESRCH));
+	free(written("qemu", 4, &conf, -ESRCH));
+}
+
 /* ---- device state */
 
 static void saved_state_becomes_a_migration_stream(void **state)
@@ -443,6 +509,8 @@ int main(void)
 		cmocka_unit_test(a_definition_agrees_with_itself_and_not_with_another),
 		cmocka_unit_test(a_standby_must_wait_for_us),
 		cmocka_unit_test(too_many_arguments_are_refused),
+		cmocka_unit_test(a_standbys_arguments_have_paths_of_their_own),
+		cmocka_unit_test(arguments_that_a_file_cannot_hold_are_refused),
 		cmocka_unit_test(saved_state_becomes_a_migration_stream),
 		cmocka_unit_test(maps_lines_are_read),
 	};

@@ -1,0 +1,167 @@
+/* cmd_doctor.c - `replicad doctor`: would protection be refused, and what mends it */
+#include "config.h"
+
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include <replicad/qemu.h>
+
+#include "cli.h"
+#include "vm_conf.h"
+
+static const char help_text[] =
+	"usage: replicad doctor [OPTION]... [VM]\n"
+	"Say whether a VM can be protected, what stands against it, and what mends that. Changes nothing.\n"
+	"Without a VM: look at this host only.\n\n"
+	"  -q, --qmp PATH         the guest's monitor socket (default: what the configuration says about VM)\n"
+	"  -S, --standby FILE     also check this standby file\n"
+	"  -t, --tracker KIND     auto, uffd or compare, as the VM's tracker= will say\n"
+	"  -n, --netbuf KIND      relay or none, as the VM's netbuf= will say\n"
+	"  -j, --json             for programs\n"
+	"  -c, --config FILE      configuration (default " RPL_CLI_CONF_DEFAULT ")\n"
+	"  -h, --help\n\n"
+	"exit status: 0 nothing stands against it, 1 the guest could not be asked, 2 usage, 3 it would be refused\n\n"
+	"examples:\n"
+	"  replicad doctor\n"
+	"  replicad doctor web1 --qmp /run/web1.qmp\n"
+	"  replicad doctor web1 --json | jq -r '.checks[] | select(.level == \"fail\") | .mend'\n";
+
+static const struct option options[] = {
+	{ "qmp", required_argument, NULL, 'q' },     { "standby", required_argument, NULL, 'S' },
+	{ "tracker", required_argument, NULL, 't' }, { "netbuf", required_argument, NULL, 'n' },
+	{ "json", no_argument, NULL, 'j' },          { "config", required_argument, NULL, 'c' },
+	{ "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
+};
+
+static const char *const levels[] = { [RPL_CHECK_OK] = "ok", [RPL_CHECK_WARN] = "warn", [RPL_CHECK_FAIL] = "fail" };
+
+static void print_check(void *arg, const struct rpl_check *c)
+{
+	(void)arg;
+	(void)printf("%-4s  %-12s %s\n", levels[c->level], c->name, c->sentence);
+	if (c->mend[0])
+		(void)printf("%20s-> %s\n", "", c->mend);
+}
+
+static void add_check(void *arg, const struct rpl_check *c)
+{
+	(void)json_array_append_new(arg, json_pack("{s:s, s:s, s:s, s:s}", "name", c->name, "level", levels[c->level],
+						   "sentence", c->sentence, "mend", c->mend));
+}
+
+static int finish(int fails, json_t *checks, const char *vm, const struct rpl_err *err)
+{
+	int status = fails < 0 ? RPL_EXIT_FAILED : fails ? RPL_EXIT_REFUSED : RPL_EXIT_DONE;
+	json_t *o;
+
+	if (!checks) {
+		if (fails < 0)
+			return rpl_cli_fail("doctor", status, "%s", err->msg);
+		(void)printf(fails ? "%d of these would have protection refused\n" : "nothing stands against protection\n", fails);
+		return status;
+	}
+	o = json_pack("{s:i, s:s?, s:b, s:o}", "v", 1, "vm", vm, "ok", fails == 0, "checks", checks);
+	if (fails < 0)
+		(void)json_object_set_new(o, "error", json_string(err->msg));
+	(void)json_dumpf(o, stdout, JSON_INDENT(2));
+	(void)putchar('\n');
+	json_decref(o);
+	return status;
+}
+
+static int run(struct rpl_doctor_conf *d, const char *vm, bool json)
+{
+	json_t *checks = json ? json_array() : NULL;
+	struct rpl_err err = { 0 };
+	char dir[PATH_MAX - 32], helper[PATH_MAX];
+	int fails;
+
+	/* in a build tree the helper lies beside the program */
+	if (rpl_cli_program_dir(dir, sizeof(dir)) == 0) {
+		(void)snprintf(helper, sizeof(helper), "%s/replicad-attach", dir);
+		if (access(helper, X_OK) == 0)
+			d->helper_path = helper;
+	}
+	d->vm = vm ? vm : "guest";
+	fails = rpl_doctor_qemu(d, json ? add_check : print_check, checks, &err);
+	return finish(fails, checks, vm, &err);
+}
+
+static const char *given(const char *option, const char *configured)
+{
+	return option ? option : configured && configured[0] ? configured : NULL;
+}
+
+static int look(struct rpl_doctor_conf *d, const char *netbuf, const char *file, const char *vm, bool json)
+{
+	const struct rpl_conf_vm *v = NULL;
+	struct rpl_conf *conf = NULL;
+	int status;
+
+	if (vm && !d->qmp_path) {
+		status = rpl_cli_vm_conf("doctor", file, vm, &conf, &v);
+		if (status != RPL_EXIT_DONE)
+			return status;
+		d->qmp_path = given(NULL, v->qmp);
+		d->standby_path = given(d->standby_path, v->standby);
+		d->tracker = given(d->tracker, v->tracker);
+		netbuf = given(netbuf, v->netbuf);
+	}
+	d->any_netdev = netbuf && strcmp(netbuf, "none") == 0;
+	status = run(d, vm, json);
+	rpl_conf_free(conf);
+	return status;
+}
+
+static bool one_of(const char *s, const char *a, const char *b, const char *c)
+{
+	return strcmp(s, a) == 0 || strcmp(s, b) == 0 || strcmp(s, c) == 0;
+}
+
+int rpl_cmd_doctor(int argc, char **argv)
+{
+	const char *file = RPL_CLI_CONF_DEFAULT, *netbuf = NULL;
+	struct rpl_doctor_conf d = { .qmp_path = NULL };
+	bool json = false;
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "q:S:t:n:jc:h", options, NULL)) != -1) {
+		switch (opt) {
+		case 'q':
+			d.qmp_path = optarg;
+			break;
+		case 'S':
+			d.standby_path = optarg;
+			break;
+		case 't':
+			d.tracker = optarg;
+			break;
+		case 'n':
+			netbuf = optarg;
+			break;
+		case 'j':
+			json = true;
+			break;
+		case 'c':
+			file = optarg;
+			break;
+		case 'h':
+			(void)fputs(help_text, stdout);
+			return RPL_EXIT_DONE;
+		default:
+			return RPL_EXIT_USAGE;
+		}
+	}
+	if (argc - optind > 1)
+		return rpl_cli_usage("doctor", "one VM at a time");
+	if (d.tracker && !one_of(d.tracker, "auto", "uffd", "compare"))
+		return rpl_cli_usage("doctor", "--tracker %s: auto, uffd or compare", d.tracker);
+	if (netbuf && !one_of(netbuf, "relay", "none", "none"))
+		return rpl_cli_usage("doctor", "--netbuf %s: relay or none", netbuf);
+	return look(&d, netbuf, file, argv[optind], json);
+}
