@@ -11,13 +11,28 @@ static bool ours(const struct rpl_core *c, const struct rpl_uuid *session)
 	return !rpl_uuid_is_zero(&c->session) && rpl_uuid_equal(session, &c->session);
 }
 
-void rpl_core_forget(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
+static void forget_replica(struct rpl_core *c, struct rpl_actions *out)
 {
 	(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
 	memset(&c->session, 0, sizeof(c->session));
 	c->complete = c->frozen = c->freezing = c->handover = false;
 	c->replica = c->redo_applied = c->redo_trimmed = 0;
+}
+
+void rpl_core_forget(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
+{
+	forget_replica(c, out);
 	rpl_core_enter(c, out, RPL_ST_IDLE, why);
+}
+
+/* The takeover is won and the replica gone: what the disk here holds is all there is. */
+static void heir_of_nothing(struct rpl_core *c, struct rpl_actions *out)
+{
+	forget_replica(c, out);
+	if (has_store(c) && c->conf.auto_cold)
+		rpl_core_cold_start(c, out, RPL_WHY_REPLICA_LOST);
+	else
+		rpl_core_enter(c, out, RPL_ST_IDLE, RPL_WHY_REPLICA_LOST);
 }
 
 /* ---- a session begins, or goes on over a new connection */
@@ -25,7 +40,9 @@ void rpl_core_on_session_open(struct rpl_core *c, const struct rpl_event *ev, st
 {
 	const struct rpl_uuid *s = &ev->u.open.session;
 
-	if (in_states(c, ST(IDLE)) && !c->offered && !c->reading && c->started && !rpl_uuid_is_zero(s)) {
+	bool fresh = !ev->u.open.resume && !rpl_uuid_is_zero(s); /* what we have forgotten cannot be gone on with */
+
+	if (in_states(c, ST(IDLE)) && !c->offered && !c->reading && fresh) {
 		c->session = *s;
 		c->offered = true;
 		c->offered_generation = ev->u.open.generation;
@@ -150,9 +167,11 @@ void rpl_core_on_forget(struct rpl_core *c, const struct rpl_event *ev, struct r
 void rpl_core_on_replica_lost(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	(void)ev;
-	c->complete = false;
+	c->complete = c->start_replica = false;
 	if (in_states(c, ST(B_SEED) | ST(B_READY)))
 		rpl_core_suspect(c, out, RPL_WHY_REPLICA_LOST); /* the primary notices by the cut connection */
+	else if (in_states(c, ST(B_PROMOTE)))
+		heir_of_nothing(c, out);
 }
 
 /* The record as read names exactly our session as the one that may take over. */
@@ -201,12 +220,17 @@ void rpl_core_pump_suspect(struct rpl_core *c, struct rpl_actions *out)
 void rpl_core_pump_takeover(struct rpl_core *c, struct rpl_actions *out)
 {
 	if (RPL_RULE(R3, c->won)) {
-		rpl_core_promote(c, out, RPL_WHY_CLAIM_WON);
+		if (RPL_RULE(R7, c->complete))
+			rpl_core_promote(c, out, RPL_WHY_CLAIM_WON);
+		else
+			heir_of_nothing(c, out);
 		return;
 	}
 	if (rpl_core_unresolved(c) || c->reading || !rpl_core_due(c))
 		return;
-	if (!c->fresh) {
+	if (!RPL_RULE(R7, c->complete)) {
+		rpl_core_forget(c, out, RPL_WHY_NO_REPLICA);
+	} else if (!c->fresh) {
 		rpl_core_read(c, out);
 	} else if (!RPL_RULE(R3, may_claim(c))) {
 		rpl_core_forget(c, out, RPL_WHY_CLAIM_LOST);
@@ -223,25 +247,14 @@ void rpl_core_pump_takeover(struct rpl_core *c, struct rpl_actions *out)
 void rpl_core_promote(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
 {
 	rpl_core_enter(c, out, RPL_ST_B_PROMOTE, why);
-	rpl_core_act_epoch(out, has_store(c) ? RPL_ACT_STORE_PROMOTE : RPL_ACT_GUEST_ACTIVATE, c->replica);
-	c->store_ok = !has_store(c);
+	rpl_core_begin(c, out, has_store(c) ? RPL_ACT_STORE_PROMOTE : RPL_ACT_GUEST_ACTIVATE);
 }
 
 void rpl_core_on_store_promoted(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	(void)ev;
-	if (c->store_ok)
-		return;
-	c->store_ok = true;
-	rpl_core_act_epoch(out, RPL_ACT_GUEST_ACTIVATE, c->replica);
-}
-
-void rpl_core_pump_promote(struct rpl_core *c, struct rpl_actions *out)
-{
-	if (!c->refused || !rpl_core_due(c))
-		return;
-	c->refused = false;
-	rpl_core_act_epoch(out, c->store_ok ? RPL_ACT_GUEST_ACTIVATE : RPL_ACT_STORE_PROMOTE, c->replica);
+	if (rpl_core_done(c, RPL_ACT_STORE_PROMOTE))
+		rpl_core_begin(c, out, RPL_ACT_GUEST_ACTIVATE);
 }
 
 /* The heir runs. Also the end of a cold start. */
@@ -257,7 +270,7 @@ void rpl_core_took_over(struct rpl_core *c, struct rpl_actions *out)
 	}
 	memset(&c->session, 0, sizeof(c->session));
 	c->complete = c->frozen = c->freezing = c->handover = false;
-	c->paused = c->throttled = c->capturing = c->accept_loss = c->boot_ordered = false;
+	c->paused = c->throttled = c->capturing = c->accept_loss = c->peer_is_dead = c->boot_ordered = false;
 	rpl_core_become_solo(c, out, heir ? RPL_WHY_CLAIM_WON : RPL_WHY_COLD);
 	rpl_core_retry_later(c);
 	(void)rpl_core_act(out, RPL_ACT_ANNOUNCE);
@@ -266,31 +279,17 @@ void rpl_core_took_over(struct rpl_core *c, struct rpl_actions *out)
 void rpl_core_on_guest_running(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	(void)ev;
-	if (c->store_ok && !c->refused)
+	if (rpl_core_done(c, RPL_ACT_GUEST_ACTIVATE) || rpl_core_done(c, RPL_ACT_GUEST_BOOT))
 		rpl_core_took_over(c, out);
 }
 
-static void failed(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
+/* It died before we were told that it runs: a replica is used up by that, a disk is not. */
+void rpl_core_on_guest_stillborn(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
-	c->refused = true;
-	rpl_core_retry_later(c);
-	rpl_core_alarm(c, out, why);
-}
-
-void rpl_core_on_guest_failed(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
-{
-	(void)ev;
-	if (c->store_ok)
-		failed(c, out, RPL_WHY_GUEST_FAILED);
-}
-
-void rpl_core_on_store_failed(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
-{
-	bool asked = in_states(c, ST(P_DEPOSED)) ? c->won : in_states(c, ST(C_COLLECT)) ? c->store_ok : !c->store_ok;
-
-	(void)ev;
-	if (asked)
-		failed(c, out, RPL_WHY_STORE_FAILED);
+	if (in_states(c, ST(B_PROMOTE)))
+		heir_of_nothing(c, out);
+	else
+		rpl_core_on_guest_failed(c, ev, out);
 }
 
 uint64_t rpl_core_backup_deadline(const struct rpl_core *c)
@@ -303,8 +302,6 @@ uint64_t rpl_core_backup_deadline(const struct rpl_core *c)
 		return c->frozen && !c->reading ? takeover_at(c) : UINT64_MAX;
 	case RPL_ST_B_CLAIM:
 		return c->reading || rpl_core_unresolved(c) ? UINT64_MAX : c->retry_at_ns;
-	case RPL_ST_B_PROMOTE:
-		return c->refused ? c->retry_at_ns : UINT64_MAX;
 	default:
 		return UINT64_MAX;
 	}

@@ -68,6 +68,7 @@ const char *rpl_core_check(const struct rpl_core *c)
 	MUST(c->claim != RPL_CLAIM_READING || c->reading);
 	MUST(c->claim == RPL_CLAIM_NONE || /* R6: no state is left with a claim unresolved */
 	     in_states(c, ST(START) | ST(P_ARM) | ST(P_CLAIM) | ST(P_DOWN) | ST(B_CLAIM) | ST(C_CLAIM)));
+	MUST(!(c->died_pending || c->down_pending) || c->claim != RPL_CLAIM_NONE || in_states(c, ST(START)));
 	if (in_states(c, ST(P_ARM) | ST(P_PROTECTED) | ST(P_STALLED) | ST(P_CLAIM) | ST(P_DRAIN)))
 		bad = check_epochs(c);
 	if (!bad && in_states(c, ST(P_SOLO) | ST(P_SYNC) | ST(P_ARM) | ST(P_PROTECTED) | ST(P_STALLED) | ST(P_CLAIM) |

@@ -117,8 +117,9 @@ static void resolve(struct rpl_core *c, struct rpl_actions *out, const struct rp
 	} else if (c->claim_kind == RPL_CLAIM_ARM) {
 		c->claim = RPL_CLAIM_NONE;
 		rpl_core_enter(c, out, RPL_ST_P_CLAIM, RPL_WHY_ARM_TIMEOUT);
-	} else if (c->claim_kind == RPL_CLAIM_SOLO && c->died_pending) {
-		c->claim = RPL_CLAIM_NONE; /* R2b holds for the repetition too */
+	} else if ((c->state == RPL_ST_P_CLAIM && (c->died_pending || c->down_pending)) ||
+		   (c->state == RPL_ST_B_CLAIM && !c->complete)) {
+		c->claim = RPL_CLAIM_NONE; /* R2b and R7 hold for the repetition too */
 	} else {
 		send_claim(c, out);
 	}

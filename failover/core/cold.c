@@ -54,13 +54,12 @@ void rpl_core_cold_start(struct rpl_core *c, struct rpl_actions *out, enum rpl_r
 	rpl_core_enter(c, out, RPL_ST_C_COLLECT, why);
 	c->accept_loss = loss;
 	c->boot_ordered = boot;
-	c->store_ok = false; /* nothing collected yet */
 	rpl_core_read(c, out);
 }
 
 static void give_up(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
 {
-	c->accept_loss = c->boot_ordered = false;
+	c->accept_loss = c->peer_is_dead = c->boot_ordered = false;
 	c->ordered_generation = 0;
 	rpl_core_enter(c, out, RPL_ST_IDLE, why);
 	c->retry_at_ns = c->now_ns + c->conf.cold_delay_ns;
@@ -72,7 +71,7 @@ static bool may_start(const struct rpl_core *c)
 		return false;
 	if (c->rec.mode == RPL_MODE_DOWN)
 		return c->boot_ordered && !peer_owns(c);
-	return !peer_owns(c) || c->rec.mode == RPL_MODE_PROTECTED || c->accept_loss;
+	return !peer_owns(c) || c->rec.mode == RPL_MODE_PROTECTED || (c->accept_loss && c->peer_is_dead);
 }
 
 static bool all_in_hand(const struct rpl_core *c)
@@ -84,27 +83,20 @@ static bool all_in_hand(const struct rpl_core *c)
 
 void rpl_core_pump_collect(struct rpl_core *c, struct rpl_actions *out)
 {
-	if (c->reading || !rpl_core_due(c))
+	rpl_core_pump_work(c, out);
+	if (c->doing != RPL_ACT_N || c->reading || !rpl_core_due(c))
 		return;
-	if (c->refused) { /* STORE_FAILED: again */
-		c->refused = false;
-		(void)rpl_core_act(out, RPL_ACT_COLLECT);
-	} else if (!c->rec_known || !c->fresh) {
-		if (!c->store_ok)
-			rpl_core_read(c, out);
-	} else if (!c->store_ok) { /* the record was read: what have we got for it? */
-		c->fresh = false;
-		c->store_ok = true;
-		if (may_start(c))
-			(void)rpl_core_act(out, RPL_ACT_COLLECT);
-		else
-			give_up(c, out, RPL_WHY_PEER_OWNS);
-	}
+	if (!c->fresh)
+		rpl_core_read(c, out);
+	else if (may_start(c))
+		rpl_core_begin(c, out, RPL_ACT_COLLECT); /* what have we got for this record? */
+	else
+		give_up(c, out, RPL_WHY_PEER_OWNS);
 }
 
 void rpl_core_on_collected(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
-	if (!c->store_ok || c->refused)
+	if (!rpl_core_done(c, RPL_ACT_COLLECT))
 		return;
 	c->store_clean = ev->u.collected.store_clean;
 	c->redo_complete = ev->u.collected.redo_complete;
@@ -122,8 +114,7 @@ void rpl_core_pump_cold_claim(struct rpl_core *c, struct rpl_actions *out)
 {
 	if (c->won) {
 		rpl_core_enter(c, out, RPL_ST_C_REPLAY, RPL_WHY_CLAIM_WON);
-		c->store_ok = false;
-		(void)rpl_core_act(out, RPL_ACT_REPLAY);
+		rpl_core_begin(c, out, RPL_ACT_REPLAY);
 	} else if (rpl_core_unresolved(c) || c->reading || !rpl_core_due(c)) {
 		return;
 	} else if (c->refused) {
@@ -137,18 +128,8 @@ void rpl_core_pump_cold_claim(struct rpl_core *c, struct rpl_actions *out)
 void rpl_core_on_replayed(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	(void)ev;
-	if (c->store_ok)
-		return;
-	c->store_ok = true;
-	(void)rpl_core_act(out, RPL_ACT_GUEST_BOOT);
-}
-
-void rpl_core_pump_replay(struct rpl_core *c, struct rpl_actions *out)
-{
-	if (!c->refused || !rpl_core_due(c))
-		return;
-	c->refused = false;
-	(void)rpl_core_act(out, c->store_ok ? RPL_ACT_GUEST_BOOT : RPL_ACT_REPLAY);
+	if (rpl_core_done(c, RPL_ACT_REPLAY))
+		rpl_core_begin(c, out, RPL_ACT_GUEST_BOOT);
 }
 
 uint64_t rpl_core_cold_deadline(const struct rpl_core *c)
@@ -157,13 +138,9 @@ uint64_t rpl_core_cold_deadline(const struct rpl_core *c)
 	case RPL_ST_IDLE:
 		return has_store(c) && c->conf.auto_cold && !c->reading ? c->retry_at_ns : UINT64_MAX;
 	case RPL_ST_C_COLLECT:
-		if (c->reading || (c->store_ok && !c->refused))
-			return UINT64_MAX;
-		return c->retry_at_ns;
+		return c->reading || c->doing != RPL_ACT_N ? UINT64_MAX : c->retry_at_ns;
 	case RPL_ST_C_CLAIM:
 		return c->won || c->reading || rpl_core_unresolved(c) ? UINT64_MAX : c->retry_at_ns;
-	case RPL_ST_C_REPLAY:
-		return c->refused ? c->retry_at_ns : UINT64_MAX;
 	default:
 		return UINT64_MAX;
 	}

@@ -9,6 +9,7 @@
  *   primary.c  P_SYNC -> P_ARM -> P_PROTECTED <-> P_STALLED, P_DRAIN: the owner with a session
  *   backup.c   IDLE -> B_SEED -> B_READY -> B_SUSPECT -> B_CLAIM -> B_PROMOTE -> P_SOLO
  *   cold.c     IDLE -> C_COLLECT -> C_CLAIM -> C_REPLAY -> P_SOLO
+ *   work.c     slow work on store and guest, repeated while it fails
  *   claim.c    one claim at a time on the arbiter's record; its outcome is settled before anything else (R6)
  *
  * A step has two halves. First the event's handler notes what happened; which handler, if any, is in the table below
@@ -78,8 +79,9 @@ static const struct row table[RPL_EV_N][HANDLERS_MAX] = {
 	[RPL_EV_GUEST_FAILED] = { { ST(B_PROMOTE) | ST(C_REPLAY), rpl_core_on_guest_failed } },
 	[RPL_EV_GUEST_SHUTDOWN] = { { ST(START) | P_OWNER, rpl_core_on_guest_shutdown } },
 	[RPL_EV_GUEST_CRASHED] = { { ST(START) | P_OWNER, rpl_core_on_guest_crashed } },
-	[RPL_EV_GUEST_DIED] = { { ST(START) | P_ALL, rpl_core_on_guest_died } },
-	[RPL_EV_GUEST_KILLED] = { { ST(P_DEPOSED), rpl_core_on_guest_killed } },
+	[RPL_EV_GUEST_DIED] = { { ST(START) | P_ALL, rpl_core_on_guest_died },
+				{ ST(B_PROMOTE) | ST(C_REPLAY), rpl_core_on_guest_stillborn } },
+	[RPL_EV_GUEST_KILLED] = { { ST(P_DEPOSED) | ST(P_DOWN), rpl_core_on_guest_killed } },
 
 	[RPL_EV_HELD] = { { P_EPOCHS, rpl_core_on_held } },
 	[RPL_EV_OPENED] = { { ST(P_SOLO) | ST(P_DOWN), rpl_core_on_opened } },
@@ -102,7 +104,7 @@ static const struct row table[RPL_EV_N][HANDLERS_MAX] = {
 	[RPL_EV_REDO_APPLIED] = { { B_REPLICA, rpl_core_on_redo_applied } },
 	[RPL_EV_HANDOVER] = { { B_SESSION | ST(B_SUSPECT), rpl_core_on_handover } },
 	[RPL_EV_FORGET] = { { B_SESSION | ST(B_SUSPECT), rpl_core_on_forget } },
-	[RPL_EV_REPLICA_LOST] = { { B_REPLICA, rpl_core_on_replica_lost } },
+	[RPL_EV_REPLICA_LOST] = { { ST(START) | B_REPLICA | ST(B_PROMOTE), rpl_core_on_replica_lost } },
 	[RPL_EV_FROZEN] = { { ST(B_SUSPECT), rpl_core_on_frozen } },
 
 	[RPL_EV_STORE_PROMOTED] = { { ST(B_PROMOTE), rpl_core_on_store_promoted } },
@@ -119,11 +121,11 @@ static rpl_core_pump *const pump_of[RPL_ST_N] = {
 	[RPL_ST_P_ARM] = rpl_core_pump_arm,           [RPL_ST_P_PROTECTED] = rpl_core_pump_protected,
 	[RPL_ST_P_STALLED] = rpl_core_pump_stalled,   [RPL_ST_P_CLAIM] = rpl_core_pump_claim,
 	[RPL_ST_P_DRAIN] = rpl_core_pump_drain,       [RPL_ST_P_LOST] = rpl_core_pump_lost,
-	[RPL_ST_P_DOWN] = rpl_core_pump_down,         [RPL_ST_P_DEPOSED] = rpl_core_pump_deposed,
+	[RPL_ST_P_DOWN] = rpl_core_pump_down,         [RPL_ST_P_DEPOSED] = rpl_core_pump_work,
 	[RPL_ST_B_SEED] = rpl_core_pump_backup,       [RPL_ST_B_READY] = rpl_core_pump_backup,
 	[RPL_ST_B_SUSPECT] = rpl_core_pump_suspect,   [RPL_ST_B_CLAIM] = rpl_core_pump_takeover,
-	[RPL_ST_B_PROMOTE] = rpl_core_pump_promote,   [RPL_ST_C_COLLECT] = rpl_core_pump_collect,
-	[RPL_ST_C_CLAIM] = rpl_core_pump_cold_claim,  [RPL_ST_C_REPLAY] = rpl_core_pump_replay,
+	[RPL_ST_B_PROMOTE] = rpl_core_pump_work,   [RPL_ST_C_COLLECT] = rpl_core_pump_collect,
+	[RPL_ST_C_CLAIM] = rpl_core_pump_cold_claim,  [RPL_ST_C_REPLAY] = rpl_core_pump_work,
 };
 
 static bool is_command(enum rpl_event_kind kind)
@@ -192,6 +194,7 @@ uint64_t rpl_core_deadline(const struct rpl_core *c)
 	if (c->state == RPL_ST_START && !rpl_core_unresolved(c) && !c->reading)
 		t = c->retry_at_ns;
 	t = earliest(t, rpl_core_session_deadline(c));
+	t = earliest(t, rpl_core_work_deadline(c));
 	t = earliest(t, rpl_core_owner_deadline(c));
 	t = earliest(t, rpl_core_backup_deadline(c));
 	return earliest(t, rpl_core_cold_deadline(c));
@@ -226,6 +229,7 @@ void rpl_core_init(struct rpl_core *c, const struct rpl_core_conf *conf, const s
 	c->conf = *conf;
 	c->seed = *seed;
 	c->epoch = 1;
+	c->doing = RPL_ACT_N;
 }
 
 /* ---- the small change */
@@ -271,7 +275,10 @@ void rpl_core_enter(struct rpl_core *c, struct rpl_actions *out, enum rpl_state 
 	a->u.state.reason = why;
 	c->state = to;
 	c->since_ns = c->retry_at_ns = c->now_ns;
-	c->won = c->refused = c->fresh = false;
+	c->won = c->refused = c->fresh = c->failed = false;
+	c->doing = RPL_ACT_N;
+	if (to == RPL_ST_IDLE || to == RPL_ST_P_LOST || to == RPL_ST_P_DEPOSED)
+		c->died_pending = c->down_pending = false;
 	c->last_alarm = RPL_WHY_NONE;
 }
 

@@ -127,7 +127,7 @@ void rpl_core_end_session(struct rpl_core *c, struct rpl_actions *out, bool forg
 /* ---- owner.c: without one: solo, claiming, lost, down, deposed */
 rpl_core_handler rpl_core_on_guest_shutdown, rpl_core_on_guest_crashed, rpl_core_on_guest_died;
 rpl_core_handler rpl_core_on_guest_killed, rpl_core_on_store_discarded;
-rpl_core_pump rpl_core_pump_claim, rpl_core_pump_lost, rpl_core_pump_down, rpl_core_pump_deposed;
+rpl_core_pump rpl_core_pump_claim, rpl_core_pump_lost, rpl_core_pump_down;
 void rpl_core_become_solo(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);
 void rpl_core_want_solo(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);
 void rpl_core_depose(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);
@@ -142,8 +142,8 @@ void rpl_core_armed(struct rpl_core *c, struct rpl_actions *out);
 rpl_core_handler rpl_core_on_session_open, rpl_core_on_staged, rpl_core_on_peer_flushed, rpl_core_on_redo_applied;
 rpl_core_handler rpl_core_on_handover, rpl_core_on_forget, rpl_core_on_replica_lost, rpl_core_on_frozen;
 rpl_core_handler rpl_core_on_heard_backup, rpl_core_on_store_promoted, rpl_core_on_guest_running;
-rpl_core_handler rpl_core_on_guest_failed, rpl_core_on_store_failed;
-rpl_core_pump rpl_core_pump_backup, rpl_core_pump_suspect, rpl_core_pump_takeover, rpl_core_pump_promote;
+rpl_core_handler rpl_core_on_guest_stillborn;
+rpl_core_pump rpl_core_pump_backup, rpl_core_pump_suspect, rpl_core_pump_takeover;
 void rpl_core_offer_decide(struct rpl_core *c, struct rpl_actions *out);
 uint64_t rpl_core_backup_deadline(const struct rpl_core *c);
 void rpl_core_took_over(struct rpl_core *c, struct rpl_actions *out);
@@ -151,9 +151,16 @@ void rpl_core_suspect(struct rpl_core *c, struct rpl_actions *out, enum rpl_reas
 void rpl_core_promote(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);
 void rpl_core_forget(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);
 
+/* ---- work.c */
+void rpl_core_begin(struct rpl_core *c, struct rpl_actions *out, enum rpl_action_kind work);
+bool rpl_core_done(struct rpl_core *c, enum rpl_action_kind work); /* it was under way, and now is done */
+rpl_core_handler rpl_core_on_store_failed, rpl_core_on_guest_failed;
+rpl_core_pump rpl_core_pump_work;
+uint64_t rpl_core_work_deadline(const struct rpl_core *c);
+
 /* ---- cold.c */
 rpl_core_handler rpl_core_on_collected, rpl_core_on_replayed;
-rpl_core_pump rpl_core_pump_idle, rpl_core_pump_collect, rpl_core_pump_cold_claim, rpl_core_pump_replay;
+rpl_core_pump rpl_core_pump_idle, rpl_core_pump_collect, rpl_core_pump_cold_claim;
 void rpl_core_cold_start(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);
 uint64_t rpl_core_cold_deadline(const struct rpl_core *c);
 

@@ -48,12 +48,10 @@ void rpl_core_want_solo(struct rpl_core *c, struct rpl_actions *out, enum rpl_re
 bool rpl_core_overtaken(struct rpl_core *c, struct rpl_actions *out)
 {
 	if (c->died_pending) {
-		c->died_pending = c->down_pending = false;
 		rpl_core_guest_lost(c, out);
 		return true;
 	}
 	if (c->down_pending) {
-		c->down_pending = false;
 		rpl_core_guest_down(c, out);
 		return true;
 	}
@@ -79,13 +77,13 @@ void rpl_core_pump_claim(struct rpl_core *c, struct rpl_actions *out)
 			rpl_core_retry_later(c);
 		return;
 	}
-	if (rpl_core_unresolved(c) || c->reading || !rpl_core_due(c))
+	if (rpl_core_unresolved(c) || rpl_core_overtaken(c, out) || c->reading || !rpl_core_due(c))
 		return;
 	if (!RPL_RULE(R8, !peer_owns(c)))
 		rpl_core_depose(c, out, RPL_WHY_PEER_OWNS);
 	else if (!RPL_RULE(R2b, c->guest && c->memory_ours))
 		rpl_core_guest_lost(c, out);
-	else if (!rpl_core_overtaken(c, out))
+	else
 		rpl_core_claim(c, out, RPL_CLAIM_SOLO);
 }
 
@@ -107,7 +105,7 @@ void rpl_core_guest_lost(struct rpl_core *c, struct rpl_actions *out)
 	bool alone = in_states(c, ST(P_SOLO) | ST(P_SYNC) | ST(P_ARM)) ||
 		     (c->rec_known && c->rec.mode != RPL_MODE_PROTECTED);
 
-	c->guest = c->memory_ours = c->paused = c->throttled = false;
+	c->guest = c->memory_ours = c->paused = c->throttled = c->died_pending = c->down_pending = false;
 	if (alone) {
 		rpl_core_end_session(c, out, true);
 		drop_output(c, out);
@@ -128,7 +126,7 @@ void rpl_core_guest_lost(struct rpl_core *c, struct rpl_actions *out)
 void rpl_core_on_guest_died(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	(void)ev;
-	if (!c->guest)
+	if (!c->guest || c->down_pending) /* after a shutdown its process ends, of course */
 		return;
 	if (in_states(c, ST(START)) || rpl_core_unresolved(c)) {
 		c->guest = c->memory_ours = false;
@@ -143,6 +141,7 @@ void rpl_core_on_guest_died(struct rpl_core *c, const struct rpl_event *ev, stru
 /* A backup must never resurrect what was shut down on purpose (I11): DOWN is claimed while the session still lives. */
 void rpl_core_guest_down(struct rpl_core *c, struct rpl_actions *out)
 {
+	c->down_pending = false;
 	rpl_core_enter(c, out, RPL_ST_P_DOWN, RPL_WHY_GUEST_DOWN);
 }
 
@@ -168,18 +167,21 @@ void rpl_core_on_guest_crashed(struct rpl_core *c, const struct rpl_event *ev, s
 
 static void gone(struct rpl_core *c, struct rpl_actions *out)
 {
-	rpl_core_end_session(c, out, true);
-	(void)rpl_core_act(out, RPL_ACT_GUEST_KILL);
-	c->guest = c->memory_ours = c->paused = c->throttled = false;
+	c->guest = c->memory_ours = c->paused = c->throttled = c->died_pending = false;
 	c->output = RPL_OUT_CLOSED;
 	rpl_core_enter(c, out, RPL_ST_IDLE, RPL_WHY_GUEST_DOWN);
 }
 
 void rpl_core_pump_down(struct rpl_core *c, struct rpl_actions *out)
 {
+	if (!rpl_core_unresolved(c))
+		c->died_pending = false; /* it was to end anyway */
 	if (c->won) { /* nobody will run it again: its last words may leave, its last writes must reach the store */
-		if (c->output == RPL_OUT_OPEN) {
-			gone(c, out);
+		if (c->doing == RPL_ACT_GUEST_KILL) {
+			return;
+		} else if (c->output == RPL_OUT_OPEN) {
+			rpl_core_end_session(c, out, true);
+			rpl_core_begin(c, out, RPL_ACT_GUEST_KILL);
 		} else if (c->output != RPL_OUT_OPENING) {
 			c->output = RPL_OUT_OPENING;
 			(void)rpl_core_act(out, RPL_ACT_OPEN);
@@ -237,13 +239,18 @@ static void clean(struct rpl_core *c, struct rpl_actions *out)
 void rpl_core_on_guest_killed(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	(void)ev;
+	if (in_states(c, ST(P_DOWN))) {
+		if (rpl_core_done(c, RPL_ACT_GUEST_KILL))
+			gone(c, out);
+		return;
+	}
 	if (c->won)
 		return; /* the second answer, if P_LOST had it killed before */
 	c->guest = c->memory_ours = c->paused = c->throttled = false;
 	drop_output(c, out);
 	c->won = true; /* the guest is surely gone */
 	if (has_store(c) && peer_owns(c)) /* I9 */
-		(void)rpl_core_act(out, RPL_ACT_STORE_DISCARD);
+		rpl_core_begin(c, out, RPL_ACT_STORE_DISCARD);
 	else
 		clean(c, out);
 }
@@ -251,16 +258,8 @@ void rpl_core_on_guest_killed(struct rpl_core *c, const struct rpl_event *ev, st
 void rpl_core_on_store_discarded(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	(void)ev;
-	if (c->won)
+	if (rpl_core_done(c, RPL_ACT_STORE_DISCARD))
 		clean(c, out);
-}
-
-void rpl_core_pump_deposed(struct rpl_core *c, struct rpl_actions *out)
-{
-	if (c->refused && rpl_core_due(c)) { /* the store would not be discarded: again */
-		c->refused = false;
-		(void)rpl_core_act(out, RPL_ACT_STORE_DISCARD);
-	}
 }
 
 uint64_t rpl_core_owner_deadline(const struct rpl_core *c)
@@ -273,8 +272,6 @@ uint64_t rpl_core_owner_deadline(const struct rpl_core *c)
 	case RPL_ST_P_CLAIM:
 	case RPL_ST_P_DOWN:
 		return c->won || c->reading || rpl_core_unresolved(c) ? UINT64_MAX : c->retry_at_ns;
-	case RPL_ST_P_DEPOSED:
-		return c->refused ? c->retry_at_ns : UINT64_MAX;
 	default:
 		return UINT64_MAX;
 	}

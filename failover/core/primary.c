@@ -3,7 +3,7 @@
  * Within a session epochs are sealed one after the other; sealed, acked, journaled, released and flushed only grow:
  *
  *     released <= committed = acked (and journaled, with durability=both) <= sealed = epoch - 1
- *     flushed  <= acked
+ *     flushed  <= committed: a store must not be ahead of the redo that a cold start replays over it
  *
  * rpl_core_commit() moves released and flushed as far as R1 and R5 allow, after every event. It does so too while a
  * claim is unresolved: what the backup has acked is safe whoever wins.
@@ -27,8 +27,12 @@ void rpl_core_commit(struct rpl_core *c, struct rpl_actions *out)
 	if (release > c->released) {
 		c->released = release;
 		rpl_core_act_epoch(out, RPL_ACT_RELEASE, release);
+		if (c->throttled) {
+			c->throttled = false;
+			(void)rpl_core_act(out, RPL_ACT_GUEST_RESUME);
+		}
 	}
-	while (has_store(c) && c->flush_asked == c->flushed && flush < c->sealed && RPL_RULE(R5, flush + 1 <= c->acked))
+	while (has_store(c) && c->flush_asked == c->flushed && flush < c->sealed && RPL_RULE(R5, flush + 1 <= committed(c)))
 		flush++;
 	if (flush > c->flush_asked) {
 		c->flush_asked = flush;
@@ -47,13 +51,14 @@ static void capture(struct rpl_core *c, struct rpl_actions *out, bool stay_pause
 
 	c->capturing = true;
 	c->paused = stay_paused;
+	c->throttled = false; /* the guest resumes behind the checkpoint */
 	a->u.checkpoint.epoch = c->epoch;
 	a->u.checkpoint.stay_paused = stay_paused;
 }
 
 static void capture_if_due(struct rpl_core *c, struct rpl_actions *out)
 {
-	if (c->guest && room(c) && !c->throttled && !c->down_pending && c->now_ns >= c->captured_ns + c->conf.interval_ns)
+	if (c->guest && room(c) && !c->down_pending && c->now_ns >= c->captured_ns + c->conf.interval_ns)
 		capture(c, out, false);
 }
 
@@ -121,10 +126,6 @@ static void acked(struct rpl_core *c, struct rpl_actions *out, uint64_t epoch)
 	c->acked = epoch;
 	c->progress_ns = c->now_ns;
 	c->overdue_ns = epoch < c->sealed ? c->now_ns : 0;
-	if (c->throttled) {
-		c->throttled = false;
-		(void)rpl_core_act(out, RPL_ACT_GUEST_RESUME);
-	}
 	if (in_states(c, ST(P_STALLED)) && !c->session_dead)
 		rpl_core_enter(c, out, RPL_ST_P_PROTECTED, RPL_WHY_ACKED);
 }
@@ -182,6 +183,12 @@ void rpl_core_on_link_up(struct rpl_core *c, const struct rpl_event *ev, struct 
 	c->heard_ns = c->now_ns;
 	if (in_states(c, ST(P_SYNC)))
 		return;
+	if (c->acked >= c->must_ack && ev->u.link.epoch < c->acked) { /* it acked more than it still holds */
+		struct rpl_event lost = { .kind = RPL_EV_SESSION_LOST, .u.session.session = c->session };
+
+		rpl_core_on_session_lost(c, &lost, out);
+		return;
+	}
 	acked(c, out, ev->u.link.epoch); /* the backup says so itself, in this session: as good as the ack */
 	rpl_core_act_epoch(out, RPL_ACT_SESSION_RESEND, c->acked);
 }
@@ -401,7 +408,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 
 static uint64_t capture_at(const struct rpl_core *c)
 {
-	if (!c->guest || !room(c) || c->throttled || c->down_pending)
+	if (!c->guest || !room(c) || c->down_pending)
 		return UINT64_MAX;
 	return c->captured_ns + c->conf.interval_ns;
 }

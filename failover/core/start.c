@@ -41,6 +41,11 @@ static void start_as_owner(struct rpl_core *c, struct rpl_actions *out)
 	}
 	if (c->start_replica)
 		(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
+	if (c->rec.mode == RPL_MODE_DOWN && c->guest && c->memory_ours) { /* the very guest that went down: finish that */
+		rpl_core_guest_down(c, out);
+		c->won = true;
+		return;
+	}
 	if (c->rec.mode != RPL_MODE_SOLO)
 		rpl_core_close_output(c, out);
 	if (c->rec.mode == RPL_MODE_PROTECTED) {
@@ -51,7 +56,7 @@ static void start_as_owner(struct rpl_core *c, struct rpl_actions *out)
 	} else if (!c->guest || (c->rec.mode == RPL_MODE_DOWN && !c->want)) {
 		rpl_core_enter(c, out, RPL_ST_IDLE, RPL_WHY_STARTED);
 	} else {
-		c->memory_ours = true; /* SOLO or DOWN: whatever guest runs here is the VM's own next life */
+		c->memory_ours = true; /* SOLO: it is. DOWN: another guest than went down, so somebody booted it */
 		if (c->rec.mode == RPL_MODE_SOLO && c->output == RPL_OUT_OPEN)
 			rpl_core_become_solo(c, out, RPL_WHY_STARTED);
 		else
@@ -165,6 +170,7 @@ static void cmd_accept_loss(struct rpl_core *c, const struct rpl_event *ev, stru
 	} else {
 		rpl_core_reply(out, true, RPL_WHY_DONE);
 		c->accept_loss = true;
+		c->peer_is_dead = ev->u.cmd.peer_is_dead;
 		c->ordered_generation = ev->u.cmd.generation;
 		rpl_core_cold_start(c, out, RPL_WHY_OPERATOR);
 	}

@@ -108,7 +108,7 @@ enum rpl_state {
 	X(FROZEN, none, "answer to FREEZE: connections shut, mover reaped, store link cut")                          \
 	/* promotion, demotion, cold start */                                                                        \
 	X(STORE_PROMOTED, none, "answer to STORE_PROMOTE")                                                           \
-	X(STORE_FAILED, none, "STORE_PROMOTE, STORE_DISCARD, COLLECT or REPLAY failed; may be tried again")          \
+	X(STORE_FAILED, failed, "STORE_PROMOTE, STORE_DISCARD, COLLECT or REPLAY failed; may be tried again")          \
 	X(STORE_DISCARDED, none, "answer to STORE_DISCARD")                                                          \
 	X(COLLECTED, collected, "answer to COLLECT: what a cold start here would boot from")                         \
 	X(REPLAYED, none, "answer to REPLAY")
@@ -118,75 +118,6 @@ enum rpl_event_kind {
 	RPL_EVENTS(X)
 #undef X
 	RPL_EV_N
-};
-
-enum rpl_found { /* what the shell found at its start */
-	RPL_FOUND_NONE,
-	RPL_FOUND_RUNNING,
-	RPL_FOUND_PAUSED, /* paused by an earlier life of this shell: it is resumed at once */
-};
-
-/* STAGED.checks (R9): an ack needs all of them; JOURNALED only with durability journal or both and a disk */
-#define RPL_STAGED_WHOLE 1u     /* every byte of the epoch arrived */
-#define RPL_STAGED_DIGEST 2u    /* its digest matched */
-#define RPL_STAGED_SEALED 4u    /* it lies where the activator finds it, header sealed */
-#define RPL_STAGED_JOURNALED 8u /* its redo is synced on this host's disk */
-
-struct rpl_event {
-	enum rpl_event_kind kind;
-	uint64_t now_ns; /* CLOCK_MONOTONIC, or virtual */
-	union {
-		struct {
-			enum rpl_found guest;
-			bool memory_ours;  /* that guest process is the one that ran here under the last record we knew */
-			bool output_open;  /* the output buffer lives and passes straight through; false: held or unknown */
-			bool want;         /* protection is wanted */
-			bool replica;      /* a complete replica is here, whole and never yet activated */
-			struct rpl_uuid session;  /* the replica's session */
-			uint64_t epoch;    /* the replica's last acked epoch; else the highest epoch anything here knows */
-		} start;
-		struct {
-			struct rpl_record record;
-		} record;
-		struct {
-			uint64_t generation;
-		} cmd;
-		struct {
-			uint64_t epoch;
-		} epoch;
-		struct {
-			uint64_t epoch;
-			bool in_sync; /* the peer's store holds every write that ours held at that point; true without a disk */
-		} held;
-		struct {
-			uint64_t epoch;
-			bool peer_has; /* drbd: Connected and peer UpToDate without a break from the first write to the flush */
-		} flushed;
-		struct {
-			struct rpl_uuid session;
-		} session;
-		struct {
-			struct rpl_uuid session;
-			uint64_t epoch;
-		} link;
-		struct {
-			struct rpl_uuid session;
-			uint64_t generation;
-		} open;
-		struct {
-			uint64_t progress; /* checkpoint bytes the peer has received in this session; 0 if unknown */
-		} heard;
-		struct {
-			struct rpl_uuid session;
-			uint64_t epoch;
-			uint32_t checks; /* RPL_STAGED_* */
-		} staged;
-		struct {
-			bool store_clean;        /* own store alone is complete: no overlay was in use when it stopped */
-			bool redo_complete;      /* store and journal, own or the peer's, hold all that was ever acked of ... */
-			struct rpl_uuid session; /* ... this session */
-		} collected;
-	} u;
 };
 
 /* ---- actions: X(NAME, argument of struct rpl_action used, meaning) */
@@ -228,11 +159,13 @@ struct rpl_event {
 	X(REDO_APPLY, epoch, "store=plain: write redo <= `epoch` to our store, sync -> REDO_APPLIED")                \
 	X(REDO_TRIM, epoch, "forget redo <= `epoch`, in memory and journal")                                         \
 	X(FREEZE, none, "shut the connections, kill and reap the mover, cut the store link -> FROZEN")               \
-	X(FORGET_REPLICA, none, "end session and mover, throw replica, staged epochs and redo away, drop the standby guest") \
+	X(FORGET_REPLICA, none, "end session and mover, throw replica and staged epochs away, drop the standby guest; redo " \
+				 "on disk stays until the next SESSION_ACCEPT: a cold start of the peer may need it") \
 	/* promotion, demotion, cold start */                                                                        \
 	X(STORE_PROMOTE, epoch, "promote our store, apply redo <= `epoch`, sync -> STORE_PROMOTED, STORE_FAILED")    \
 	X(STORE_DISCARD, none, "demote our store and give up its content for the peer's -> STORE_DISCARDED, STORE_FAILED") \
-	X(COLLECT, none, "look at store and journal here, fetch what the peer has -> COLLECTED, STORE_FAILED")       \
+	X(COLLECT, none, "look at store and journal here, fetch what the peer has; a clean store gets no redo "      \
+			 "-> COLLECTED, STORE_FAILED")                                                       \
 	X(REPLAY, none, "promote our store, apply the collected redo, sync -> REPLAYED, STORE_FAILED")               \
 	/* telling people */                                                                                         \
 	X(REPLY, reply, "answer to the command of this step")                                                        \
@@ -244,6 +177,80 @@ enum rpl_action_kind {
 	RPL_ACTIONS(X)
 #undef X
 	RPL_ACT_N
+};
+
+enum rpl_found { /* what the shell found at its start */
+	RPL_FOUND_NONE,
+	RPL_FOUND_RUNNING,
+	RPL_FOUND_PAUSED, /* paused by an earlier life of this shell: it is resumed at once */
+};
+
+/* STAGED.checks (R9): an ack needs all of them; JOURNALED only with durability journal or both and a disk */
+#define RPL_STAGED_WHOLE 1u     /* every byte of the epoch arrived */
+#define RPL_STAGED_DIGEST 2u    /* its digest matched */
+#define RPL_STAGED_SEALED 4u    /* it lies where the activator finds it, header sealed */
+#define RPL_STAGED_JOURNALED 8u /* its redo is synced on this host's disk */
+
+struct rpl_event {
+	enum rpl_event_kind kind;
+	uint64_t now_ns; /* CLOCK_MONOTONIC, or virtual */
+	union {
+		struct {
+			enum rpl_found guest;
+			bool memory_ours;  /* that guest process is the one that ran here under the last record we knew */
+			bool output_open;  /* the output buffer lives and passes straight through; false: held or unknown */
+			bool want;         /* protection is wanted */
+			bool replica;      /* a complete replica is here, whole and never yet activated */
+			struct rpl_uuid session;  /* the replica's session */
+			uint64_t epoch;    /* the replica's last acked epoch; else the highest epoch anything here knows */
+		} start;
+		struct {
+			struct rpl_record record;
+		} record;
+		struct {
+			uint64_t generation;
+			bool peer_is_dead; /* CMD_ACCEPT_LOSS: the operator vouches that nothing of the peer still runs */
+		} cmd;
+		struct {
+			uint64_t epoch;
+		} epoch;
+		struct {
+			uint64_t epoch;
+			bool in_sync; /* the peer's store holds every write that ours held at that point; true without a disk */
+		} held;
+		struct {
+			uint64_t epoch;
+			bool peer_has; /* drbd: Connected and peer UpToDate without a break from the first write to the flush */
+		} flushed;
+		struct {
+			struct rpl_uuid session;
+		} session;
+		struct {
+			struct rpl_uuid session;
+			uint64_t epoch;
+		} link;
+		struct {
+			struct rpl_uuid session;
+			uint64_t generation;
+			bool resume; /* the primary has been connected in this session before: it can only be continued */
+		} open;
+		struct {
+			uint64_t progress; /* checkpoint bytes the peer has received in this session; 0 if unknown */
+		} heard;
+		struct {
+			struct rpl_uuid session;
+			uint64_t epoch;
+			uint32_t checks; /* RPL_STAGED_* */
+		} staged;
+		struct {
+			enum rpl_action_kind action; /* which of the four */
+		} failed;
+		struct {
+			bool store_clean;        /* own store alone is complete: no overlay was in use when it stopped */
+			bool redo_complete;      /* store and journal, own or the peer's, hold all that was ever acked of ... */
+			struct rpl_uuid session; /* ... this session */
+		} collected;
+	} u;
 };
 
 #define RPL_CLAIMS(X)                                                                              \
@@ -389,6 +396,7 @@ struct rpl_core {
 	bool started, want;         /* protection is wanted */
 	uint64_t ordered_generation; /* the claim under way is an operator's word, about this generation; else 0 */
 	bool accept_loss;           /* an operator accepted loss for the cold start under way */
+	bool peer_is_dead;          /* ... and vouched that the peer, which runs it in SOLO, does so no more */
 	bool boot_ordered;          /* an operator wants a guest booted that is down */
 	bool start_replica;         /* START: a complete replica was found */
 	bool offered;               /* IDLE: the peer offers `session`; the record is being read before we accept */
@@ -422,8 +430,7 @@ struct rpl_core {
 	bool complete;              /* backup: one complete replica in this session (R7) */
 	bool frozen, freezing;      /* backup: never ack again in this session */
 	bool handover;              /* backup: the primary asked for it; primary: it was sent */
-	bool store_ok;              /* P_ARM: the peer's store held all that ours did; C_COLLECT: the record was read,
-				     * COLLECT asked for; B_PROMOTE, C_REPLAY: our store is promoted */
+	bool store_ok;              /* P_ARM: the peer's store held all that ours did when HOLD took effect */
 	enum rpl_output output;
 
 	/* the session */
@@ -434,6 +441,10 @@ struct rpl_core {
 	uint64_t captured_ns;       /* when the last checkpoint was taken */
 	uint64_t overdue_ns;        /* since when an ack is owed; 0: none is */
 	bool throttled;             /* guest paused because a buffer is full */
+
+	/* slow work on store and guest (work.c) */
+	enum rpl_action_kind doing; /* under way; RPL_ACT_N: none */
+	bool failed;                /* it failed and will be asked for again at retry_at_ns */
 
 	/* cold start */
 	bool store_clean, redo_complete;

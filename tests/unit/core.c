@@ -156,6 +156,14 @@ static struct rpl_event ev_staged(const struct bench *b, uint64_t epoch, uint32_
 	return ev;
 }
 
+static struct rpl_event ev_failed(enum rpl_action_kind action)
+{
+	struct rpl_event ev = EV(STORE_FAILED);
+
+	ev.u.failed.action = action;
+	return ev;
+}
+
 #define ALL_CHECKS (RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED | RPL_STAGED_JOURNALED)
 
 /* The answer that the arbiter gives when nobody interferes. */
@@ -224,7 +232,7 @@ static void epochs_flow_and_only_acks_release(void **state)
 	SEE(EV(TIMER), P_PROTECTED, ""); /* max_uncommitted 2 */
 	assert_int_equal(rpl_core_deadline(&b->c), b->c.overdue_ns + 500 * MS);
 	SEE(EV(BUFFER_FULL), P_PROTECTED, "GUEST_PAUSE");
-	SEE(ev_link(b, RPL_EV_ACK, 3), P_PROTECTED, "GUEST_RESUME RELEASE CHECKPOINT");
+	SEE(ev_link(b, RPL_EV_ACK, 3), P_PROTECTED, "RELEASE GUEST_RESUME CHECKPOINT");
 }
 
 static void a_silent_backup_costs_a_claim(void **state)
@@ -319,7 +327,9 @@ static void a_deposed_primary_cleans_up(void **state)
 	r = record("b", RPL_MODE_SOLO, 3, &b->c.session);
 	SEE(ev_record(RPL_EV_CLAIM_REFUSED, &r), P_DEPOSED, "SESSION_END GUEST_KILL");
 	SEE(EV(GUEST_KILLED), P_DEPOSED, "DROP_OUTPUT STORE_DISCARD");
-	SEE(EV(STORE_FAILED), P_DEPOSED, "");
+	SEE(ev_failed(RPL_ACT_STORE_PROMOTE), P_DEPOSED, ""); /* of older work: not ours */
+	assert_false(b->c.failed);
+	SEE(ev_failed(RPL_ACT_STORE_DISCARD), P_DEPOSED, "");
 	pass(b, 200);
 	SEE(EV(TIMER), P_DEPOSED, "STORE_DISCARD");
 	SEE(EV(STORE_DISCARDED), IDLE, "READ_RECORD");
@@ -338,7 +348,8 @@ static void unprotect_power_off_and_process_death(void **state)
 	SEE(EV(OPENED), P_SOLO, "");
 	SEE(EV(GUEST_SHUTDOWN), P_DOWN, "CLAIM");
 	assert_int_equal(find(b, RPL_ACT_CLAIM)->u.claim.want.mode, RPL_MODE_DOWN);
-	SEE(grant(b), IDLE, "GUEST_KILL");
+	SEE(grant(b), P_DOWN, "GUEST_KILL");
+	SEE(EV(GUEST_KILLED), IDLE, "");
 	SEE(EV(CMD_START), IDLE, "REPLY"); /* diskless: nothing to boot from */
 	assert_false(find(b, RPL_ACT_REPLY)->u.reply.ok);
 
@@ -346,7 +357,8 @@ static void unprotect_power_off_and_process_death(void **state)
 	to_protected(b);
 	SEE(EV(GUEST_SHUTDOWN), P_DOWN, "CLAIM");
 	SEE(grant(b), P_DOWN, "OPEN"); /* the last words may leave, the session still lives */
-	SEE(EV(OPENED), IDLE, "SEND_FORGET SESSION_END GUEST_KILL");
+	SEE(EV(OPENED), P_DOWN, "SEND_FORGET SESSION_END GUEST_KILL");
+	SEE(EV(GUEST_KILLED), IDLE, "");
 
 	setup(b, RPL_STORE_NONE);
 	to_protected(b);
@@ -581,6 +593,9 @@ static struct rpl_event random_event(const struct bench *b)
 		ev.u.collected.store_clean = rand() & 1;
 		ev.u.collected.redo_complete = rand() & 1;
 		ev.u.collected.session = s;
+		break;
+	case RPL_EV_STORE_FAILED:
+		ev.u.failed.action = rand() % 2 ? b->c.doing : (enum rpl_action_kind)(rand() % RPL_ACT_N);
 		break;
 	case RPL_EV_HELD:
 	case RPL_EV_FLUSHED:
