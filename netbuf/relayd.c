@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,33 +43,60 @@ static const struct option longopts[] = {
 
 static void usage(FILE *f)
 {
-	(void)fprintf(f, "usage: replicad-relay --vm NAME --control PATH --port LOCAL,PEER,tap=IFNAME[,bridge=NAME] ...\n"
+	(void)fprintf(f, "usage: replicad-relay --vm NAME --control PATH --port LOCAL,PEER,tap=IFNAME[,bridge=NAME][,owner=USER] ...\n"
 		      "                      [--state open|held|closed] [--hold-bytes-max BYTES] [--verbose] [--version]\n"
 		      "See replicad-relay(8).\n");
+}
+
+static int parse_owner(const char *text, struct rpl_relay_port_conf *p, struct rpl_err *err)
+{
+	const struct passwd *pw = getpwnam(text);
+	unsigned long uid;
+	char *end;
+
+	p->owned = true;
+	if (pw) {
+		p->owner = pw->pw_uid;
+		return 0;
+	}
+	errno = 0;
+	uid = strtoul(text, &end, 10);
+	if (errno || *end || end == text || *text == '-' || uid >= UINT32_MAX)
+		return rpl_fail(err, -EINVAL, "port: owner '%.40s' is neither a user nor a number", text);
+	p->owner = (uid_t)uid;
+	return 0;
+}
+
+static int take_word(char *word, struct rpl_relay_port_conf *p, struct rpl_err *err)
+{
+	const struct {
+		const char *key;
+		const char **value;
+	} path[] = { { "tap=", &p->tap }, { "bridge=", &p->bridge }, { "wire=", &p->wire },
+		     { "wire-peer=", &p->wire_peer } };
+
+	for (size_t i = 0; i < RPL_ARRAY_LEN(path); i++)
+		if (strncmp(word, path[i].key, strlen(path[i].key)) == 0) {
+			*path[i].value = word + strlen(path[i].key);
+			return 0;
+		}
+	if (strncmp(word, "owner=", 6) == 0)
+		return parse_owner(word + 6, p, err);
+	return rpl_fail(err, -EINVAL, "port: unknown word '%.60s' (tap= bridge= owner= wire= wire-peer=)", word);
 }
 
 int rpl_relay_port_parse(char *text, struct rpl_relay_port_conf *ret, struct rpl_err *err)
 {
 	struct rpl_relay_port_conf p = { 0 };
 	char *save = NULL;
-	unsigned at = 0;
+	int r = 0;
 
-	for (char *word = strtok_r(text, ",", &save); word; word = strtok_r(NULL, ",", &save), at++) {
-		if (at == 0)
-			p.local = word;
-		else if (at == 1)
-			p.peer = word;
-		else if (strncmp(word, "tap=", 4) == 0)
-			p.tap = word + 4;
-		else if (strncmp(word, "bridge=", 7) == 0)
-			p.bridge = word + 7;
-		else if (strncmp(word, "wire=", 5) == 0)
-			p.wire = word + 5;
-		else if (strncmp(word, "wire-peer=", 10) == 0)
-			p.wire_peer = word + 10;
-		else
-			return rpl_fail(err, -EINVAL, "port: unknown word '%.60s' (tap= bridge= wire= wire-peer=)", word);
-	}
+	p.local = strtok_r(text, ",", &save);
+	p.peer = strtok_r(NULL, ",", &save);
+	for (char *word = strtok_r(NULL, ",", &save); word && r == 0; word = strtok_r(NULL, ",", &save))
+		r = take_word(word, &p, err);
+	if (r < 0)
+		return r;
 	if (!p.local || !p.peer)
 		return rpl_fail(err, -EINVAL, "port: want LOCAL,PEER,tap=IFNAME");
 	if (!p.tap == !p.wire || !p.wire != !p.wire_peer || (p.bridge && !p.tap))
@@ -197,7 +225,7 @@ static int set_up(struct relayd *d, struct ev_loop *loop, const struct options *
 	for (uint32_t i = 0; i < o->n_ports; i++)
 		if (rpl_relay_io_add(d->io, &o->port[i], err) < 0)
 			return err->code;
-	return 0;
+	return rpl_relay_confine(err);
 }
 
 static int run(struct ev_loop *loop, const struct options *o, struct rpl_err *err)

@@ -5,6 +5,7 @@
 #include <net/if.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <replicad/err.h>
 
@@ -22,9 +23,11 @@ struct rpl_relay_port_conf {
 	const char *bridge;    /* to which the tap is added; or NULL */
 	const char *wire;      /* outside instead of a tap (tests): our datagram socket and the other side's */
 	const char *wire_peer;
+	bool owned;            /* QEMU runs as user `owner`, so `local` is made that user's */
+	uid_t owner;
 };
 
-/* Read "LOCAL,PEER,tap=IF[,bridge=BR]" or "LOCAL,PEER,wire=PATH,wire-peer=PATH"; `text` is cut into pieces. */
+/* Read "LOCAL,PEER,tap=IF[,bridge=BR][,owner=USER]" or "LOCAL,PEER,wire=PATH,wire-peer=PATH"; `text` is cut up. */
 int rpl_relay_port_parse(char *text, struct rpl_relay_port_conf *ret, struct rpl_err *err);
 
 struct rpl_relay_counters {
@@ -53,6 +56,10 @@ void rpl_relay_io_free(struct rpl_relay_io *io); /* closes and unlinks the socke
 /* A tap device of this network namespace, non-blocking, up, on `bridge` if that is not NULL. One that does not exist
  * is made and goes when the descriptor does. The descriptor or a negative errno. */
 int rpl_relay_tap_open(const char *ifname, const char *bridge, struct rpl_err *err);
+
+/* Once everything is open: no new privileges, and of root's capabilities only the one that connects to a socket of the
+ * user that QEMU runs as. */
+int rpl_relay_confine(struct rpl_err *err);
 
 /* ---- control */
 struct rpl_relay_ctl;

@@ -528,6 +528,10 @@ int rpl_relay_io_add(struct rpl_relay_io *io, const struct rpl_relay_port_conf *
 	r = p->guest = rpl_unix_listen(conf->local, SOCK_DGRAM | SOCK_NONBLOCK, err);
 	if (r < 0)
 		goto fail;
+	if (conf->owned && chown(conf->local, conf->owner, (gid_t)-1) < 0) {
+		r = rpl_fail_errno(err, errno, "vm %s: give %s to user %u", io->vm, conf->local, conf->owner);
+		goto fail;
+	}
 	p->to_guest.receiver = p->guest;
 	ev_io_set(&p->guest_in, p->guest, EV_READ);
 	ev_io_set(&p->outside_in, p->outside, EV_READ);
