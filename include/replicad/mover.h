@@ -13,8 +13,8 @@
  * Either:   LINK_DOWN, exactly once for each LINK that was not replaced by the next.
  *
  * Resumption: after LINK_DOWN with value 0, a new LINK and SESSION with the same uuid go on where the backup stands:
- * PEER_READY has value 1 and the backup's last staged epoch; later epochs are sent again from the arena by themselves; an
- * ack whose frame was lost is reported as ACKED before. Epochs may be staged (STAGE) while no connection is up, up to
+ * PEER_READY has value 1; what the backup has not staged is sent again from the arena by itself; an ack whose frame was
+ * lost is reported as ACKED before, and an epoch that is staged there but not acked waits for its ack as ever (R9). Epochs may be staged (STAGE) while no connection is up, up to
  * max_uncommitted. LINK_DOWN with value 1 means that the session cannot be resumed (the backup lost or never completed
  * it, a bulk round was cut, an epoch larger than the arena was under way): the next SESSION needs a new uuid, and the
  * memory is sent whole again. An epoch number that was not staged is not skipped: STAGE takes the numbers one by one.
@@ -55,7 +55,7 @@
 	X(READY)        /* CONF was fine, privileges are gone */                                           \
 	X(LINK_UP)      /* backup: hello holds the primary's; its definition is in the text memfd, NUL behind it (length in value) */ \
 	X(LINK_DOWN)    /* text: why; value = 1: the session is void as well (see above) */                 \
-	X(PEER_READY)   /* primary: epoch = last staged epoch of a resumed session, value = 1 if resumed */ \
+	X(PEER_READY)   /* primary: value = 1 if resumed; epoch = what the backup says it acked in this session, 0: nothing */ \
 	X(PEER_REFUSED) /* text: the peer's sentence; LINK_DOWN follows */                                  \
 	X(ROUND_DONE)   /* value = pages sent; epoch = pages dirty by now (estimate; a tracker that cannot tell: pages sent) */ \
 	X(STAGED)       /* epoch, value = pages: the guest may be resumed */                               \

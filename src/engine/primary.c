@@ -124,7 +124,7 @@ static int resume_session(struct mover *m, uint64_t staged, uint64_t acked, stru
 	p->sent = staged;
 	connection_ready(m);
 	settle_acks(m, acked);
-	mover_report(m, RPL_MOVER_PEER_READY, staged, 1, &p->session);
+	mover_report(m, RPL_MOVER_PEER_READY, acked, 1, &p->session);
 	send_kick(m);
 	return 0;
 }

@@ -336,9 +336,20 @@ static enum progress step(struct mover *m)
 	return made;
 }
 
+static void arm_pump(struct mover *m, double after)
+{
+	struct primary *p = m->primary;
+
+	if (ev_is_active(&p->pump))
+		return;
+	ev_timer_set(&p->pump, after, 0.);
+	ev_timer_start(m->loop, &p->pump);
+}
+
 static void on_pump(EV_P_ ev_timer *w, int revents)
 {
 	struct mover *m = w->data;
+	uint64_t t = rpl_now_ns();
 
 	(void)loop;
 	(void)revents;
@@ -346,17 +357,14 @@ static void on_pump(EV_P_ ev_timer *w, int revents)
 	for (int i = 0; i < MOVER_FRAMES_SLICE; i++)
 		if (step(m) != DONE_SOME)
 			return;
-	send_kick(m);
+	/* A round is in no hurry, and the guest and whoever carries its packets want the processor too: rest for as long
+	 * as the slice took (the loop's clock stands at the turn's beginning, hence twice). An epoch is waited for by clients. */
+	arm_pump(m, m->primary->job.kind == JOB_ROUND ? 2 * (double)(rpl_now_ns() - t) / 1e9 : 0.);
 }
 
 void send_kick(struct mover *m)
 {
-	struct primary *p = m->primary;
-
-	if (ev_is_active(&p->pump))
-		return;
-	ev_timer_set(&p->pump, 0., 0.);
-	ev_timer_start(m->loop, &p->pump);
+	arm_pump(m, 0.);
 }
 
 void send_reset(struct mover *m)
