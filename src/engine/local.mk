@@ -43,3 +43,10 @@ tests_unit_arena_SOURCES = tests/unit/arena.c
 tests_unit_arena_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_arena_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_arena_LDADD = src/engine/libengine.la src/base/libbase.la $(CMOCKA_LIBS)
+
+# a benchmark: built with the tests, run by hand
+check_PROGRAMS += tests/bench/engine
+tests_bench_engine_SOURCES = tests/bench/engine.c tests/lib/mover_rig.c
+tests_bench_engine_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_bench_engine_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_bench_engine_LDADD = src/engine/libmovermsg.la src/base/libbase.la $(CMOCKA_LIBS)
