@@ -21,8 +21,7 @@ HELP_TIMEOUT_S = 30
 # that owes nothing any more is to leave it.
 OWED = {
     "replicad.8", "replicad-agent.8", "replicad-protect.8", "replicad-unprotect.8", "replicad-status.8", "replicad-events.8",
-    "replicad-control.7", "replicad-stream.7", "replicad-attach.8",
-    "replicad-qemu-args.8",
+    "replicad-control.7",
 }
 
 failures = []
