@@ -59,7 +59,7 @@
 	X(qmp, PATH, "", 0, 107, NULL, PROTECT, "qemu: the running guest's monitor socket")                           \
 	X(standby, PATH, "", 0, 128, NULL, PROTECT, "file that defines the standby guest; without it we are no backup") \
 	X(standby_user, NAME, "", 0, 31, NULL, PROTECT, "a standby runs as this user; empty: as the agent")           \
-	X(backup, TEXT, "", 0, 128, NULL, PROTECT, "the node that holds the copy: a [peer] or host:port")             \
+	X(backup, TEXT, "", 0, 128, NULL, PROTECT, "the other node of this VM: a [peer] or host:port; default: the only [peer]")             \
 	X(role, ENUM, "auto", 0, 0, "auto|primary|backup", START, "primary: protect it at start; backup: be ready from the start") \
 	X(interval_ms, INT, "50", 5, 10000, NULL, RELOAD, "time from checkpoint to checkpoint")                       \
 	X(heartbeat_ms, INT, "50", 10, 1000, NULL, PROTECT, "a silent link says it lives this often")                 \

@@ -36,10 +36,18 @@ static json_t *section_json(enum rpl_conf_section section, const void *base)
 	return o;
 }
 
-/* The peer that `backup` names; all "" if it names none. */
+/* The peer that `backup` names; where nothing is named and there is only one, that one. */
+static const struct rpl_conf_peer *peer_of(const struct rpl_conf *c, const struct rpl_conf_vm *vm)
+{
+	if (vm->backup[0])
+		return rpl_conf_peer(c, vm->backup);
+	return c->n_peers == 1 ? &c->peers[0] : NULL;
+}
+
+/* All "" if there is no peer. */
 static json_t *peer_json(const struct rpl_conf *c, const struct rpl_conf_vm *vm)
 {
-	const struct rpl_conf_peer *p = vm->backup[0] ? rpl_conf_peer(c, vm->backup) : NULL;
+	const struct rpl_conf_peer *p = peer_of(c, vm);
 	const char *address = p ? p->address : vm->backup;
 	char host[RPL_CONF_TEXT_MAX] = "", port[6] = "", text[RPL_CONF_TEXT_MAX + 16] = "";
 
