@@ -70,7 +70,7 @@ class Host:
         with open(os.open(self.etc("keys.psk"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as f:
             f.write(keys)
         with open(self.etc("standby.args"), "w", encoding="utf-8") as f:
-            f.write("".join(a + "\n" for a in self.arguments(image, accel)))
+            f.write("".join(a + "\n" for a in [*self.arguments(image, accel), "-incoming", "defer", "-S"]))
         vm = {"uuid": self.uuid, "qmp": self.sock("guest.qmp"), "relay": self.sock("relay.ctl"), "interval_ms": self.interval_ms,
               "standby": self.etc("standby.args"), "role": "auto" if primary else "backup", **self.extra_vm_keys}
         with open(self.etc("replicad.conf"), "w", encoding="utf-8") as f:
