@@ -1,5 +1,6 @@
 # man
 dist_man_MANS += man/replicad-fault.7 man/replicad-mover.8
+dist_man_MANS += man/replicad-keeper.8
 dist_man_MANS += man/replicad-trace.7
 dist_man_MANS += man/replicad.conf.5
 dist_man_MANS += man/replicad-link.7 man/replicad-protocol.7

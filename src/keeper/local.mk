@@ -1,1 +1,12 @@
-# src/keeper
+# replicad-keeper: the shell around the protection state machine, one process per VM and role.
+pkglibexec_PROGRAMS += replicad-keeper
+replicad_keeper_SOURCES = src/keeper/main.c src/keeper/keeper.h src/keeper/shell.c src/keeper/actions.c \
+	src/keeper/rooms.c src/keeper/session.c src/keeper/standby.c src/keeper/checkpoint.c src/keeper/checkpoint.h \
+	src/keeper/movers.c src/keeper/movers.h src/keeper/movers_conf.c src/keeper/conf.c src/keeper/conf.h \
+	src/keeper/control.c src/keeper/control.h src/keeper/command.c src/keeper/status.c src/keeper/persist.c \
+	src/keeper/programs.c src/keeper/programs.h
+replicad_keeper_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+replicad_keeper_LDFLAGS = $(RPL_PIE_LDFLAGS)
+replicad_keeper_LDADD = failover/core/libcore.la failover/arbiter/libarbiter.la netbuf/libnetbuf.la disk/libdisk.la \
+	src/guest/libguest.la src/replica/libreplica.la src/guest/libmemory.la src/engine/libmovermsg.la \
+	src/base/libbase.la $(JANSSON_LIBS) $(EV_LIBS)

@@ -1,0 +1,181 @@
+/* command.c - what the control socket asks of this keeper */
+#include "keeper.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <replicad/control.h>
+#include <replicad/auto.h>
+#include <replicad/log.h>
+
+static json_t *done(void)
+{
+	return json_pack("{s:b}", "ok", 1);
+}
+
+static void answer(struct keeper *k, struct control_call *waiting, json_t *reply)
+{
+	if (waiting->client)
+		control_answer(k->control, *waiting, reply);
+	else
+		json_decref(reply);
+	*waiting = (struct control_call){ 0 };
+}
+
+void keeper_refuse(struct keeper *k, const struct rpl_err *err)
+{
+	rpl_log(RPL_LOG_ERROR, "vm=%s refused=\"%s\"", k->conf.vm, err->msg);
+	(void)snprintf(k->refused, sizeof(k->refused), "%s", err->msg);
+	if (!k->control)
+		return;
+	keeper_tell(k, "refused", json_pack("{s:s, s:s}", "reason", err->msg, "message", err->msg));
+	answer(k, &k->protect_call, control_refusal("refused", err->msg));
+}
+
+/* The command's answer is the core's, given in the same step. */
+static json_t *ask_core_about(struct keeper *k, enum rpl_event_kind kind, uint64_t generation)
+{
+	json_t *reply;
+
+	if (!k->started)
+		return control_refusal("busy", "still starting; try again");
+	json_decref(k->reply);
+	k->reply = NULL;
+	keeper_event(k, &(struct rpl_event){ .kind = kind, .u.cmd.generation = generation });
+	reply = k->reply;
+	k->reply = NULL;
+	return reply ? reply : control_refusal("failed", "the keeper gave no answer");
+}
+
+static json_t *ask_core(struct keeper *k, enum rpl_event_kind kind)
+{
+	return ask_core_about(k, kind, 0);
+}
+
+/* An operator's word stands for what nobody can ask; it holds for the generation that it names, and no other. */
+static json_t *operators_word(struct keeper *k, enum rpl_event_kind kind, const json_t *request)
+{
+	const json_t *generation = json_object_get(request, "generation");
+
+	if (!json_is_integer(generation) || json_integer_value(generation) < 1)
+		return control_refusal("bad_request", "say which generation this is about (\"generation\": N, as status "
+						      "shows it)");
+	return ask_core_about(k, kind, (uint64_t)json_integer_value(generation));
+}
+
+static json_t *protect(struct keeper *k, struct control_call call)
+{
+	if (!*k->conf.peer_address)
+		return control_refusal("refused", "no peer is configured to hold the copy: say --backup HOST, with a "
+						  "[peer HOST] section or host:port");
+	if (k->started) {
+		json_t *reply = ask_core(k, RPL_EV_CMD_PROTECT);
+
+		keeper_past_save(k);
+		return reply;
+	}
+	k->protect_call = call; /* answered when the guest was looked at */
+	if (k->refused[0])
+		keeper_attach(k);
+	return NULL;
+}
+
+static bool let_go(const struct keeper *k)
+{
+	return !k->started || k->core.state == RPL_ST_IDLE ||
+	       (k->core.state == RPL_ST_P_SOLO && k->core.output == RPL_OUT_OPEN && !k->core.want);
+}
+
+static void leave(struct keeper *k)
+{
+	RPL_AUTO_FREE char *past = NULL;
+
+	if (asprintf(&past, "%s/past.json", k->conf.dir) > 0)
+		(void)unlink(past);
+	answer(k, &k->unprotect_call, done());
+	answer(k, &k->shutdown_call, done());
+	if (k->core.state != RPL_ST_IDLE)
+		keeper_tell(k, "unprotected", NULL);
+	keeper_end(k);
+}
+
+static json_t *unprotect(struct keeper *k, struct control_call call)
+{
+	json_t *reply = k->started ? ask_core(k, RPL_EV_CMD_UNPROTECT) : NULL;
+
+	if (reply && !json_is_true(json_object_get(reply, "ok")))
+		return reply;
+	json_decref(reply);
+	k->unprotect_call = call;
+	k->leaving = true;
+	keeper_answer_waiting(k);
+	return NULL;
+}
+
+static json_t *shut_down(struct keeper *k, const json_t *request, struct control_call call)
+{
+	bool force = json_is_true(json_object_get(request, "force"));
+	enum rpl_state s = k->core.state;
+
+	if (k->started && s >= RPL_ST_P_ARM && s <= RPL_ST_P_DEPOSED && !force)
+		return control_refusal("refused", "the guest's output is held here: unprotect it first");
+	k->shutdown_call = call;
+	leave(k);
+	return NULL;
+}
+
+void keeper_answer_waiting(struct keeper *k)
+{
+	if (k->protect_call.client && k->started) {
+		struct control_call call = k->protect_call;
+
+		k->protect_call = (struct control_call){ 0 }; /* asking comes back here */
+		answer(k, &call, ask_core(k, RPL_EV_CMD_PROTECT));
+	}
+	if (k->leaving && !k->ending && let_go(k))
+		leave(k);
+}
+
+static json_t *with_descriptor(struct keeper *k, int fd)
+{
+	if (fd < 0)
+		return control_refusal("bad_request", "link: no connection came along");
+	if (!*k->conf.standby) {
+		(void)close(fd);
+		return control_refusal("refused", "this VM has no standby= here: it cannot be a backup");
+	}
+	if (k->guest_here && !k->standby.ready) {
+		(void)close(fd);
+		return control_refusal("refused", "the guest runs here: it is no backup now");
+	}
+	standby_link(k, fd);
+	return done();
+}
+
+json_t *keeper_command(void *arg, const char *cmd, const json_t *request, int fd, struct control_call call)
+{
+	struct keeper *k = arg;
+
+	if (!strcmp(cmd, "link"))
+		return with_descriptor(k, fd);
+	rpl_close(&fd);
+	if (!strcmp(cmd, "status"))
+		return json_pack("{s:b, s:o}", "ok", 1, "status", keeper_status(k));
+	if (!strcmp(cmd, "protect"))
+		return protect(k, call);
+	if (!strcmp(cmd, "unprotect"))
+		return unprotect(k, call);
+	if (!strcmp(cmd, "switchover"))
+		return ask_core(k, RPL_EV_CMD_SWITCHOVER);
+	if (!strcmp(cmd, "solo"))
+		return operators_word(k, RPL_EV_CMD_SOLO, request);
+	if (!strcmp(cmd, "takeover"))
+		return operators_word(k, RPL_EV_CMD_TAKEOVER, request);
+	if (!strcmp(cmd, "accept_loss"))
+		return operators_word(k, RPL_EV_CMD_ACCEPT_LOSS, request);
+	if (!strcmp(cmd, "shutdown"))
+		return shut_down(k, request, call);
+	return control_refusal("unknown_command", cmd);
+}

@@ -1,0 +1,32 @@
+/* conf.h - what one keeper was told: keeper.json, as the agent resolved it (<replicad/control.h>) */
+#ifndef KEEPER_CONF_H
+#define KEEPER_CONF_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include <jansson.h>
+
+#include <replicad/core.h>
+#include <replicad/link.h>
+
+struct keeper_conf {
+	json_t *doc; /* all strings below live in it */
+	const char *vm, *dir;
+	bool standby_role;  /* it was asked to be the backup */
+	unsigned restarts;
+	struct rpl_core_conf core;
+	enum rpl_tls tls;
+	bool insecure;
+	const char *backend, *qmp, *standby, *tracker, *standby_user, *netbuf, *relay, *disk;
+	const char *arbiter, *arbiter_location, *cluster, *keys, *identity, *mover_user;
+	const char *peer_name, *peer_address, *peer_identity;
+	bool audit;
+	unsigned arbiter_timeout_ms, heartbeat_ms, arena_mb, op_timeout_ms;
+};
+
+/* Read DIR/keeper.json. 0, or -EINVAL naming the field. The caller ends with keeper_conf_fini(). */
+int keeper_conf_load(const char *dir, struct keeper_conf *ret, struct rpl_err *err);
+void keeper_conf_fini(struct keeper_conf *c);
+
+#endif

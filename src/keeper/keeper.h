@@ -1,0 +1,205 @@
+/* keeper.h - one VM's keeper: the shell around the protection state machine
+ *
+ * One process per VM and role, one libev loop, no thread. It owns the guest's control connection, the output buffer,
+ * the disk, the arbiter's client and the mover, and does with them what rpl_core_step() says, nothing else.
+ *
+ *   something happens ──► keeper_event() ──► queue ──► rpl_core_step() ──► actions.c ──► the rooms
+ *         ▲                                                                                  │
+ *         └──────────────── completions: guest, netbuf, disk, arbiter, mover ◄───────────────┘
+ *
+ * Completions may come from inside an action; the queue keeps steps apart. session.c is the primary's side of the
+ * link, standby.c the backup's, checkpoint.c one pause; status.c tells people, persist.c tells the next keeper.
+ */
+#ifndef KEEPER_H
+#define KEEPER_H
+
+#include <ev.h>
+
+#include <replicad/arbiter.h>
+#include <replicad/core.h>
+#include <replicad/disk.h>
+#include <replicad/guest.h>
+#include <replicad/netbuf.h>
+#include <replicad/trace.h>
+
+#include "checkpoint.h"
+#include "conf.h"
+#include "control.h"
+#include "movers.h"
+
+#define EVENT_QUEUE_MAX 256
+#define ARBITER_QUEUE_MAX 4
+#define ADDRESS_TEXT 128
+
+/* The primary's side of a session, while the core wants one. */
+struct session {
+	bool wanted;              /* between SESSION_START and SESSION_END */
+	bool up;                  /* the peer is ready on a live connection */
+	bool synced;              /* SYNC_READY was reported */
+	struct rpl_uuid id;
+	uint64_t generation;
+	int connecting_fd;        /* -1, or a connect() under way */
+	unsigned round, retry_ms;
+	uint64_t bulk_sent, bulk_total;
+	ev_io connecting;
+	ev_timer retry;           /* the next connection attempt */
+};
+
+/* The backup's side. */
+struct standby {
+	bool ready;               /* the standby guest exists and its RAM is ours to fill */
+	bool starting;
+	bool accepted;
+	struct rpl_uuid session;  /* of the hello at hand, then of the replica */
+	int waiting_fd;           /* a connection that came before the standby was ready; -1: none */
+	int staging_fd;
+	uint64_t staging_bytes;
+	struct rpl_memory_desc memory;
+	int memory_fd[RPL_MEMORY_FDS_MAX];
+	size_t n_memory_fds;
+};
+
+/* When what happened, for people (CLOCK_MONOTONIC ns, 0: not yet). */
+struct moments {
+	uint64_t heard, suspect, claim_sent, claim_granted, running;
+};
+
+/* What the core asked of the guest and the output and could not be begun at once: the guest does one thing at a time,
+ * and the buffer's process may be away for a moment. Carried out by keeper_pursue(). */
+struct wishes {
+	bool kill, activate, announce, capture;
+	bool paused;              /* how it should be, outside a checkpoint */
+	bool open;                /* output should flow straight through */
+	enum checkpoint_kind capture_kind;
+	uint64_t capture_epoch;
+};
+
+struct arbiter_op {
+	bool cas, create;
+	struct rpl_record expect, want;
+};
+
+struct keeper {
+	struct keeper_conf conf;
+	struct ev_loop *loop;
+	struct rpl_core core;
+	bool started;             /* EV_START was delivered */
+	char refused[320]; /* why protection cannot be; "" otherwise */
+
+	struct rpl_guest *guest;
+	struct rpl_netbuf *netbuf;
+	struct rpl_disk *disk;
+	struct rpl_arbiter *arbiter;
+	struct movers *movers;
+	struct checkpoint checkpoint;
+	struct control *control;
+	struct rpl_trace *trace;
+	struct session session;
+	struct standby standby;
+
+	struct rpl_event queue[EVENT_QUEUE_MAX];
+	unsigned queue_from, queue_n;
+	bool stepping;
+	struct arbiter_op arbiter_queue[ARBITER_QUEUE_MAX];
+	unsigned arbiter_n;
+	bool arbiter_busy;        /* the first of them is under way */
+
+	struct wishes wish;
+	bool guest_here;          /* ATTACH or ACTIVATE succeeded */
+	bool guest_busy;          /* an operation that is not the checkpoint's is under way */
+	bool paused;              /* by us, outside a checkpoint */
+	bool netbuf_here;
+	bool leaving;             /* unprotect was asked for: end when SOLO and let go */
+	bool ending;
+	bool rest;                /* a standby is to be made as soon as nothing else is here */
+	struct control_call protect_call, unprotect_call, shutdown_call;
+	json_t *reply;            /* of the command being stepped */
+
+	ev_timer deadline, poll, quit, netbuf_retry;
+	uint64_t heard_ns;        /* newest last_heard_ns that the core knows of */
+	uint64_t acked_at_ns;
+	uint64_t dirty_pages_sum, checkpoints, takeovers;
+	char since[32];
+	const char *reason;
+	struct moments at;
+	unsigned progress_shown;
+};
+
+/* shell.c */
+int keeper_open(struct keeper *k, const char *dir, struct ev_loop *loop, struct rpl_err *err);
+void keeper_close(struct keeper *k);
+/* Queue an event and, unless a step is under way, work the queue off. now_ns is filled in. */
+void keeper_event(struct keeper *k, const struct rpl_event *ev);
+/* Events without arguments, with an epoch, with a session. */
+void keeper_say(struct keeper *k, enum rpl_event_kind kind);
+void keeper_say_epoch(struct keeper *k, enum rpl_event_kind kind, uint64_t epoch);
+void keeper_say_session(struct keeper *k, enum rpl_event_kind kind, const struct rpl_uuid *session);
+void keeper_say_link(struct keeper *k, enum rpl_event_kind kind, const struct rpl_uuid *session, uint64_t epoch);
+/* Everything that the core must know at its start is known: deliver EV_START. */
+void keeper_start_core(struct keeper *k, enum rpl_found found, bool memory_ours);
+/* IDLE was reached: what the machine had here is over. Become (again) a backup where that is wanted, else end. */
+void keeper_rest(struct keeper *k, enum rpl_reason why);
+/* Leave the loop soon; replies and events get out first. */
+void keeper_end(struct keeper *k);
+
+/* actions.c */
+void keeper_perform(struct keeper *k, const struct rpl_action *a);
+
+/* rooms.c: completions of guest, netbuf, disk, arbiter, mover */
+int keeper_rooms_open(struct keeper *k, struct rpl_err *err);
+void keeper_arbiter_read(struct keeper *k);
+void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a);
+/* Begin whatever is wished for and possible now. */
+void keeper_pursue(struct keeper *k);
+/* Try (again) to attach the guest, the output buffer and the disk; ends in keeper_start_core() or a refusal. */
+void keeper_attach(struct keeper *k);
+
+/* session.c */
+void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation);
+void session_end(struct keeper *k);
+void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
+void session_on_gone(struct keeper *k, const char *why);
+void session_fini(struct keeper *k);
+
+/* standby.c */
+void standby_link(struct keeper *k, int fd);
+void standby_start(struct keeper *k);
+void standby_on_started(struct keeper *k, int r, const struct rpl_err *err);
+void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
+void standby_on_gone(struct keeper *k, const char *why);
+void standby_on_lost(struct keeper *k); /* the standby guest itself is gone */
+void standby_accept(struct keeper *k, const struct rpl_uuid *session);
+void standby_refuse(struct keeper *k, const char *why);
+void standby_freeze(struct keeper *k);
+void standby_forget(struct keeper *k);
+void standby_activate(struct keeper *k, uint64_t epoch);
+void standby_fini(struct keeper *k);
+
+/* movers, both roles: what CONF has in common; keys are placed in the text area */
+int keeper_mover_conf(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *ret, struct rpl_err *err);
+
+/* status.c */
+json_t *keeper_status(const struct keeper *k);
+void keeper_tell(struct keeper *k, const char *event, json_t *fields); /* steals fields */
+void keeper_tell_state(struct keeper *k, const struct rpl_action *a);
+void keeper_alarm(struct keeper *k, const char *reason);
+
+/* command.c: what the control socket asks for */
+json_t *keeper_command(void *arg, const char *cmd, const json_t *request, int fd, struct control_call call);
+/* A state was reached that answers a waiting command. */
+void keeper_answer_waiting(struct keeper *k);
+void keeper_refuse(struct keeper *k, const struct rpl_err *err);
+
+/* persist.c: what the next keeper of this VM must know */
+struct keeper_past {
+	bool known;
+	pid_t guest_pid;
+	uint64_t guest_started; /* clock ticks since boot: field 22 of /proc/PID/stat */
+	uint64_t epoch;
+	bool want;
+};
+void keeper_past_load(const char *dir, struct keeper_past *ret);
+void keeper_past_save(const struct keeper *k);
+uint64_t process_start_time(pid_t pid); /* 0: no such process */
+
+#endif

@@ -1,0 +1,71 @@
+/* persist.c - DIR/past.json: what the next keeper of this VM must know */
+#include "keeper.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <replicad/auto.h>
+#include <replicad/io.h>
+#include <replicad/log.h>
+
+#define PAST_BYTES_MAX 4096
+#define STAT_BYTES_MAX 4096
+
+uint64_t process_start_time(pid_t pid)
+{
+	RPL_AUTO_FREE char *text = NULL;
+	char path[64], *p;
+
+	if (pid <= 0)
+		return 0;
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (rpl_read_file(path, STAT_BYTES_MAX, &text, NULL, NULL) < 0)
+		return 0;
+	p = strrchr(text, ')'); /* the name may hold anything; it ends field 2 */
+	for (int f = 2; p && f < 22; f++)
+		p = strchr(p + 1, ' ');
+	return p ? strtoull(p + 1, NULL, 10) : 0;
+}
+
+static char *past_path(const char *dir)
+{
+	char *path;
+
+	return asprintf(&path, "%s/past.json", dir) < 0 ? NULL : path;
+}
+
+void keeper_past_load(const char *dir, struct keeper_past *ret)
+{
+	RPL_AUTO_FREE char *path = past_path(dir), *text = NULL;
+	json_t *doc;
+
+	*ret = (struct keeper_past){ 0 };
+	if (!path || rpl_read_file(path, PAST_BYTES_MAX, &text, NULL, NULL) < 0)
+		return;
+	doc = json_loads(text, 0, NULL);
+	if (json_is_object(doc)) {
+		ret->known = true;
+		ret->guest_pid = (pid_t)json_integer_value(json_object_get(doc, "guest_pid"));
+		ret->guest_started = (uint64_t)json_integer_value(json_object_get(doc, "guest_started"));
+		ret->epoch = (uint64_t)json_integer_value(json_object_get(doc, "epoch"));
+		ret->want = json_is_true(json_object_get(doc, "want"));
+	}
+	json_decref(doc);
+}
+
+void keeper_past_save(const struct keeper *k)
+{
+	RPL_AUTO_FREE char *path = past_path(k->conf.dir), *text = NULL;
+	pid_t pid = k->standby.ready ? 0 : rpl_guest_pid(k->guest);
+	json_t *doc = json_pack("{s:i, s:s, s:I, s:I, s:I, s:b}", "v", 1, "state", rpl_state_name(k->core.state),
+				"guest_pid", (json_int_t)pid, "guest_started", (json_int_t)process_start_time(pid),
+				"epoch", (json_int_t)k->core.epoch, "want", k->core.want ? 1 : 0);
+	struct rpl_err err;
+
+	text = json_dumps(doc, JSON_COMPACT);
+	json_decref(doc);
+	/* The directory is on tmpfs: this is about the next keeper, not about the next boot. */
+	if (path && text && rpl_write_file_durably(path, text, strlen(text), 0600, &err) < 0)
+		rpl_log(RPL_LOG_WARNING, "vm=%s past=lost reason=\"%s\"", k->conf.vm, err.msg);
+}

@@ -1,0 +1,465 @@
+/* rooms.c - the rooms that a keeper drives, and what they answer: guest, output, disk, arbiter, mover */
+#include "keeper.h"
+#include "programs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <replicad/auto.h>
+#include <replicad/clock.h>
+#include <replicad/log.h>
+
+#define NETBUF_RETRY_MS 200    /* the buffer's process is gone: look for a new one this often */
+
+/* ---- the guest */
+
+static bool guest_free_now(const struct keeper *k)
+{
+	return k->guest_here && !k->guest_busy && !checkpoint_busy(&k->checkpoint);
+}
+
+void keeper_pursue(struct keeper *k)
+{
+	struct wishes *w = &k->wish;
+
+	if (w->kill && !k->guest_here) {
+		w->kill = false;
+		keeper_say(k, RPL_EV_GUEST_KILLED);
+	}
+	if (!guest_free_now(k))
+		return;
+	k->guest_busy = true;
+	if (w->kill) {
+		rpl_guest_quit(k->guest);
+	} else if (w->paused && !k->paused) {
+		rpl_guest_pause(k->guest);
+	} else if (!w->paused && k->paused) {
+		rpl_guest_resume(k->guest);
+	} else if (w->announce) {
+		w->announce = false;
+		rpl_guest_announce(k->guest);
+	} else {
+		k->guest_busy = false;
+		if (w->capture) {
+			w->capture = false;
+			if (w->capture_kind != CHECKPOINT_HOLD)
+				rpl_trace_mark(k->trace, w->capture_epoch, RPL_TRACE_BEGUN);
+			checkpoint_begin(&k->checkpoint, w->capture_epoch, w->capture_kind);
+		}
+	}
+}
+
+static void on_captured(void *arg, enum checkpoint_kind kind, const struct checkpoint_times *t, int r,
+			const struct rpl_err *err)
+{
+	struct keeper *k = arg;
+
+	if (r < 0) {
+		rpl_log(RPL_LOG_WARNING, "vm=%s epoch=%llu capture=failed reason=\"%s\"", k->conf.vm,
+			(unsigned long long)t->epoch, err->msg);
+		keeper_say_epoch(k, RPL_EV_CAPTURE_FAILED, t->epoch);
+	} else if (kind == CHECKPOINT_HOLD) {
+		/* Without a disk the stores cannot differ; with an overlay its backend will tell. */
+		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_HELD,
+						     .u.held = { .epoch = t->epoch, .in_sync = true } });
+	} else {
+		k->paused = kind == CHECKPOINT_TAKE_LAST;
+		k->wish.paused = k->wish.paused || k->paused;
+		k->checkpoints++;
+		k->dirty_pages_sum += t->pages;
+		rpl_trace_mark(k->trace, t->epoch, RPL_TRACE_RESUMED);
+		keeper_say_epoch(k, RPL_EV_CAPTURED, t->epoch);
+	}
+	keeper_pursue(k);
+}
+
+/* The configuration may name the VM that it means; then nothing else will do. A guest that somebody else paused is
+ * left alone: to protect it would be to resume it. */
+static int check_found(struct keeper *k, struct rpl_err *err)
+{
+	const struct rpl_guest_info *info = rpl_guest_info(k->guest);
+	const struct rpl_uuid *found = &info->uuid;
+	char a[RPL_UUID_TEXT], b[RPL_UUID_TEXT];
+
+	if (!info->running && !info->paused_by_us)
+		return rpl_fail(err, -EBUSY, "%s is paused, and not by us: resume it (QMP `cont`), then protect it",
+				k->conf.vm);
+
+	if (rpl_uuid_is_zero(&k->conf.core.vm))
+		k->conf.core.vm = *found;
+	if (rpl_uuid_equal(&k->conf.core.vm, found))
+		return 0;
+	return rpl_fail(err, -EINVAL, "%s runs VM %s, the configuration of %s says %s: correct one of them", k->conf.qmp,
+			rpl_uuid_text(found, a), k->conf.vm, rpl_uuid_text(&k->conf.core.vm, b));
+}
+
+static void on_attached(struct keeper *k, int r, const struct rpl_err *err)
+{
+	struct rpl_err mine;
+
+	if (r == 0) {
+		r = check_found(k, &mine);
+		err = &mine;
+	}
+	if (r < 0) {
+		keeper_refuse(k, err);
+		return;
+	}
+	k->guest_here = true;
+	rpl_netbuf_attach(k->netbuf);
+}
+
+static void on_activated(struct keeper *k, int r, const struct rpl_err *err)
+{
+	if (r < 0) {
+		keeper_alarm(k, err->msg);
+		keeper_say(k, RPL_EV_GUEST_FAILED);
+		return;
+	}
+	k->guest_here = true;
+	k->at.running = rpl_now_ns();
+	keeper_say(k, RPL_EV_GUEST_RUNNING);
+}
+
+static void on_guest_done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err)
+{
+	struct keeper *k = arg;
+
+	if (r < 0)
+		rpl_log(RPL_LOG_WARNING, "vm=%s guest=%s failed reason=\"%s\"", k->conf.vm, rpl_guest_op_name(op),
+			err->msg);
+	if (!k->guest_busy && checkpoint_on_guest(&k->checkpoint, op, r, err)) {
+		keeper_pursue(k);
+		return;
+	}
+	k->guest_busy = false;
+	switch (op) {
+	case RPL_GUEST_ATTACH:
+		on_attached(k, r, err);
+		break;
+	case RPL_GUEST_STANDBY:
+		standby_on_started(k, r, err);
+		break;
+	case RPL_GUEST_ACTIVATE:
+		on_activated(k, r, err);
+		break;
+	case RPL_GUEST_PAUSE:
+	case RPL_GUEST_RESUME:
+		if (r == 0)
+			k->paused = op == RPL_GUEST_PAUSE;
+		else
+			k->wish.paused = k->paused; /* its loss, if it is lost, comes as an event */
+		break;
+	case RPL_GUEST_QUIT:
+		k->wish.kill = false;
+		k->guest_here = false;
+		keeper_say(k, RPL_EV_GUEST_KILLED);
+		break;
+	default:
+		break;
+	}
+	keeper_pursue(k);
+}
+
+static void on_guest_event(void *arg, enum rpl_guest_event event, const char *msg)
+{
+	struct keeper *k = arg;
+
+	keeper_tell(k, "guest", json_pack("{s:s, s:s}", "reason", rpl_guest_event_name(event), "message", msg));
+	switch (event) {
+	case RPL_GUEST_SHUTDOWN:
+		keeper_say(k, RPL_EV_GUEST_SHUTDOWN);
+		break;
+	case RPL_GUEST_REBOOT:
+		keeper_say(k, RPL_EV_GUEST_RESET);
+		break;
+	case RPL_GUEST_CRASH:
+		keeper_say(k, RPL_EV_GUEST_CRASHED);
+		break;
+	case RPL_GUEST_LOST:
+		k->guest_here = false;
+		keeper_say(k, k->standby.ready ? RPL_EV_REPLICA_LOST : RPL_EV_GUEST_DIED);
+		standby_on_lost(k);
+		break;
+	case RPL_GUEST_CHANGED: /* the standby is not its equal any more: protection ends, by the arbiter's leave */
+		keeper_alarm(k, msg);
+		keeper_say(k, RPL_EV_CMD_UNPROTECT);
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- output */
+
+static void retry_netbuf(EV_P_ ev_timer *w, int revents)
+{
+	struct keeper *k = w->data;
+
+	(void)loop;
+	(void)revents;
+	rpl_netbuf_attach(k->netbuf);
+}
+
+static void retry_netbuf_later(struct keeper *k)
+{
+	k->netbuf_here = false;
+	ev_timer_stop(k->loop, &k->netbuf_retry);
+	ev_timer_init(&k->netbuf_retry, retry_netbuf, NETBUF_RETRY_MS / 1e3, 0.);
+	k->netbuf_retry.data = k;
+	ev_timer_start(k->loop, &k->netbuf_retry);
+}
+
+static enum rpl_found what_was_found(const struct keeper *k)
+{
+	return rpl_guest_info(k->guest)->running ? RPL_FOUND_RUNNING : RPL_FOUND_PAUSED;
+}
+
+static void on_netbuf_attached(struct keeper *k, int r, const struct rpl_err *err)
+{
+	struct keeper_past past;
+	pid_t pid;
+
+	if (r < 0 && !k->started && !k->standby.starting && !k->standby.ready) {
+		keeper_refuse(k, err);
+		return;
+	}
+	if (r < 0) {
+		retry_netbuf_later(k);
+		return;
+	}
+	k->netbuf_here = true;
+	if (k->started) { /* a buffer that came back knows nothing of what we had told the one before */
+		if (k->wish.open)
+			rpl_netbuf_open(k->netbuf);
+		else if (k->core.state <= RPL_ST_IDLE || k->standby.ready)
+			rpl_netbuf_shut(k->netbuf);
+		else
+			rpl_netbuf_hold(k->netbuf);
+		return;
+	}
+	k->wish.open = !rpl_netbuf_status(k->netbuf)->holding;
+	k->paused = k->wish.paused = !rpl_guest_info(k->guest)->running;
+	keeper_past_load(k->conf.dir, &past);
+	pid = rpl_guest_pid(k->guest);
+	keeper_start_core(k, what_was_found(k),
+			  past.guest_pid == pid && past.guest_started == process_start_time(pid));
+}
+
+static void on_netbuf_done(void *arg, enum rpl_netbuf_op op, uint64_t epoch, int r, const struct rpl_err *err)
+{
+	struct keeper *k = arg;
+
+	if (r < 0)
+		rpl_log(RPL_LOG_WARNING, "vm=%s netbuf_op=%d epoch=%llu failed reason=\"%s\"", k->conf.vm, (int)op,
+			(unsigned long long)epoch, err->msg);
+	if (checkpoint_on_netbuf(&k->checkpoint, op, r, err))
+		return;
+	if (op == RPL_NETBUF_ATTACH)
+		on_netbuf_attached(k, r, err);
+	else if (op == RPL_NETBUF_OPEN && r == 0 && k->wish.open)
+		keeper_say(k, RPL_EV_OPENED);
+	else if (op == RPL_NETBUF_RELEASE && r == 0)
+		rpl_trace_mark(k->trace, epoch, RPL_TRACE_RELEASED);
+}
+
+static void on_netbuf_event(void *arg, int r, const char *msg)
+{
+	struct keeper *k = arg;
+
+	if (r < 0) {
+		keeper_alarm(k, msg);
+		retry_netbuf_later(k);
+	} else {
+		keeper_say(k, RPL_EV_BUFFER_FULL);
+	}
+}
+
+/* ---- disk */
+
+static void on_disk_done(void *arg, enum rpl_disk_op op, uint64_t epoch, int r, const struct rpl_err *err)
+{
+	struct keeper *k = arg;
+	bool ok = r == 0;
+
+	if (checkpoint_on_disk(&k->checkpoint, op, r, err))
+		return;
+	if (!ok)
+		keeper_alarm(k, err->msg);
+	switch (op) {
+	case RPL_DISK_DRAIN:
+		if (ok && k->wish.open && k->netbuf_here)
+			rpl_netbuf_open(k->netbuf);
+		break;
+	case RPL_DISK_FLUSH:
+		if (ok)
+			keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_FLUSHED, .u.flushed = { epoch, false } });
+		break;
+	case RPL_DISK_PROMOTE:
+		keeper_say(k, ok ? RPL_EV_STORE_PROMOTED : RPL_EV_STORE_FAILED);
+		break;
+	case RPL_DISK_DEMOTE:
+		keeper_say(k, ok ? RPL_EV_STORE_DISCARDED : RPL_EV_STORE_FAILED);
+		break;
+	case RPL_DISK_CUT:
+		if (ok)
+			keeper_say(k, RPL_EV_FROZEN);
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- arbiter: one operation at a time, the rest waits in order */
+
+static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
+			    const struct rpl_err *err);
+
+static void arbiter_next(struct keeper *k)
+{
+	const struct arbiter_op *op = &k->arbiter_queue[0];
+	struct rpl_err err;
+	int r;
+
+	if (!k->arbiter_n || k->arbiter_busy)
+		return;
+	k->arbiter_busy = true;
+	if (op->cas)
+		r = rpl_arbiter_cas(k->arbiter, op->create ? NULL : &op->expect, &op->want, &err);
+	else
+		r = rpl_arbiter_read(k->arbiter, &k->conf.core.vm, &err);
+	if (r < 0)
+		on_arbiter_done(k, RPL_ARBITER_UNKNOWN, NULL, &err);
+}
+
+static void arbiter_queue(struct keeper *k, const struct arbiter_op *op)
+{
+	rpl_assert(k->arbiter_n < ARBITER_QUEUE_MAX);
+	k->arbiter_queue[k->arbiter_n++] = *op;
+	arbiter_next(k);
+}
+
+void keeper_arbiter_read(struct keeper *k)
+{
+	arbiter_queue(k, &(struct arbiter_op){ .cas = false });
+}
+
+void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
+{
+	arbiter_queue(k, &(struct arbiter_op){ .cas = true,
+					       .create = a->u.claim.kind == RPL_CLAIM_CREATE,
+					       .expect = a->u.claim.expect,
+					       .want = a->u.claim.want });
+}
+
+static enum rpl_event_kind arbiter_event(bool cas, enum rpl_arbiter_outcome outcome)
+{
+	switch (outcome) {
+	case RPL_ARBITER_OK:
+		return cas ? RPL_EV_CLAIM_GRANTED : RPL_EV_RECORD;
+	case RPL_ARBITER_NONE:
+		return RPL_EV_RECORD_ABSENT;
+	case RPL_ARBITER_REFUSED:
+		return RPL_EV_CLAIM_REFUSED;
+	default:
+		return cas ? RPL_EV_CLAIM_UNKNOWN : RPL_EV_RECORD_UNKNOWN;
+	}
+}
+
+static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
+			    const struct rpl_err *err)
+{
+	struct keeper *k = arg;
+	struct rpl_event ev = { .kind = arbiter_event(k->arbiter_queue[0].cas, outcome) };
+
+	rpl_assert(k->arbiter_n > 0 && k->arbiter_busy);
+	k->arbiter_busy = false;
+	memmove(k->arbiter_queue, k->arbiter_queue + 1, --k->arbiter_n * sizeof(k->arbiter_queue[0]));
+	if (record)
+		ev.u.record.record = *record;
+	if (outcome == RPL_ARBITER_UNKNOWN)
+		rpl_log(RPL_LOG_WARNING, "vm=%s arbiter=%s outcome=unknown reason=\"%s\"", k->conf.vm,
+			k->conf.arbiter, err->msg);
+	if (ev.kind == RPL_EV_CLAIM_GRANTED)
+		k->at.claim_granted = rpl_now_ns();
+	keeper_event(k, &ev);
+	arbiter_next(k);
+}
+
+/* ---- mover */
+
+static bool is_backup(const struct keeper *k)
+{
+	return k->standby.ready;
+}
+
+static void on_report(void *arg, const struct rpl_mover_msg *msg)
+{
+	struct keeper *k = arg;
+
+	if (is_backup(k))
+		standby_on_report(k, msg);
+	else
+		session_on_report(k, msg);
+}
+
+static void on_mover_gone(void *arg, const char *why)
+{
+	struct keeper *k = arg;
+
+	rpl_log(RPL_LOG_WARNING, "vm=%s mover=gone reason=\"%s\"", k->conf.vm, why);
+	if (is_backup(k))
+		standby_on_gone(k, why);
+	else
+		session_on_gone(k, why);
+}
+
+/* ---- all of them */
+
+void keeper_attach(struct keeper *k)
+{
+	if (k->guest_busy)
+		return;
+	k->refused[0] = '\0';
+	k->guest_busy = true;
+	rpl_guest_attach(k->guest);
+}
+
+static struct rpl_guest *new_guest(struct keeper *k, struct rpl_err *err)
+{
+	const struct keeper_conf *c = &k->conf;
+	char helper[PATH_MAX];
+	struct rpl_guest_conf gc = {
+		.backend = c->backend, .name = c->vm, .qmp_path = c->qmp, .standby_path = c->standby,
+		.run_dir = c->dir, .tracker = c->tracker, .helper_path = program_path(PROGRAM_ATTACH, helper),
+		.standby_user = *c->standby_user ? c->standby_user : NULL, .audit = c->audit, .any_netdev = !strcmp(c->netbuf, "none"),
+		.op_timeout_ms = c->op_timeout_ms,
+	};
+
+	return rpl_guest_new(&gc, k->loop, on_guest_done, on_guest_event, k, err);
+}
+
+int keeper_rooms_open(struct keeper *k, struct rpl_err *err)
+{
+	const struct keeper_conf *c = &k->conf;
+	struct rpl_netbuf_conf nc = { .backend = c->netbuf, .vm = c->vm, .control = c->relay };
+	struct rpl_disk_conf dc = { .backend = c->disk, .vm = c->vm, .durability = c->core.durability };
+	struct rpl_arbiter_conf ac = { .backend = c->arbiter, .location = c->arbiter_location,
+				       .cluster = c->cluster, .timeout_ms = c->arbiter_timeout_ms };
+
+	char mover[PATH_MAX];
+
+	err->code = -EINVAL;
+	k->guest = new_guest(k, err);
+	k->netbuf = k->guest ? rpl_netbuf_new(&nc, k->loop, on_netbuf_done, on_netbuf_event, k, err) : NULL;
+	k->disk = k->netbuf ? rpl_disk_new(&dc, k->loop, on_disk_done, k, err) : NULL;
+	k->arbiter = k->disk ? rpl_arbiter_new(&ac, k->loop, on_arbiter_done, k, err) : NULL;
+	k->movers = k->arbiter ? movers_new(program_path(PROGRAM_MOVER, mover), k->loop, on_report, on_mover_gone, k, err) :
+				 NULL;
+	if (!k->movers)
+		return err->code;
+	k->checkpoint = (struct checkpoint){ .guest = k->guest, .netbuf = k->netbuf, .disk = k->disk,
+					     .movers = k->movers, .done = on_captured, .arg = k };
+	return 0;
+}

@@ -1,0 +1,295 @@
+/* session.c - the primary's side of a session: connect, copy in rounds, keep the connection, report acks
+ *
+ * The core wants a session from SESSION_START to SESSION_END. In between the connection may come and go: the mover
+ * holds the session's state, this file makes the connections. The bulk copy converges when a round leaves little
+ * enough to go into a pause, or when more rounds do not help.
+ */
+#include "keeper.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <replicad/auto.h>
+#include <replicad/clock.h>
+#include <replicad/log.h>
+
+#define RECONNECT_MS 50            /* after the first failure; each further one doubles it */
+#define RECONNECT_MS_MAX 800
+#define ROUNDS_MAX 12              /* a guest that dirties faster than we send: arm all the same */
+#define ROUND_PAGES_ENOUGH 2048    /* 8 MiB fit into one pause */
+
+static void connect_now(struct keeper *k);
+
+static void stop_connecting(struct keeper *k)
+{
+	struct session *s = &k->session;
+
+	ev_timer_stop(k->loop, &s->retry);
+	if (s->connecting_fd >= 0)
+		ev_io_stop(k->loop, &s->connecting);
+	rpl_close(&s->connecting_fd);
+}
+
+static void on_retry(EV_P_ ev_timer *w, int revents)
+{
+	struct keeper *k = w->data;
+
+	(void)loop;
+	(void)revents;
+	connect_now(k);
+}
+
+static void connect_later(struct keeper *k)
+{
+	struct session *s = &k->session;
+
+	stop_connecting(k);
+	if (!s->wanted)
+		return;
+	s->retry_ms = s->retry_ms ? s->retry_ms * 2 : RECONNECT_MS;
+	if (s->retry_ms > RECONNECT_MS_MAX)
+		s->retry_ms = RECONNECT_MS_MAX;
+	ev_timer_init(&s->retry, on_retry, s->retry_ms / 1e3, 0.);
+	s->retry.data = k;
+	ev_timer_start(k->loop, &s->retry);
+}
+
+static void on_connected(EV_P_ ev_io *w, int revents)
+{
+	struct keeper *k = w->data;
+	struct session *s = &k->session;
+	socklen_t len = sizeof(int);
+	int problem = 0, one = 1, fd;
+	struct rpl_err err;
+
+	(void)revents;
+	ev_io_stop(loop, w);
+	fd = rpl_steal_fd(&s->connecting_fd);
+	(void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &problem, &len);
+	if (problem) {
+		rpl_log(RPL_LOG_DEBUG, "vm=%s peer=%s connect=\"%s\"", k->conf.vm, k->conf.peer_name, strerror(problem));
+		(void)close(fd);
+		connect_later(k);
+		return;
+	}
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (movers_link(k->movers, fd, &err) < 0)
+		rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
+}
+
+/* Split "host:port" or "[v6]:port" (the agent resolved names and defaults). */
+static int split_address(const char *text, char *host, char *port, size_t size)
+{
+	const char *colon = strrchr(text, ':');
+	size_t n = colon ? (size_t)(colon - text) : 0;
+
+	if (!colon || n == 0 || n >= size || strlen(colon + 1) >= size || !colon[1])
+		return -EINVAL;
+	if (text[0] == '[' && n > 2 && text[n - 1] == ']') {
+		text++;
+		n -= 2;
+	}
+	(void)snprintf(host, size, "%.*s", (int)n, text);
+	(void)snprintf(port, size, "%s", colon + 1);
+	return 0;
+}
+
+static int begin_connect(struct keeper *k)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *ai;
+	char host[ADDRESS_TEXT], port[ADDRESS_TEXT];
+	int fd, r;
+
+	if (split_address(k->conf.peer_address, host, port, sizeof(host)) < 0 ||
+	    getaddrinfo(host, port, &hints, &ai) != 0)
+		return -EDESTADDRREQ;
+	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	r = fd < 0 ? -errno : 0;
+	if (r == 0 && connect(fd, ai->ai_addr, ai->ai_addrlen) < 0 && errno != EINPROGRESS)
+		r = -errno;
+	freeaddrinfo(ai);
+	if (r < 0)
+		rpl_close(&fd);
+	return r < 0 ? r : fd;
+}
+
+static void connect_now(struct keeper *k)
+{
+	struct session *s = &k->session;
+
+	stop_connecting(k);
+	s->connecting_fd = begin_connect(k);
+	if (s->connecting_fd < 0) {
+		rpl_log(RPL_LOG_DEBUG, "vm=%s peer=%s address=%s connect=\"%s\"", k->conf.vm, k->conf.peer_name,
+			k->conf.peer_address, strerror(-s->connecting_fd));
+		connect_later(k);
+		return;
+	}
+	ev_io_init(&s->connecting, on_connected, s->connecting_fd, EV_WRITE);
+	s->connecting.data = k;
+	ev_io_start(k->loop, &s->connecting);
+}
+
+static int start_mover(struct keeper *k, struct rpl_err *err)
+{
+	const struct rpl_guest_info *info = rpl_guest_info(k->guest);
+	struct rpl_mover_conf conf;
+	int fds[RPL_MEMORY_FDS_MAX], r;
+	size_t n = 0;
+
+	r = keeper_mover_conf(k, RPL_ROLE_PRIMARY, &conf, err);
+	if (r < 0)
+		return r;
+	conf.definition_len = (uint32_t)movers_put_text(k->movers, info->definition);
+	(void)snprintf(conf.machine, sizeof(conf.machine), "%s", info->machine);
+	(void)snprintf(conf.producer, sizeof(conf.producer), "%s", info->producer);
+	r = rpl_guest_memory(k->guest, &conf.memory, fds, &n, err);
+	if (r < 0)
+		return r;
+	r = movers_start(k->movers, &conf, rpl_guest_state_fd(k->guest), fds, n, err);
+	while (n)
+		(void)close(fds[--n]);
+	return r;
+}
+
+void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation)
+{
+	struct session *s = &k->session;
+	struct rpl_err err;
+
+	movers_kill(k->movers);
+	stop_connecting(k);
+	s->wanted = true;
+	s->up = s->synced = false;
+	s->round = 0;
+	s->id = *id;
+	s->generation = generation;
+	k->heard_ns = 0;
+	if (start_mover(k, &err) == 0)
+		return;
+	keeper_alarm(k, err.msg);
+	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
+	keeper_say_session(k, RPL_EV_SESSION_LOST, id);
+}
+
+void session_end(struct keeper *k)
+{
+	k->session.wanted = k->session.up = false;
+	stop_connecting(k);
+	movers_retire(k->movers);
+	checkpoint_on_mover_gone(&k->checkpoint, "the session ended");
+}
+
+static void lost(struct keeper *k, const char *why)
+{
+	struct session *s = &k->session;
+
+	s->up = false;
+	stop_connecting(k);
+	checkpoint_on_mover_gone(&k->checkpoint, why);
+	if (s->wanted)
+		keeper_say_session(k, RPL_EV_SESSION_LOST, &s->id);
+}
+
+void session_on_gone(struct keeper *k, const char *why)
+{
+	lost(k, why);
+}
+
+static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	rpl_log(RPL_LOG_INFO, "vm=%s link=down void=%d reason=\"%s\"", k->conf.vm, (int)msg->value, msg->text);
+	k->session.up = false;
+	if (msg->value) {
+		lost(k, msg->text);
+		return;
+	}
+	keeper_say(k, RPL_EV_LINK_DOWN);
+	connect_later(k);
+}
+
+static void on_peer_ready(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	struct session *s = &k->session;
+	bool first = s->round == 0;
+
+	s->up = true;
+	s->retry_ms = 0;
+	k->refused[0] = '\0';
+	keeper_say_link(k, RPL_EV_LINK_UP, &s->id, msg->epoch);
+	if (first && s->wanted)
+		movers_send(k->movers, RPL_MOVER_ROUND, 0, 0, 0, NULL);
+}
+
+static void on_round_done(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	struct session *s = &k->session;
+
+	s->round++;
+	rpl_log(RPL_LOG_DEBUG, "vm=%s round=%u sent=%llu dirty=%llu", k->conf.vm, s->round,
+		(unsigned long long)msg->value, (unsigned long long)msg->epoch);
+	if (msg->epoch > ROUND_PAGES_ENOUGH && s->round < ROUNDS_MAX) {
+		movers_send(k->movers, RPL_MOVER_ROUND, 0, 0, 0, NULL);
+		return;
+	}
+	s->synced = true;
+	keeper_say_session(k, RPL_EV_SYNC_READY, &s->id);
+}
+
+void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	struct session *s = &k->session;
+
+	switch ((enum rpl_mover_type)msg->type) {
+	case RPL_MOVER_READY:
+		connect_now(k);
+		break;
+	case RPL_MOVER_LINK_UP:
+		movers_send(k->movers, RPL_MOVER_SESSION, k->core.epoch, 0, s->generation, &s->id);
+		break;
+	case RPL_MOVER_PEER_READY:
+		on_peer_ready(k, msg);
+		break;
+	case RPL_MOVER_PEER_REFUSED:
+		rpl_log(RPL_LOG_WARNING, "vm=%s peer=%s refused=\"%s\"", k->conf.vm, k->conf.peer_name, msg->text);
+		(void)snprintf(k->refused, sizeof(k->refused), "%s refuses: %s", k->conf.peer_name, msg->text);
+		break;
+	case RPL_MOVER_LINK_DOWN:
+		on_link_down(k, msg);
+		break;
+	case RPL_MOVER_ROUND_DONE:
+		on_round_done(k, msg);
+		break;
+	case RPL_MOVER_STAGED:
+		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_STAGED);
+		rpl_trace_pages(k->trace, msg->epoch, msg->value);
+		(void)checkpoint_on_staged(&k->checkpoint, msg->epoch, msg->value);
+		break;
+	case RPL_MOVER_SENT:
+		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_SENT);
+		break;
+	case RPL_MOVER_ACKED:
+		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_ACKED);
+		k->acked_at_ns = rpl_now_ns();
+		keeper_say_link(k, RPL_EV_ACK, &msg->uuid, msg->epoch);
+		break;
+	case RPL_MOVER_FULL:
+		keeper_say(k, RPL_EV_BUFFER_FULL);
+		break;
+	case RPL_MOVER_FAILED:
+		keeper_alarm(k, msg->text);
+		break;
+	default:
+		break;
+	}
+}
+
+void session_fini(struct keeper *k)
+{
+	stop_connecting(k);
+}

@@ -1,0 +1,247 @@
+/* shell.c - events in, steps, actions out; the two timers; birth and end of a keeper */
+#include "keeper.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <replicad/auto.h>
+#include <replicad/clock.h>
+#include <replicad/control.h>
+#include <replicad/log.h>
+
+#define POLL_MS 10       /* how often the mover's counters are looked at */
+#define GOODBYE_MS 50    /* replies and events get out before the loop ends */
+
+/* The counters tell when the peer was last heard. Looked at before every deadline too: a keeper that was not
+ * scheduled for a while must not take its own sleep for the peer's silence. */
+static void look_for_peer(struct keeper *k)
+{
+	uint64_t heard;
+
+	if (!movers_running(k->movers))
+		return;
+	heard = atomic_load_explicit(&movers_counters(k->movers)->last_heard_ns, memory_order_relaxed);
+	if (heard <= k->heard_ns)
+		return;
+	k->heard_ns = heard;
+	k->at.heard = heard;
+	keeper_say(k, RPL_EV_HEARD);
+}
+
+static void on_poll(EV_P_ ev_timer *w, int revents)
+{
+	struct keeper *k = w->data;
+
+	(void)loop;
+	(void)revents;
+	look_for_peer(k);
+}
+
+static void on_deadline(EV_P_ ev_timer *w, int revents)
+{
+	struct keeper *k = w->data;
+
+	(void)loop;
+	(void)revents;
+	look_for_peer(k);
+	keeper_say(k, RPL_EV_TIMER);
+}
+
+static void on_goodbye(EV_P_ ev_timer *w, int revents)
+{
+	(void)w;
+	(void)revents;
+	ev_break(loop, EVBREAK_ALL);
+}
+
+static void arm_deadline(struct keeper *k)
+{
+	uint64_t due = rpl_core_deadline(&k->core), now = rpl_now_ns();
+	double after;
+
+	ev_timer_stop(k->loop, &k->deadline);
+	if (due == UINT64_MAX)
+		return;
+	after = due > now ? (double)(due - now) / 1e9 : 0.;
+	ev_now_update(k->loop);
+	ev_timer_set(&k->deadline, after, 0.);
+	ev_timer_start(k->loop, &k->deadline);
+}
+
+static void step(struct keeper *k, struct rpl_event *ev)
+{
+	struct rpl_actions out;
+	const char *broken;
+
+	ev->now_ns = rpl_now_ns();
+	rpl_core_step(&k->core, ev, &out);
+	if (rpl_log_on(RPL_LOG_DEBUG) && (out.n || (ev->kind != RPL_EV_HEARD && ev->kind != RPL_EV_TIMER)))
+		rpl_log(RPL_LOG_DEBUG, "vm=%s event=%s state=%s actions=%u", k->conf.vm, rpl_event_name(ev->kind),
+			rpl_state_name(k->core.state), out.n);
+	broken = rpl_core_check(&k->core);
+	if (broken) {
+		rpl_log(RPL_LOG_ERROR, "vm=%s broken=\"%s\" event=%s state=%s", k->conf.vm, broken,
+			rpl_event_name(ev->kind), rpl_state_name(k->core.state));
+		abort();
+	}
+	for (unsigned i = 0; i < out.n; i++)
+		keeper_perform(k, &out.a[i]);
+}
+
+void keeper_event(struct keeper *k, const struct rpl_event *ev)
+{
+	rpl_assert(k->queue_n < EVENT_QUEUE_MAX);
+	k->queue[(k->queue_from + k->queue_n++) % EVENT_QUEUE_MAX] = *ev;
+	if (k->stepping)
+		return;
+	k->stepping = true;
+	while (k->queue_n) {
+		struct rpl_event next = k->queue[k->queue_from];
+
+		k->queue_from = (k->queue_from + 1) % EVENT_QUEUE_MAX;
+		k->queue_n--;
+		if (k->started || next.kind == RPL_EV_START)
+			step(k, &next);
+	}
+	k->stepping = false;
+	if (!k->started)
+		return;
+	arm_deadline(k);
+	keeper_answer_waiting(k);
+	if (k->rest && k->core.state == RPL_ST_IDLE && !k->ending && (k->standby.ready || !k->guest_here)) {
+		k->rest = false;
+		standby_start(k);
+	}
+}
+
+void keeper_say(struct keeper *k, enum rpl_event_kind kind)
+{
+	keeper_event(k, &(struct rpl_event){ .kind = kind });
+}
+
+void keeper_say_epoch(struct keeper *k, enum rpl_event_kind kind, uint64_t epoch)
+{
+	keeper_event(k, &(struct rpl_event){ .kind = kind, .u.epoch.epoch = epoch });
+}
+
+void keeper_say_session(struct keeper *k, enum rpl_event_kind kind, const struct rpl_uuid *session)
+{
+	keeper_event(k, &(struct rpl_event){ .kind = kind, .u.session.session = *session });
+}
+
+void keeper_say_link(struct keeper *k, enum rpl_event_kind kind, const struct rpl_uuid *session, uint64_t epoch)
+{
+	keeper_event(k, &(struct rpl_event){ .kind = kind, .u.link = { .session = *session, .epoch = epoch } });
+}
+
+void keeper_start_core(struct keeper *k, enum rpl_found found, bool memory_ours)
+{
+	struct keeper_past past;
+	struct rpl_event ev = { .kind = RPL_EV_START };
+	struct rpl_uuid seed;
+
+	if (k->started)
+		return;
+	rpl_uuid_random(&seed);
+	rpl_core_init(&k->core, &k->conf.core, &seed);
+	keeper_past_load(k->conf.dir, &past);
+	ev.u.start.guest = found;
+	ev.u.start.memory_ours = memory_ours;
+	ev.u.start.output_open = k->netbuf_here && k->wish.open;
+	ev.u.start.want = past.known && past.want;
+	ev.u.start.epoch = past.epoch;
+	k->started = true;
+	keeper_event(k, &ev);
+}
+
+void keeper_end(struct keeper *k)
+{
+	if (k->ending)
+		return;
+	k->ending = true;
+	keeper_tell(k, "end", NULL);
+	ev_timer_set(&k->quit, GOODBYE_MS / 1e3, 0.);
+	ev_timer_start(k->loop, &k->quit);
+}
+
+void keeper_rest(struct keeper *k, enum rpl_reason why)
+{
+	bool over = why == RPL_WHY_GUEST_DOWN || why == RPL_WHY_FORGET;
+
+	if (over || !*k->conf.standby)
+		keeper_end(k);
+	else
+		k->rest = true; /* once this step's actions have put away what was here */
+}
+
+static void init_timers(struct keeper *k)
+{
+	ev_timer_init(&k->deadline, on_deadline, 0., 0.);
+	ev_timer_init(&k->poll, on_poll, POLL_MS / 1e3, POLL_MS / 1e3);
+	ev_timer_init(&k->quit, on_goodbye, 0., 0.);
+	k->deadline.data = k->poll.data = k->quit.data = k;
+	ev_timer_start(k->loop, &k->poll);
+}
+
+/* A keeper that finds its guest's process alive goes on with it; else a backup makes its standby and waits. */
+static void begin(struct keeper *k)
+{
+	struct keeper_past past;
+	bool ran_here;
+
+	keeper_past_load(k->conf.dir, &past);
+	ran_here = past.guest_pid && past.guest_started &&
+		   process_start_time(past.guest_pid) == past.guest_started;
+	if (k->conf.standby_role && !ran_here) {
+		keeper_start_core(k, RPL_FOUND_NONE, false);
+		standby_start(k);
+	} else {
+		keeper_attach(k);
+	}
+}
+
+int keeper_open(struct keeper *k, const char *dir, struct ev_loop *loop, struct rpl_err *err)
+{
+	RPL_AUTO_FREE char *path = NULL, *trace = NULL;
+	int r;
+
+	*k = (struct keeper){ .loop = loop, .reason = "", .session.connecting_fd = -1, .standby.waiting_fd = -1,
+			      .standby.staging_fd = -1 };
+	r = keeper_conf_load(dir, &k->conf, err);
+	if (r < 0)
+		return r;
+	init_timers(k);
+	r = keeper_rooms_open(k, err);
+	if (r < 0)
+		return r;
+	if (asprintf(&path, "%s/" RPL_KEEPER_SOCK, dir) < 0 || asprintf(&trace, "%s/" RPL_TRACE_FILE, dir) < 0)
+		return rpl_fail(err, -ENOMEM, "keeper of %s: no memory", k->conf.vm);
+	k->trace = rpl_trace_open(trace, NULL);
+	k->control = control_new(path, loop, keeper_command, k, err);
+	if (!k->control)
+		return err->code;
+	begin(k);
+	return 0;
+}
+
+void keeper_close(struct keeper *k)
+{
+	if (k->loop) {
+		ev_timer_stop(k->loop, &k->deadline);
+		ev_timer_stop(k->loop, &k->poll);
+		ev_timer_stop(k->loop, &k->netbuf_retry);
+		session_fini(k);
+		standby_fini(k);
+	}
+	control_free(k->control);
+	movers_free(k->movers);
+	rpl_arbiter_free(k->arbiter);
+	rpl_disk_free(k->disk);
+	rpl_netbuf_free(k->netbuf);
+	rpl_guest_free(k->guest);
+	rpl_trace_close(k->trace);
+	if (k->conf.doc)
+		keeper_conf_fini(&k->conf);
+}

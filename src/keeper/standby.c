@@ -1,0 +1,304 @@
+/* standby.c - the backup's side: a standby guest, a mover that fills it, and the takeover
+ *
+ * The standby guest is made first, since its RAM file is the replica. A connection that arrives before it is ready
+ * waits (one: the newest). Taking over: freeze (mover dead), fold what is whole (replica.h), activate.
+ */
+#include "keeper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <replicad/auto.h>
+#include <replicad/clock.h>
+#include <replicad/io.h>
+#include <replicad/log.h>
+#include <replicad/replica.h>
+
+void standby_start(struct keeper *k)
+{
+	if (k->standby.starting || k->standby.ready)
+		return;
+	k->standby.starting = true;
+	k->guest_busy = true;
+	rpl_guest_standby(k->guest);
+	rpl_netbuf_attach(k->netbuf);
+}
+
+static int make_staging(struct standby *b, unsigned arena_mb, struct rpl_err *err)
+{
+	rpl_close(&b->staging_fd);
+	b->staging_bytes = (uint64_t)arena_mb << 20;
+	if (b->staging_bytes < RPL_REPLICA_BYTES_MIN)
+		b->staging_bytes = RPL_REPLICA_BYTES_MIN;
+	b->staging_fd = memfd_create("replicad-staging", MFD_CLOEXEC);
+	if (b->staging_fd < 0 || ftruncate(b->staging_fd, (off_t)b->staging_bytes) < 0)
+		return rpl_fail_errno(err, errno, "staging area of %llu bytes", (unsigned long long)b->staging_bytes);
+	return 0;
+}
+
+static int start_mover(struct keeper *k, struct rpl_err *err)
+{
+	struct standby *b = &k->standby;
+	struct rpl_mover_conf conf;
+	int r = make_staging(b, k->conf.arena_mb, err);
+
+	if (r == 0)
+		r = keeper_mover_conf(k, RPL_ROLE_BACKUP, &conf, err);
+	if (r < 0)
+		return r;
+	conf.staging_bytes = b->staging_bytes;
+	conf.memory = b->memory;
+	return movers_start(k->movers, &conf, b->staging_fd, b->memory_fd, b->n_memory_fds, err);
+}
+
+/* A connection waits, or a mover is needed again: start one if everything is there. */
+static void ensure_mover(struct keeper *k)
+{
+	struct rpl_err err;
+
+	if (!k->standby.ready || movers_running(k->movers))
+		return;
+	if (start_mover(k, &err) < 0)
+		keeper_alarm(k, err.msg);
+}
+
+static void drop_memory(struct standby *b)
+{
+	while (b->n_memory_fds)
+		(void)close(b->memory_fd[--b->n_memory_fds]);
+}
+
+void standby_on_started(struct keeper *k, int r, const struct rpl_err *err)
+{
+	struct standby *b = &k->standby;
+	struct rpl_err merr = { 0 };
+
+	b->starting = false;
+	drop_memory(b);
+	if (r == 0) {
+		r = rpl_guest_memory(k->guest, &b->memory, b->memory_fd, &b->n_memory_fds, &merr);
+		err = &merr;
+	}
+	if (r < 0) {
+		rpl_close(&b->waiting_fd);
+		keeper_refuse(k, err);
+		return;
+	}
+	k->refused[0] = '\0';
+	k->guest_here = b->ready = true;
+	ensure_mover(k);
+}
+
+static void pass_link(struct keeper *k)
+{
+	struct standby *b = &k->standby;
+	struct rpl_err err;
+
+	if (b->waiting_fd >= 0 && movers_link(k->movers, rpl_steal_fd(&b->waiting_fd), &err) < 0)
+		rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
+}
+
+void standby_link(struct keeper *k, int fd)
+{
+	struct standby *b = &k->standby;
+
+	rpl_close(&b->waiting_fd);
+	b->waiting_fd = fd;
+	if (movers_running(k->movers) && b->ready) {
+		pass_link(k);
+		return;
+	}
+	standby_start(k);
+	ensure_mover(k);
+}
+
+/* ---- a session begins */
+
+static void on_hello(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	RPL_AUTO_FREE char *definition = movers_get_text(k->movers, msg->value);
+	struct rpl_event ev = { .kind = RPL_EV_SESSION_OPEN };
+	struct rpl_err err;
+
+	if (strcmp(msg->hello.node, k->conf.core.peer) != 0) {
+		(void)rpl_fail(&err, -EPERM, "node '%s' calls, the peer of %s here is '%s'", msg->hello.node, k->conf.vm,
+			       k->conf.core.peer);
+	} else if (definition && rpl_guest_compare(k->guest, definition, &err) == 0) {
+		k->standby.session = ev.u.open.session = msg->hello.session;
+		ev.u.open.generation = msg->hello.generation;
+		keeper_event(k, &ev);
+		return;
+	}
+	keeper_alarm(k, err.msg);
+	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
+	standby_refuse(k, err.msg);
+}
+
+void standby_accept(struct keeper *k, const struct rpl_uuid *session)
+{
+	k->standby.session = *session;
+	k->standby.accepted = true;
+	k->refused[0] = '\0';
+	movers_send(k->movers, RPL_MOVER_ACCEPT, 0, 0, 0, session);
+}
+
+void standby_refuse(struct keeper *k, const char *why)
+{
+	movers_send(k->movers, RPL_MOVER_REFUSE, 0, movers_put_text(k->movers, why), 0, NULL);
+}
+
+static void on_peer_frame(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	if (msg->value == RPL_FRAME_HANDOVER)
+		keeper_say_link(k, RPL_EV_HANDOVER, &msg->uuid, msg->epoch);
+	else if (msg->value == RPL_FRAME_FLUSHED)
+		keeper_say_link(k, RPL_EV_PEER_FLUSHED, &msg->uuid, msg->epoch);
+	else if (msg->value == RPL_FRAME_FORGET)
+		keeper_say_session(k, RPL_EV_FORGET, &msg->uuid);
+}
+
+static void on_staged(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	struct rpl_event ev = { .kind = RPL_EV_STAGED };
+
+	rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_RECEIVED);
+	ev.u.staged.session = msg->uuid;
+	ev.u.staged.epoch = msg->epoch;
+	/* The mover reports an epoch only when all three hold; a journal will add the fourth. */
+	ev.u.staged.checks = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED;
+	k->checkpoints++;
+	keeper_event(k, &ev);
+}
+
+void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	switch ((enum rpl_mover_type)msg->type) {
+	case RPL_MOVER_READY:
+		pass_link(k);
+		break;
+	case RPL_MOVER_LINK_UP:
+		on_hello(k, msg);
+		break;
+	case RPL_MOVER_LINK_DOWN:
+		rpl_log(RPL_LOG_INFO, "vm=%s link=down reason=\"%s\"", k->conf.vm, msg->text);
+		keeper_say(k, RPL_EV_LINK_DOWN);
+		break;
+	case RPL_MOVER_EPOCH_STAGED:
+		on_staged(k, msg);
+		break;
+	case RPL_MOVER_FOLDED:
+		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_FOLDED);
+		break;
+	case RPL_MOVER_PEER_FRAME:
+		on_peer_frame(k, msg);
+		break;
+	case RPL_MOVER_FAILED:
+		keeper_alarm(k, msg->text);
+		break;
+	default:
+		break;
+	}
+}
+
+/* The mover's memory of the session died with it. What is staged stays where the activator finds it, but nothing can
+ * be added: for the core the replica is lost, and the primary will open a new session. */
+void standby_on_gone(struct keeper *k, const char *why)
+{
+	keeper_alarm(k, why);
+	k->standby.accepted = false;
+	keeper_say(k, RPL_EV_REPLICA_LOST);
+}
+
+void standby_on_lost(struct keeper *k)
+{
+	struct standby *b = &k->standby;
+
+	if (!b->ready)
+		return;
+	b->ready = b->accepted = false;
+	movers_kill(k->movers);
+	drop_memory(b);
+}
+
+/* ---- the end of a session, in its three ways */
+
+void standby_freeze(struct keeper *k)
+{
+	k->at.suspect = rpl_now_ns();
+	movers_kill(k->movers); /* when it returns nothing of ours can ack any more (R3) */
+	rpl_close(&k->standby.waiting_fd);
+	rpl_disk_start(k->disk, RPL_DISK_CUT, 0); /* -> FROZEN */
+}
+
+void standby_forget(struct keeper *k)
+{
+	k->standby.accepted = false;
+	movers_kill(k->movers);
+	rpl_close(&k->standby.staging_fd);
+}
+
+static int fold_and_extract(struct keeper *k, uint64_t epoch, int state_fd, size_t *ret_len, struct rpl_err *err)
+{
+	struct standby *b = &k->standby;
+	int fds[RPL_MEMORY_FDS_MAX], r;
+	struct rpl_replica *replica;
+	struct rpl_memory *ram;
+	const void *state;
+	uint64_t got;
+
+	for (size_t i = 0; i < b->n_memory_fds; i++)
+		fds[i] = fcntl(b->memory_fd[i], F_DUPFD_CLOEXEC, 0);
+	ram = rpl_memory_new(&b->memory, fds, b->n_memory_fds, err);
+	if (!ram)
+		return err->code;
+	replica = rpl_replica_open(b->staging_fd, b->staging_bytes, ram, false, err);
+	r = replica ? rpl_replica_activate(replica, &b->session, &got, &state, ret_len, err) : err->code;
+	if (r == 0 && got < epoch)
+		r = rpl_fail(err, -ENODATA, "the replica is at epoch %llu, epoch %llu was acknowledged",
+			     (unsigned long long)got, (unsigned long long)epoch);
+	if (r == 0)
+		r = rpl_write_full(state_fd, state, *ret_len);
+	if (r == 0)
+		rpl_log(RPL_LOG_INFO, "vm=%s activate=%llu acked=%llu state_bytes=%zu", k->conf.vm,
+			(unsigned long long)got, (unsigned long long)epoch, *ret_len);
+	rpl_replica_close(replica);
+	rpl_memory_free(ram);
+	return r;
+}
+
+void standby_activate(struct keeper *k, uint64_t epoch)
+{
+	RPL_AUTO_FD int state_fd = memfd_create("replicad-state", MFD_CLOEXEC);
+	struct rpl_err err = { 0 };
+	size_t len = 0;
+	int r;
+
+	r = state_fd < 0 ? rpl_fail_errno(&err, errno, "memfd for the device state") :
+			   fold_and_extract(k, epoch, state_fd, &len, &err);
+	if (r < 0) {
+		keeper_alarm(k, err.msg);
+		keeper_say(k, RPL_EV_GUEST_FAILED);
+		return;
+	}
+	/* From here on it is no standby any more: what it does is the guest's own life. */
+	k->standby.ready = k->standby.accepted = false;
+	k->wish.open = true;
+	if (k->netbuf_here)
+		rpl_netbuf_open(k->netbuf);
+	k->guest_busy = true;
+	rpl_guest_activate(k->guest, state_fd, len);
+}
+
+void standby_fini(struct keeper *k)
+{
+	struct standby *b = &k->standby;
+
+	rpl_close(&b->waiting_fd);
+	rpl_close(&b->staging_fd);
+	drop_memory(b);
+}

@@ -1,0 +1,193 @@
+/* status.c - what people and scripts are told: the status document, events, log lines */
+#include "keeper.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#include <replicad/clock.h>
+#include <replicad/control.h>
+#include <replicad/log.h>
+
+static void time_text(char ret[32])
+{
+	time_t now = time(NULL);
+	struct tm tm;
+
+	(void)gmtime_r(&now, &tm);
+	(void)strftime(ret, 32, "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
+static bool primary_state(enum rpl_state s)
+{
+	return s >= RPL_ST_P_SOLO && s <= RPL_ST_P_DEPOSED;
+}
+
+static const char *role(const struct keeper *k)
+{
+	if (!k->started || k->core.state <= RPL_ST_IDLE)
+		return k->standby.ready || k->standby.starting ? "backup" : "none";
+	return primary_state(k->core.state) ? "primary" : "backup";
+}
+
+static void put(json_t *doc, const char *key, uint64_t value)
+{
+	(void)json_object_set_new(doc, key, json_integer((json_int_t)value));
+}
+
+static void put_text(json_t *doc, const char *key, const char *value)
+{
+	if (value && *value)
+		(void)json_object_set_new(doc, key, json_string(value));
+}
+
+static void put_yes(json_t *doc, const char *key, bool value)
+{
+	(void)json_object_set_new(doc, key, json_boolean(value));
+}
+
+static uint64_t ms_between(uint64_t from, uint64_t to)
+{
+	return from && to > from ? (to - from) / RPL_MS : 0;
+}
+
+static void put_identity(const struct keeper *k, json_t *doc)
+{
+	char uuid[RPL_UUID_TEXT];
+
+	put_text(doc, "vm", k->conf.vm);
+	if (!rpl_uuid_is_zero(&k->conf.core.vm))
+		put_text(doc, "uuid", rpl_uuid_text(&k->conf.core.vm, uuid));
+	put_text(doc, "node", k->conf.core.self);
+	put_text(doc, "peer", k->conf.core.peer);
+	put_text(doc, "role", role(k));
+	put_text(doc, "state", k->started ? rpl_state_name(k->core.state) : k->refused[0] ? "REFUSED" : "STARTING");
+	put_text(doc, "since", k->since);
+	put_text(doc, "reason", k->reason);
+	put_text(doc, "refused", k->refused);
+	put_yes(doc, "wanted", k->core.want);
+	if (!rpl_uuid_is_zero(&k->core.session))
+		put_text(doc, "session", rpl_uuid_text(&k->core.session, uuid));
+	put(doc, "generation", k->core.rec_known ? k->core.rec.generation : 0);
+	put(doc, "epoch", k->core.epoch);
+	put(doc, "acked", primary_state(k->core.state) ? k->core.acked : k->core.replica);
+}
+
+static void put_checkpoints(const struct keeper *k, json_t *doc)
+{
+	const struct rpl_mover_counters *c = movers_counters(k->movers);
+	const struct rpl_hist *h = &k->checkpoint.pauses;
+	uint64_t total = c->bulk_pages_total;
+
+	put(doc, "checkpoints", k->checkpoints);
+	if (h->count) {
+		put(doc, "pause_p50_us", rpl_hist_quantile(h, 500) / 1000);
+		put(doc, "pause_p99_us", rpl_hist_quantile(h, 990) / 1000);
+		put(doc, "pause_max_us", h->max_ns / 1000);
+		put(doc, "dirty_pages_avg", k->dirty_pages_sum / h->count);
+	}
+	put(doc, "dirty_pages_last", c->last_dirty_pages);
+	put(doc, "raw_bytes", c->raw_bytes);
+	put(doc, "wire_bytes", c->wire_bytes);
+	if (k->core.state == RPL_ST_P_SYNC || k->core.state == RPL_ST_B_SEED)
+		put(doc, "bulk_percent", total ? (c->bulk_pages >= total ? 100 : c->bulk_pages * 100 / total) : 0);
+	if (k->acked_at_ns && primary_state(k->core.state))
+		put(doc, "lag_ms", ms_between(k->acked_at_ns, rpl_now_ns()));
+}
+
+static void put_safety(const struct keeper *k, json_t *doc)
+{
+	static const char *const tls[] = { [RPL_TLS_NONE] = "none", [RPL_TLS_PSK] = "psk", [RPL_TLS_X509] = "x509" };
+	static const char *const durability[] = { [RPL_DURABLE_MEMORY] = "memory", [RPL_DURABLE_JOURNAL] = "journal",
+						  [RPL_DURABLE_BOTH] = "both" };
+	const struct rpl_netbuf_status *n = rpl_netbuf_status(k->netbuf);
+	enum rpl_state s = k->core.state;
+	bool covered = s == RPL_ST_P_PROTECTED || s == RPL_ST_B_READY;
+
+	put(doc, "held_frames", n->held_frames);
+	put(doc, "dropped_frames", n->dropped_frames);
+	put_text(doc, "tracker", k->conf.tracker);
+	put_text(doc, "netbuf", k->conf.netbuf);
+	put_text(doc, "tls", tls[k->conf.tls]);
+	put_text(doc, "durability", durability[k->conf.core.durability]);
+	put_yes(doc, "awaiting_arbiter", s == RPL_ST_P_CLAIM && k->core.claim != RPL_CLAIM_SENT);
+	(void)json_object_set_new(doc, "survives",
+				  json_pack("{s:b, s:b, s:b}", "primary_crash", covered, "backup_crash",
+					    primary_state(s) && s != RPL_ST_P_LOST && s != RPL_ST_P_DEPOSED ? 1 :
+													     covered,
+					    "both_lose_power", 0));
+}
+
+static json_t *takeover(const struct keeper *k)
+{
+	return json_pack("{s:I, s:I, s:I}", "detect_ms", (json_int_t)ms_between(k->at.heard, k->at.suspect), "claim_ms",
+			 (json_int_t)ms_between(k->at.claim_sent, k->at.claim_granted), "run_ms",
+			 (json_int_t)ms_between(k->at.claim_granted, k->at.running));
+}
+
+json_t *keeper_status(const struct keeper *k)
+{
+	json_t *doc = json_object();
+
+	put_identity(k, doc);
+	put(doc, "interval_ms", k->conf.core.interval_ns / RPL_MS);
+	put_checkpoints(k, doc);
+	put_safety(k, doc);
+	put(doc, "takeovers", k->takeovers);
+	if (k->takeovers)
+		(void)json_object_set_new(doc, "takeover", takeover(k));
+	return doc;
+}
+
+void keeper_tell(struct keeper *k, const char *event, json_t *fields)
+{
+	json_t *doc = json_pack("{s:s, s:s}", "event", event, "vm", k->conf.vm);
+
+	if (fields)
+		(void)json_object_update(doc, fields);
+	json_decref(fields);
+	control_event(k->control, doc);
+}
+
+void keeper_alarm(struct keeper *k, const char *reason)
+{
+	rpl_log(RPL_LOG_WARNING, "vm=%s state=%s alarm=\"%s\"", k->conf.vm, rpl_state_name(k->core.state), reason);
+	if (k->control)
+		keeper_tell(k, "alarm", json_pack("{s:s, s:s}", "reason", reason, "message", reason));
+}
+
+/* A takeover is told when the guest runs, with what it took. */
+static void tell_takeover(struct keeper *k)
+{
+	json_t *fields = takeover(k);
+
+	k->takeovers++;
+	(void)json_object_set_new(fields, "generation", json_integer((json_int_t)k->core.rec.generation));
+	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu takeover=done run_us=%llu", k->conf.vm,
+		(unsigned long long)k->core.rec.generation,
+		(unsigned long long)((k->at.running - k->at.claim_granted) / 1000));
+	(void)json_object_set_new(fields, "run_us",
+				  json_integer((json_int_t)((k->at.running - k->at.claim_granted) / 1000)));
+	keeper_tell(k, "takeover", fields);
+}
+
+void keeper_tell_state(struct keeper *k, const struct rpl_action *a)
+{
+	enum rpl_state from = a->u.state.from, to = a->u.state.to;
+	char session[RPL_UUID_TEXT];
+
+	k->reason = rpl_reason_text(a->u.state.reason);
+	time_text(k->since);
+	(void)rpl_uuid_text(&k->core.session, session);
+	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu sess=%.8s epoch=%llu from=%s to=%s reason=\"%s\"", k->conf.vm,
+		(unsigned long long)k->core.rec.generation, session, (unsigned long long)k->core.epoch,
+		rpl_state_name(from), rpl_state_name(to), k->reason);
+	keeper_tell(k, "state",
+		    json_pack("{s:s, s:s, s:I, s:s, s:I, s:s}", "from", rpl_state_name(from), "to", rpl_state_name(to),
+			      "gen", (json_int_t)k->core.rec.generation, "sess", session, "epoch",
+			      (json_int_t)k->core.epoch, "reason", k->reason));
+	if (from == RPL_ST_B_PROMOTE && to == RPL_ST_P_SOLO)
+		tell_takeover(k);
+	keeper_past_save(k);
+	if (to == RPL_ST_IDLE && from != RPL_ST_START)
+		keeper_rest(k, a->u.state.reason);
+}
