@@ -16,6 +16,7 @@
 #define STREAM_EXIT_TROUBLE 2 /* usage, or the file cannot be read or written */
 
 #define STREAM_INPUT_BYTES (256u << 10)  /* one read: fits the second-level cache */
+#define STREAM_INPUT_HEADS (16u << 10)   /* a read behind skipped pages: the next record's head and descriptors */
 #define STREAM_DESCS_MAX (1u << 16)      /* descriptors in one PAGE_DATA; stock writers keep to 1024 */
 #define STREAM_CONFIG_MAX (1u << 20)     /* of an xl configuration, what is looked into */
 #define STREAM_PROGRESS_STEP (256u << 20)
@@ -33,7 +34,7 @@ struct stream_input {
 	uint64_t offset;  /* of buf[at] in the input */
 	uint64_t size;    /* of a regular file, else 0 */
 	uint64_t said;    /* progress */
-	bool progress;
+	bool progress, skipped;
 };
 /* `path` "-" is standard input. 0 or a negative errno; stream_input_fini() accepts a zeroed struct. */
 int stream_input_open(struct stream_input *in, const char *path, struct rpl_err *err);
@@ -44,8 +45,12 @@ ssize_t stream_input_peek(struct stream_input *in, size_t want, struct rpl_err *
 int stream_input_read(struct stream_input *in, void *buf, size_t len, struct rpl_err *err);
 
 /* ---- events of the whole input, to a function */
+/* Are the pages of this RPL_EV_PFNS event of interest? Those of a regular file that are not are never read. */
+typedef bool stream_pages_fn(void *ctx, const struct rpl_stream_event *ev);
+
 struct stream_run {
 	struct stream_input in;
+	stream_pages_fn *want_pages; /* NULL: always */
 	enum rpl_stream_format format;
 	struct rpl_stream_reader reader;
 	uint64_t *descs;

@@ -81,7 +81,8 @@ ssize_t stream_input_peek(struct stream_input *in, size_t want, struct rpl_err *
 	in->len -= in->at;
 	in->at = 0;
 	while (in->len < want) {
-		ssize_t n = read(in->fd, in->buf + in->len, STREAM_INPUT_BYTES - in->len);
+		size_t room = (in->skipped ? STREAM_INPUT_HEADS : STREAM_INPUT_BYTES) - in->len;
+		ssize_t n = read(in->fd, in->buf + in->len, room);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -91,6 +92,7 @@ ssize_t stream_input_peek(struct stream_input *in, size_t want, struct rpl_err *
 			break;
 		in->len += (size_t)n;
 	}
+	in->skipped = false;
 	progress(in);
 	return (ssize_t)in->len;
 }
@@ -123,6 +125,7 @@ int stream_run_open(struct stream_run *run, const char *path, enum rpl_stream_fo
 	memset(run, 0, offsetof(struct stream_run, reader));
 	run->descs = NULL;
 	run->digest = NULL;
+	run->want_pages = NULL;
 	r = stream_input_open(&run->in, path, err);
 	if (r < 0)
 		return r;
@@ -146,6 +149,26 @@ void stream_run_fini(struct stream_run *run)
 	stream_input_fini(&run->in);
 	free(run->descs);
 	run->descs = NULL;
+}
+
+/* Go past the pages that nobody wants to see. A file that ends before is read on, so that its end is met as any other. */
+static int skip_pages(struct stream_run *run, struct rpl_stream_in *in, uint32_t pages, struct rpl_err *err)
+{
+	uint64_t bytes = (uint64_t)pages * RPL_STREAM_PAGE;
+	int r;
+
+	if (!run->in.size || bytes <= in->len || run->in.offset + bytes > run->in.size)
+		return 0;
+	if (lseek(run->in.fd, (off_t)(bytes - in->len), SEEK_CUR) < 0)
+		return 0; /* then they are read */
+	r = rpl_stream_pages_elsewhere(&run->reader, pages, err);
+	if (r < 0)
+		return r;
+	run->in.offset += bytes;
+	run->in.at = run->in.len = 0;
+	run->in.skipped = true;
+	in->len = 0;
+	return 0;
 }
 
 /* One span: 0 used up, else as stream_run_events(). */
@@ -173,6 +196,8 @@ static int run_span(struct stream_run *run, stream_event_fn *fn, stream_refused_
 		if (ev.kind == RPL_EV_IMAGE_HEADER && run->digest)
 			stream_digest_image(run->digest);
 		r = fn(ctx, &ev);
+		if (r == 0 && ev.kind == RPL_EV_PFNS && run->want_pages && !run->want_pages(ctx, &ev))
+			r = skip_pages(run, &in, ev.pfns.pages, err);
 		if (r)
 			return r;
 	}

@@ -143,6 +143,21 @@ static int on_event(void *ctx, const struct rpl_stream_event *ev)
 	return 0;
 }
 
+/* Only page tables of PV guests are looked into, and everything when there is a digest to compute. */
+static bool want_pages(void *ctx, const struct rpl_stream_event *ev)
+{
+	const struct verify *v = ctx;
+
+	if (v->run.digest)
+		return true;
+	if (v->domain_type != RPL_DOMAIN_PV)
+		return false;
+	for (uint32_t i = 0; i < ev->pfns.count; i++)
+		if (rpl_desc_type(ev->pfns.descs[i]) != RPL_PAGE_NOTAB && rpl_page_type_has_data(rpl_desc_type(ev->pfns.descs[i])))
+			return true;
+	return false;
+}
+
 static int on_refusal(void *ctx, const struct rpl_stream_reader *r, const struct rpl_err *err)
 {
 	struct verify *v = ctx;
@@ -248,6 +263,7 @@ static int verify(struct verify *v, const char *path)
 		return rpl_cli_fail("stream verify", STREAM_EXIT_TROUBLE, "%s", err.msg);
 	if (v->want_digest)
 		v->run.digest = stream_digest_new();
+	v->run.want_pages = want_pages;
 	rpl_stream_check_init(&v->check, report, v);
 	r = stream_run_events(&v->run, on_event, on_refusal, v, &err);
 	if (r < 0 && r != -EBADMSG)

@@ -69,3 +69,9 @@ tests_fuzz_fuzz_legacy_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_FORMAT=RPL_FORMAT_LEGACY
 tests_fuzz_fuzz_legacy_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_legacy_LDADD = src/stream/libstream.la src/base/libbase.la
 EXTRA_DIST += tests/fuzz/corpus/libxc tests/fuzz/corpus/libxl tests/fuzz/corpus/xl tests/fuzz/corpus/legacy
+
+# Benchmarks: tests/bench/stream runs both.
+EXTRA_PROGRAMS += tests/bench/stream_encode
+tests_bench_stream_encode_SOURCES = tests/bench/stream_encode.c
+tests_bench_stream_encode_LDADD = src/stream/libstream.la src/base/libbase.la
+EXTRA_DIST += tests/bench/stream

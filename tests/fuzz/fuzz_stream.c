@@ -58,9 +58,11 @@ static void on_finding(void *ctx, const struct rpl_stream_finding *f)
 /* Body bytes are summed so that where a span cuts them does not show. */
 static void sum_event(struct verdict *v, const struct rpl_stream_event *ev)
 {
-	bool content = ev->kind == RPL_EV_BODY || ev->kind == RPL_EV_PAGES || ev->kind == RPL_EV_XL_CONFIG;
-
-	if (content) {
+	for (size_t at = 0; ev->kind == RPL_EV_PAGES && at < ev->len; at += RPL_STREAM_PAGE)
+		v->sum = mix_bytes(mix_bytes(v->sum, ev->bytes + at, 8), ev->bytes + at + RPL_STREAM_PAGE - 8, 8);
+	if (ev->kind == RPL_EV_PAGES)
+		return; /* pages are never cut: their ends will do */
+	if (ev->kind == RPL_EV_BODY || ev->kind == RPL_EV_XL_CONFIG) {
 		v->sum = mix_bytes(v->sum, ev->bytes, ev->len);
 		return;
 	}
