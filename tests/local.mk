@@ -10,6 +10,7 @@ include tests/demo/local.mk
 FLOW_TESTS = \
 	tests/flow/guest-checkpoint \
 	tests/flow/guest-refusals \
+	tests/flow/guest-life \
 	tests/flow/demo-guest \
 	tests/flow/netbuf-relay
 EXTRA_DIST += $(FLOW_TESTS) tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh .ci/run

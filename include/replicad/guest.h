@@ -59,7 +59,7 @@ enum rpl_guest_event {
 struct rpl_guest_conf {
 	const char *backend;       /* "qemu", "sim", "xen" */
 	const char *name;          /* alias, for messages */
-	const char *qmp_path;      /* qemu: the monitor socket to attach to; for a standby: where it will listen */
+	const char *qmp_path;      /* qemu: the monitor socket to attach to; NULL: the one that standby_path names */
 	const char *standby_path;  /* qemu: file with the standby's argv, one argument a line */
 	const char *run_dir;       /* for sockets and RAM files of a standby that we start */
 	const char *tracker;       /* "auto", "uffd", "compare" */

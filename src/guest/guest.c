@@ -80,7 +80,7 @@ static const struct rpl_guest_ops *find_backend(const char *name, struct rpl_err
 }
 
 static void on_timeout(struct ev_loop *loop, ev_timer *w, int revents);
-static void on_finish(struct ev_loop *loop, ev_timer *w, int revents);
+static void on_finish(struct ev_loop *loop, ev_prepare *w, int revents);
 
 static int guest_init(struct rpl_guest *g, const struct rpl_guest_conf *conf, struct rpl_err *err)
 {
@@ -130,7 +130,7 @@ static void release(struct rpl_guest *g, bool keep_standby)
 	if (!g)
 		return;
 	ev_timer_stop(g->loop, &g->timeout);
-	ev_timer_stop(g->loop, &g->finish);
+	(void)ev_clear_pending(g->loop, &g->finish);
 	g->ops->fini(g, keep_standby);
 	rpl_close(&g->state_fd);
 	free(g->info.definition);
@@ -188,7 +188,7 @@ static void end_op(struct rpl_guest *g, int r, const struct rpl_err *err)
 	rpl_assert(r == 0 || (err && err->msg[0]));
 	g->busy = false;
 	ev_timer_stop(g->loop, &g->timeout);
-	ev_timer_stop(g->loop, &g->finish);
+	(void)ev_clear_pending(g->loop, &g->finish);
 	rpl_log(RPL_LOG_DEBUG, "vm=%s op=%s us=%" PRIu64 " r=%d%s%s", g->conf.name, rpl_guest_op_name(op),
 		(rpl_now_ns() - g->op_started_ns) / 1000, r, r ? " reason=" : "", r ? err->msg : "");
 	if (r == 0)
@@ -196,7 +196,7 @@ static void end_op(struct rpl_guest *g, int r, const struct rpl_err *err)
 	g->done(g->arg, op, r, r ? err : NULL);
 }
 
-static void on_finish(struct ev_loop *loop, ev_timer *w, int revents)
+static void on_finish(struct ev_loop *loop, ev_prepare *w, int revents)
 {
 	struct rpl_guest *g = w->data;
 	struct rpl_err err = g->result_err;
@@ -209,13 +209,12 @@ static void on_finish(struct ev_loop *loop, ev_timer *w, int revents)
 void rpl_guest_op_done(struct rpl_guest *g, int r, const struct rpl_err *err)
 {
 	rpl_assert(g->busy);
-	rpl_assert(!ev_is_active(&g->finish));
+	rpl_assert(!ev_is_pending(&g->finish));
 	g->result = r;
 	if (r < 0)
 		g->result_err = *err;
 	ev_timer_stop(g->loop, &g->timeout);
-	ev_timer_set(&g->finish, 0., 0.);
-	ev_timer_start(g->loop, &g->finish);
+	ev_feed_event(g->loop, &g->finish, EV_CUSTOM);
 }
 
 static void on_timeout(struct ev_loop *loop, ev_timer *w, int revents)

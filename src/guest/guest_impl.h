@@ -50,7 +50,7 @@ struct rpl_guest {
 	enum rpl_guest_op op;
 	uint64_t op_started_ns;
 	ev_timer timeout;
-	ev_timer finish; /* delivers an operation's end from the loop, never from within the call */
+	ev_prepare finish; /* never started, only fed: delivers an operation's end from the loop, not from within the call */
 	int result;
 	struct rpl_err result_err;
 	struct rpl_guest_info info;

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -136,7 +137,11 @@ int inject_begin(struct inject *in, pid_t pid, struct rpl_err *err)
 	r = wait_stop(pid, &status, err);
 	if (r < 0)
 		return r;
-	r = save_state(in, err);
+	if (WSTOPSIG(status) != SIGTRAP) /* a group stop: it would not perform anything */
+		r = rpl_fail(err, -EBUSY, "process %d is stopped by signal %d: continue it first (kill -CONT %d)", (int)pid,
+			     WSTOPSIG(status), (int)pid);
+	else
+		r = save_state(in, err);
 	if (r < 0)
 		(void)ptrace(PTRACE_DETACH, pid, NULL, NULL);
 	return r;

@@ -14,6 +14,7 @@
 #include "qemu_impl.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,6 +41,13 @@ void qemu_op_failed(struct qemu *q, const struct rpl_err *err)
 	rpl_guest_op_done(q->g, local.code, &local);
 }
 
+static bool is_dead(const struct qemu *q)
+{
+	struct pollfd p = { .fd = q->pidfd, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 1;
+}
+
 /* The guest is no more. An operation under way fails with the reason. */
 static void ended(struct qemu *q, const struct rpl_err *why)
 {
@@ -51,14 +59,15 @@ static void ended(struct qemu *q, const struct rpl_err *why)
 	q->over = true;
 	if (q->standby)
 		qemu_standby_died(q, &err);
-	if (q->g->busy && q->g->op != RPL_GUEST_QUIT && !ev_is_active(&q->g->finish))
+	if (q->g->busy && q->g->op != RPL_GUEST_QUIT && !ev_is_pending(&q->g->finish))
 		qemu_op_failed(q, &err);
 	if (told || q->g->phase == RPL_GP_NEW) {
 		if (q->g->phase != RPL_GP_NEW)
 			q->g->phase = RPL_GP_GONE;
 		return;
 	}
-	rpl_guest_tell(q->g, RPL_GUEST_LOST, "%s", err.msg);
+	rpl_guest_tell(q->g, RPL_GUEST_LOST, "process %d %s (%s)", (int)q->pid, is_dead(q) ? "is dead" : "closed its monitor",
+		       err.msg);
 }
 
 static void on_closed(void *arg, const struct rpl_err *err)
@@ -386,13 +395,19 @@ static int do_quit(struct rpl_guest *g, struct rpl_err *err)
 static int do_attach(struct rpl_guest *g, struct rpl_err *err)
 {
 	struct qemu *q = qemu_of(g);
-	int r;
+	const char *path = g->conf.qmp_path;
+	int r = 0;
 
-	if (!g->conf.qmp_path)
+	if (!path && !g->conf.standby_path)
 		return rpl_fail(err, -EINVAL, "%s: attach: no monitor socket is configured (qmp=PATH)", g->conf.name);
 	qemu_facts_fini(&q->facts);
 	q->over = false;
-	r = qemu_connect(q, g->conf.qmp_path, err);
+	if (!path) { /* it was a standby once, and runs now */
+		r = qemu_load_argv(q, err);
+		path = q->qmp_path;
+	}
+	if (r == 0)
+		r = qemu_connect(q, path, err);
 	return r < 0 ? rpl_prefix(err, "%s: attach", g->conf.name) : 0;
 }
 

@@ -88,7 +88,7 @@ void qemu_migration_event(struct qemu *q, json_t *data)
 	const char *status = json_string_value(json_object_get(data, "status"));
 	struct rpl_err err;
 
-	if (!status || !activating(q) || ev_is_active(&q->g->finish))
+	if (!status || !activating(q) || ev_is_pending(&q->g->finish))
 		return;
 	if (strcmp(status, "completed") == 0) {
 		qemu_activate_stop(q);

@@ -81,6 +81,7 @@ int qemu_watch_process(struct qemu *q, pid_t pid, struct rpl_err *err);
 /* qemu_attach.c: ask for all facts, then judge; ends the operation (ATTACH), or goes on (STANDBY). */
 void qemu_collect(struct qemu *q);
 /* qemu_standby.c */
+int qemu_load_argv(struct qemu *q, struct rpl_err *err); /* of conf.standby_path: argv, qmp_path, ram_path */
 int qemu_start_standby(struct rpl_guest *g, struct rpl_err *err);
 void qemu_standby_ready(struct qemu *q, json_t *version); /* greeting */
 void qemu_standby_inspected(struct qemu *q);

@@ -112,13 +112,17 @@ int qemu_check_argv(char *const argv[], const char *conf_qmp, char qmp_path[256]
 	return 0;
 }
 
-static int load_argv(struct qemu *q, struct rpl_err *err)
+int qemu_load_argv(struct qemu *q, struct rpl_err *err)
 {
 	RPL_AUTO_FREE char *text = NULL;
 	const char *path = q->g->conf.standby_path;
 	char *argv[QEMU_ARGS_MAX + 1];
 	int r;
 
+	for (size_t i = 0; q->argv[i]; i++) {
+		free(q->argv[i]);
+		q->argv[i] = NULL;
+	}
 	r = rpl_read_file(path, QEMU_ARGV_FILE_MAX, &text, NULL, err);
 	if (r < 0)
 		return r;
@@ -190,7 +194,6 @@ static int open_log(struct qemu *q, struct rpl_err *err)
 		fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
 		return fd < 0 ? rpl_fail_errno(err, errno, "open /dev/null") : fd;
 	}
-	(void)snprintf(q->log_path, sizeof(q->log_path), "%.180s/%.60s.standby.log", q->g->conf.run_dir, q->g->conf.name);
 	fd = open(q->log_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return fd < 0 ? rpl_fail_errno(err, errno, "open %s", q->log_path) : fd;
 }
@@ -263,13 +266,11 @@ int qemu_start_standby(struct rpl_guest *g, struct rpl_err *err)
 	if (!g->conf.standby_path)
 		return rpl_fail(err, -EINVAL, "%s: no standby file is configured (standby=PATH); 'replicad qemu-args --standby' writes one",
 				g->conf.name);
-	for (size_t i = 0; q->argv[i]; i++) {
-		free(q->argv[i]);
-		q->argv[i] = NULL;
-	}
-	r = load_argv(q, err);
+	r = qemu_load_argv(q, err);
 	if (r < 0)
 		return rpl_prefix(err, "%s: standby", g->conf.name);
+	if (g->conf.run_dir)
+		(void)snprintf(q->log_path, sizeof(q->log_path), "%.180s/%.60s.standby.log", g->conf.run_dir, g->conf.name);
 	q->standby = true;
 	q->over = q->quitting = q->shutdown_seen = false;
 	if (qemu_connect(q, q->qmp_path, err) == 0) {

@@ -7,8 +7,7 @@ skip() { echo "skipped: $*"; exit 77; }
 
 command -v qemu-system-x86_64 >/dev/null || skip "no qemu-system-x86_64"
 [ "$(uname -m)" = x86_64 ] || skip "x86-64 only"
-[ -x "$top_builddir/tests/flow/guest/run" ] ||
-	make -s -C "$top_builddir" replicad-attach tests/flow/guest/run >/dev/null || { echo "FAILED: build"; exit 1; }
+make -s -C "$top_builddir" replicad replicad-attach tests/flow/guest/run tests/flow/guest/life >/dev/null || { echo "FAILED: build"; exit 1; }
 
 dir=$(mktemp -d /dev/shm/rpl-guest.XXXXXX)
 qemus=()

@@ -156,7 +156,19 @@ static void move_dirty(struct pair *p, uint64_t skip)
 	}
 }
 
-/* Everything that was written before the session: what a first round of all pages would bring. */
+/* The first round: take, then all pages. */
+static void bulk(struct pair *p)
+{
+	const struct rpl_ram_layout *l = rpl_memory_layout(p->from);
+	uint64_t found;
+
+	rpl_bitmap_zero(&p->dirty);
+	assert_int_equal(rpl_memory_take_dirty(p->from, &p->dirty, &found, NULL), 0);
+	for (uint32_t i = 0; i < l->count; i++)
+		rpl_bitmap_set_range(&p->dirty, l->region[i].pfn, l->region[i].pages);
+	move_dirty(p, UINT64_MAX);
+}
+
 static void checkpoint(struct pair *p, uint64_t skip)
 {
 	uint64_t found, missed = 1;
@@ -181,6 +193,7 @@ static void sim_story(const char *sim, const char *tracker, uint64_t skip, int w
 	int fd;
 
 	open_pair(&p, sim, tracker);
+	bulk(&p);
 	for (int i = 0; i < 5; i++) {
 		rpl_sim_write(p.a.g, 300);
 		checkpoint(&p, i == 2 ? skip : UINT64_MAX);
