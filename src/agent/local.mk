@@ -21,6 +21,9 @@ tests_unit_conf_SOURCES = tests/unit/conf.c
 tests_unit_conf_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_conf_LDADD = src/agent/libconf.la src/base/libbase.la $(CMOCKA_LIBS)
 
+dist_man_MANS += man/replicad.8 man/replicad-agent.8 man/replicad-protect.8 man/replicad-unprotect.8 \
+	man/replicad-status.8 man/replicad-events.8 man/replicad-control.7
+
 agent_tests = tests/agent/test_agent.py
 TESTS += $(agent_tests)
 EXTRA_DIST += $(agent_tests) tests/agent/harness.py tests/agent/fake_keeper.py

@@ -35,10 +35,13 @@
 #define BACKOFF_MAX_S 5.0
 #define LIVED_NS (10000 * RPL_MS)       /* one that lived this long did not fail at starting */
 #define CALL_TIMEOUT_MS 10000
+#define REFUSED_RETRY_S 2.0             /* between attempts at a protection that was wanted before it was refused */
 #define LOG_TAIL 4096
 
 static void on_retry(struct ev_loop *loop, ev_timer *timer, int revents);
 static void on_pid(struct ev_loop *loop, ev_io *io, int revents);
+static void on_again(struct ev_loop *loop, ev_timer *timer, int revents);
+static void on_protect_again(void *arg, const json_t *reply, const struct rpl_err *err);
 
 struct rpl_ward *rpl_ward_find(struct rpl_agent *a, const char *vm)
 {
@@ -69,7 +72,8 @@ struct rpl_ward *rpl_ward_get(struct rpl_agent *a, const char *vm, struct rpl_er
 	(void)snprintf(w->role, sizeof(w->role), "none");
 	(void)snprintf(w->state, sizeof(w->state), "IDLE");
 	ev_timer_init(&w->retry, on_retry, 0, 0);
-	w->retry.data = w;
+	ev_timer_init(&w->again, on_again, 0, 0);
+	w->retry.data = w->again.data = w;
 	if (rpl_path(w->dir, sizeof(w->dir), err, "%s/vm/%s", a->conf->agent.run_dir, vm) < 0) {
 		free(w);
 		return NULL;
@@ -198,10 +202,30 @@ void rpl_ward_give_up(struct rpl_ward *w, const struct rpl_err *why)
 		rpl_ward_fail_calls(w, false, why);
 }
 
+static void ask_again(struct rpl_ward *w)
+{
+	ev_now_update(w->agent->loop);
+	ev_timer_stop(w->agent->loop, &w->again);
+	ev_timer_set(&w->again, REFUSED_RETRY_S, 0);
+	ev_timer_start(w->agent->loop, &w->again);
+}
+
+/* A new wish ends here. An old one (the host was started again, and the guest not yet) is tried again. */
 static void on_refused(struct rpl_ward *w, const char *reason)
 {
 	(void)snprintf(w->refused, sizeof(w->refused), "%s", reason ? reason : "no reason was given");
 	rpl_ward_withdraw_fresh(w);
+	if (w->wanted)
+		ask_again(w);
+}
+
+static void on_again(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+	struct rpl_ward *w = timer->data;
+
+	(void)loop, (void)revents;
+	if (w->wanted && w->keeper == RPL_WARD_RUNNING && !rpl_ward_has_call(w, "protect"))
+		rpl_ward_call(w, "protect", NULL, -1, CALL_TIMEOUT_MS, on_protect_again, w);
 }
 
 static void on_protect_again(void *arg, const json_t *reply, const struct rpl_err *err)
@@ -213,12 +237,16 @@ static void on_protect_again(void *arg, const json_t *reply, const struct rpl_er
 		rpl_log(RPL_LOG_WARNING, "vm=%s msg=\"%s\"", w->name, err->msg);
 		return;
 	}
-	if (json_is_true(json_object_get(reply, "ok")))
+	if (json_is_true(json_object_get(reply, "ok"))) {
+		w->refused[0] = '\0';
 		return;
+	}
 	(void)json_unpack((json_t *)(uintptr_t)reply, "{s:{s:s, s:s}}", "error", "code", &code, "message", &message);
-	rpl_agent_note(w->agent, "refused", w->name, "%s", message);
+	rpl_log(RPL_LOG_WARNING, "vm=%s event=refused reason=\"%s\"", w->name, message);
 	if (strcmp(code, "refused") == 0)
 		on_refused(w, message);
+	else /* busy: it still looks at the guest */
+		ask_again(w);
 }
 
 static void on_first_status(void *arg, const json_t *reply, const struct rpl_err *err)
@@ -484,7 +512,8 @@ void rpl_ward_learn(struct rpl_ward *w, const json_t *status)
 	json_decref(w->status);
 	w->status = json_deep_copy(status);
 	take_state(w, json_string_value(json_object_get(status, "state")));
-	if (role)
+	/* "none" is a keeper between two roles: what it was started for still holds */
+	if (role && (strcmp(role, "primary") == 0 || strcmp(role, "backup") == 0))
 		(void)snprintf(w->role, sizeof(w->role), "%s", role);
 	if (uuid && rpl_uuid_parse(uuid, &parsed, NULL) == 0)
 		(void)rpl_uuid_text(&parsed, w->uuid);
@@ -544,7 +573,8 @@ json_t *rpl_ward_status(const struct rpl_ward *w, bool answered)
 	(void)json_object_set_new(o, "node", json_string(w->agent->conf->agent.node));
 	if (w->uuid[0] || (vm && vm->uuid[0]))
 		(void)json_object_set_new(o, "uuid", json_string(w->uuid[0] ? w->uuid : vm->uuid));
-	(void)json_object_set_new(o, "role", json_string(w->role));
+	if (!answered || !json_object_get(o, "role"))
+		(void)json_object_set_new(o, "role", json_string(w->role));
 	(void)json_object_set_new(o, "state",
 				  json_string(w->keeper == RPL_WARD_NONE || (w->keeper == RPL_WARD_RUNNING && answered)
 						      ? w->state : "unknown"));
@@ -612,6 +642,7 @@ void rpl_ward_free_all(struct rpl_agent *a)
 		struct rpl_ward *w = a->wards;
 
 		forget_process(w);
+		ev_timer_stop(a->loop, &w->again);
 		rpl_ward_fail_calls(w, false, &why);
 		a->wards = w->next;
 		json_decref(w->status);

@@ -38,6 +38,7 @@ struct rpl_ward {
 	ev_io pid_w;
 	uint64_t started_ns;
 	unsigned failures, restarts; /* in a row; since the agent wanted it */
+	ev_timer again;    /* refused: ask again */
 	ev_timer retry;    /* STARTING: connect again; DEAD: start again */
 
 	int sock;          /* -1: none */

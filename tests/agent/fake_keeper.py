@@ -4,6 +4,7 @@
   ok*       protects in two steps; unprotects; ends when told
   refuse*   says no to "protect" at once
   late*     accepts, then sends the event "refused"
+  once*     says no to the first "protect"
   mute*     never answers anything
   die*      exits at once with a last word
 """
@@ -28,6 +29,7 @@ class Keeper:
         self.role = self.conf["role"]
         self.state = "IDLE"
         self.links = 0
+        self.asked = 0
         self.preamble = ""
         self.reloads = 0
         self.conns, self.subscribers = {}, set()
@@ -73,7 +75,8 @@ class Keeper:
         self.later.append((time.monotonic() + WORK_S, what))
 
     def protect(self, conn, ident):
-        if self.vm.startswith("refuse"):
+        self.asked += 1
+        if self.vm.startswith("refuse") or (self.vm.startswith("once") and self.asked == 1):
             self.send(conn, {"id": ident, "ok": False, "error": {"code": "refused", "message": "the guest has a vhost-user device"}})
             return
         self.send(conn, {"id": ident, "ok": True})

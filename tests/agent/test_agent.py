@@ -250,6 +250,13 @@ class Supervision(AgentTest):
             self.assertEqual(self.alpha.vm("mute1")["state"], "unknown")
             self.assertEqual(self.alpha.command("status").returncode, 3)
 
+    def test_an_old_wish_that_is_refused_is_tried_again(self):
+        self.alpha.write_conf(PEER + "[vm once1]\nrole = primary\nqmp = /q\nbackup = beta\n")
+        self.alpha.start()
+        wait_until("a refusal", lambda: "vhost-user" in self.alpha.vm("once1").get("refused", ""))
+        wait_until("protection", lambda: self.alpha.vm("once1")["state"] == "P_PROTECTED")
+        self.assertNotIn("refused", self.alpha.vm("once1"))
+
     def test_roles_at_start(self):
         self.alpha.write_conf(PEER + STANDBY + "role = backup\n[vm ok2]\nrole = primary\nqmp = /q\nbackup = beta\n")
         self.alpha.start()
