@@ -228,6 +228,17 @@ static int set_up(struct relayd *d, struct ev_loop *loop, const struct options *
 	return rpl_relay_confine(err);
 }
 
+/* The launcher may not know that the guest is protected; the relay before us did. */
+static void consider_the_past(struct options *o)
+{
+	if (o->mode != RPL_HOLD_OPEN || !rpl_relay_was_held(o->control))
+		return;
+	o->mode = RPL_HOLD_HOLD;
+	rpl_log(RPL_LOG_WARNING, "vm=%s relay=%s reason=\"the relay before this one held output when it ended, so this one "
+				 "begins held; its keeper opens it. If nobody protects this guest any more: remove %s.held "
+				 "and start again\"", o->vm, o->control, o->control);
+}
+
 static int run(struct ev_loop *loop, const struct options *o, struct rpl_err *err)
 {
 	struct relayd d = { 0 };
@@ -263,6 +274,7 @@ int main(int argc, char **argv)
 		usage(stderr);
 		return EXIT_USAGE;
 	}
+	consider_the_past(&o);
 	(void)signal(SIGPIPE, SIG_IGN);
 	loop = ev_default_loop(EVFLAG_AUTO);
 	rpl_assert(loop);

@@ -64,6 +64,10 @@ int rpl_relay_confine(struct rpl_err *err);
 /* ---- control */
 struct rpl_relay_ctl;
 
+/* While output is held the file CONTROL.held exists, so that a relay that was killed and is started again begins held
+ * and not open: it would let out what the record, PROTECTED, forbids. */
+bool rpl_relay_was_held(const char *control);
+
 /* Refuses (-EADDRINUSE) when a relay answers at `path` already. */
 struct rpl_relay_ctl *rpl_relay_ctl_new(struct ev_loop *loop, struct rpl_hold *hold, struct rpl_relay_io *io,
 					const char *vm, const char *path, struct rpl_err *err);

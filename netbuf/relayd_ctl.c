@@ -3,13 +3,16 @@
  * A connection becomes *the keeper* with its first valid ATTACH, and the keeper before it is disconnected: one keeper
  * at a time. Until then it is a candidate that can neither see nor change anything, so that probing whether a relay is
  * alive disturbs nobody. A keeper that goes away changes nothing: what is held stays held (R2), what was released
- * goes on leaving. Requests that wait for frames to leave stand in one list, in the order they were asked.
+ * goes on leaving. That output is held is also noted in a file beside the socket, for the relay that comes after a relay
+ * that was killed. Requests that wait for frames to leave stand in one list, in the order they were asked.
  */
 #define _GNU_SOURCE
 #include "relayd.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,6 +205,40 @@ static void status_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 		say(c->keeper, &m);
 }
 
+/* ---- the note for the relay after us */
+
+static int held_path(const char *control, char path[PATH_MAX])
+{
+	return (size_t)snprintf(path, PATH_MAX, "%s.held", control) < PATH_MAX ? 0 : -ENAMETOOLONG;
+}
+
+bool rpl_relay_was_held(const char *control)
+{
+	char path[PATH_MAX];
+
+	return held_path(control, path) == 0 && access(path, F_OK) == 0;
+}
+
+/* Make the file there exactly while output is held. */
+static int note_held(struct rpl_relay_ctl *c, struct rpl_err *err)
+{
+	RPL_AUTO_FD int fd = -1;
+	struct rpl_hold_status s;
+	char path[PATH_MAX];
+
+	rpl_hold_get_status(c->hold, &s);
+	if (held_path(c->path, path) < 0)
+		return rpl_fail(err, -ENAMETOOLONG, "control path %.100s... is too long", c->path);
+	if (s.mode != RPL_HOLD_HOLD) {
+		(void)unlink(path); /* most often it is not there */
+		return 0;
+	}
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return rpl_fail_errno(err, errno, "note in %s that output is held", path);
+	return 0;
+}
+
 /* ---- what we are told */
 
 static void become_keeper(struct connection *k)
@@ -282,7 +319,10 @@ static void perform(struct connection *k, const struct rpl_relay_req *q)
 		(void)rpl_relay_io_drain(c->io); /* sent before the hold: leaves */
 		mark = rpl_hold_hold(c->hold);
 		log_mode(c, rpl_hold_mode_name(s.mode));
-		wait_for(c, q, mark);
+		if (note_held(c, &err) < 0)
+			answer(k, q, &err); /* it is held, but must not be relied on */
+		else
+			wait_for(c, q, mark);
 		break;
 	case RPL_NETBUF_SEAL:
 		(void)seal(c, q->epoch, &err);
@@ -297,14 +337,16 @@ static void perform(struct connection *k, const struct rpl_relay_req *q)
 		break;
 	case RPL_NETBUF_OPEN:
 		mark = rpl_hold_open(c->hold);
+		(void)note_held(c, NULL); /* taking the file away cannot fail in a way that matters */
 		log_mode(c, rpl_hold_mode_name(s.mode));
 		wait_for(c, q, mark);
 		break;
 	case RPL_NETBUF_DROP:
 	case RPL_NETBUF_SHUT:
 		discard(c, (enum rpl_netbuf_op)q->op);
+		(void)note_held(c, &err);
 		log_mode(c, rpl_hold_mode_name(s.mode));
-		answer(k, q, NULL);
+		answer(k, q, &err);
 		break;
 	case RPL_NETBUF_NOPS:
 		rpl_assert(!"the decoder lets no such operation pass");
@@ -409,16 +451,17 @@ struct rpl_relay_ctl *rpl_relay_ctl_new(struct ev_loop *loop, struct rpl_hold *h
 		(void)rpl_fail(err, -ENOMEM, "vm %s: no memory for the relay's control", vm);
 		return NULL;
 	}
-	c->listener = listen_at(path, err);
-	if (c->listener < 0) {
-		free(c);
-		return NULL;
-	}
 	c->loop = loop;
 	c->hold = hold;
 	c->io = io;
 	c->vm = vm;
 	c->path = path;
+	c->listener = listen_at(path, err);
+	if (c->listener < 0 || note_held(c, err) < 0) {
+		rpl_close(&c->listener);
+		free(c);
+		return NULL;
+	}
 	for (unsigned i = 0; i < CONNECTIONS_MAX; i++) {
 		c->conn[i].c = c;
 		c->conn[i].fd = -1;

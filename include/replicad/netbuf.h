@@ -19,7 +19,7 @@
 struct ev_loop;
 struct rpl_netbuf;
 
-#define RPL_NETBUF_PENDING_MAX 64
+#define RPL_NETBUF_PENDING_MAX 128 /* more than the epochs of any buffer */
 
 enum rpl_netbuf_op {
 	RPL_NETBUF_ATTACH,  /* connected to the buffer; its state is known */

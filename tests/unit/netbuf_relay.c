@@ -186,6 +186,8 @@ static int tear_down(void **state)
 		(void)unlink(g->wire_peer[i]);
 	}
 	(void)unlink(g->control);
+	(void)strcat(g->control, ".held");
+	(void)unlink(g->control);
 	ev_loop_destroy(g->loop);
 	assert_int_equal(rmdir(g->dir), 0);
 	free(g);
@@ -521,11 +523,23 @@ static void a_relay_that_is_killed_takes_the_frames_with_it(void **state)
 	assert_int_equal(DO(g, RELEASE, rpl_netbuf_release(g->n, 1)), -ENOTCONN);
 	relay_start(g, "open", "1048576"); /* the sockets are made anew; QEMU's and the wire's survive */
 	attach(g);
+	assert_true(rpl_netbuf_status(g->n)->holding); /* whatever the launcher said */
+	(void)guest_sends(g, 0, 3);
+	assert_int_equal(DO(g, SEAL, rpl_netbuf_seal(g->n, 1)), 0);
+	assert_int_equal(rpl_netbuf_status(g->n)->held_frames, 3);
+	wire_is_quiet(g);
+	assert_int_equal(DO(g, DROP, rpl_netbuf_drop(g->n)), 0);
+	assert_int_equal(DO(g, OPEN, rpl_netbuf_open(g->n)), 0);
+	(void)relay_stop(g, SIGKILL);
+	spin(g, &g->events, 2);
+	relay_start(g, "open", "1048576"); /* killed while open: open again */
+	attach(g);
+	assert_false(rpl_netbuf_status(g->n)->holding);
 	after = guest_sends(g, 0, 1);
 	wire_gives(g, 0, after, 1);
 	wire_is_quiet(g);
 	(void)relay_stop(g, SIGTERM);
-	spin(g, &g->events, 2);
+	spin(g, &g->events, 3);
 	assert_int_equal(access(g->control, F_OK), -1); /* it cleaned up */
 	assert_int_equal(access(g->local[0], F_OK), -1);
 }
