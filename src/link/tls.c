@@ -199,66 +199,55 @@ static int setup_psk(struct rpl_tls_conn *t, const struct rpl_link_conf *conf, s
 
 /* ---- x509 */
 
-/* Does the certificate carry `name` as a DNS name, or as its common name when it has no DNS name at all? */
-static bool cert_carries(gnutls_x509_crt_t crt, const char *name)
+/* The certificate's name number `want`: its DNS names, or where it has none, its common name. False: no more. A name that
+ * is no identity is given as "". (GnuTLS's own check of host names takes common names from servers only.) */
+static bool cert_name(gnutls_x509_crt_t crt, unsigned want, char ret[RPL_IDENTITY_MAX])
 {
-	return gnutls_x509_crt_check_hostname2(crt, name, GNUTLS_VERIFY_DO_NOT_ALLOW_WILDCARDS) != 0;
-}
-
-/* The first valid of: DNS names, common name. */
-static bool cert_name(gnutls_x509_crt_t crt, char ret[RPL_IDENTITY_MAX])
-{
+	unsigned dns = 0;
 	size_t len;
+	bool other = false;
 
 	for (unsigned i = 0;; i++) {
 		int g;
 
 		len = RPL_IDENTITY_MAX;
 		g = gnutls_x509_crt_get_subject_alt_name(crt, i, ret, &len, NULL);
-		if (g == GNUTLS_SAN_DNSNAME && rpl_identity_valid(ret, len)) {
-			ret[len] = 0;
-			return true;
-		}
-		if (g < 0 && g != GNUTLS_E_SHORT_MEMORY_BUFFER)
+		if (g == GNUTLS_E_SHORT_MEMORY_BUFFER)
+			other = true; /* of whatever kind: the common name does not stand in for it */
+		else if (g < 0)
 			break;
+		if (g != GNUTLS_SAN_DNSNAME || dns++ != want)
+			continue;
+		ret[rpl_identity_valid(ret, len) ? len : 0] = 0;
+		return true;
 	}
 	len = RPL_IDENTITY_MAX;
-	return gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, ret, &len) == 0 &&
-	       rpl_identity_valid(ret, len);
+	if (dns || other || want ||
+	    gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, ret, &len) < 0)
+		return false;
+	ret[rpl_identity_valid(ret, len) ? len : 0] = 0;
+	return true;
 }
 
-/* Which of our `peers` is this certificate? */
-static bool cert_listed(gnutls_x509_crt_t crt, const char *list, char ret[RPL_IDENTITY_MAX])
+/* The first name that is an identity and, if there is a list, is on it. */
+static bool cert_identity(gnutls_x509_crt_t crt, const char *list, char ret[RPL_IDENTITY_MAX])
 {
-	while (*list) {
-		size_t len;
-
-		list += strspn(list, " ,");
-		len = strcspn(list, " ,");
-		if (rpl_identity_valid(list, len)) {
-			memcpy(ret, list, len);
-			ret[len] = 0;
-			if (cert_carries(crt, ret))
-				return true;
-		}
-		list += len;
-	}
+	for (unsigned i = 0; cert_name(crt, i, ret); i++)
+		if (ret[0] && (!list[0] || rpl_identity_listed(list, ret)))
+			return true;
 	return false;
 }
 
 static int check_cert_name(struct rpl_tls_conn *t, gnutls_x509_crt_t crt)
 {
-	char name[RPL_IDENTITY_MAX], found[RPL_IDENTITY_MAX];
+	char name[RPL_IDENTITY_MAX];
 
-	if (!cert_name(crt, name))
+	if (cert_identity(crt, t->peers, t->identity))
+		return 0;
+	if (!cert_identity(crt, "", name))
 		return rpl_fail(&t->refused, -EACCES, "TLS: the peer's certificate carries no usable DNS name or common name");
-	if (!t->peers[0])
-		(void)snprintf(found, sizeof(found), "%s", name);
-	else if (!cert_listed(crt, t->peers, found))
-		return rpl_fail(&t->refused, -EACCES, "TLS: the peer's certificate is for \"%s\", not for one of \"%.100s\"", name,
-				t->peers);
-	(void)snprintf(t->identity, sizeof(t->identity), "%s", found);
-	return 0;
+	return rpl_fail(&t->refused, -EACCES, "TLS: the peer's certificate is for \"%s\", not for one of \"%.100s\"", name,
+			t->peers);
 }
 
 static int verify_chain(struct rpl_tls_conn *t)

@@ -37,6 +37,25 @@ static char *text_of(gnutls_datum_t d)
 	return text;
 }
 
+static void add_dns_name(struct entity *e, const char *name)
+{
+	must(gnutls_x509_crt_set_subject_alt_name(e->crt, GNUTLS_SAN_DNSNAME, name, (unsigned)strlen(name), GNUTLS_FSAN_APPEND));
+}
+
+static void set_names_and_uses(struct entity *e)
+{
+	if (strcmp(e->name, "two-names") == 0) {
+		add_dns_name(e, "first");
+		add_dns_name(e, "second");
+	} else if (strcmp(e->name, "cn-only") != 0) {
+		add_dns_name(e, e->name);
+	}
+	if (strcmp(e->name, "cn-only") != 0)
+		must(gnutls_x509_crt_set_key_purpose_oid(e->crt, GNUTLS_KP_TLS_WWW_SERVER, 0));
+	if (strcmp(e->name, "server-only") != 0)
+		must(gnutls_x509_crt_set_key_purpose_oid(e->crt, GNUTLS_KP_TLS_WWW_CLIENT, 0));
+}
+
 static struct entity *make(const char *name, struct entity *issuer)
 {
 	struct entity *e = &entities[n_entities++];
@@ -57,14 +76,10 @@ static struct entity *make(const char *name, struct entity *issuer)
 	must(gnutls_x509_crt_set_dn_by_oid(e->crt, GNUTLS_OID_X520_COMMON_NAME, 0, name, (unsigned)strlen(name)));
 	must(gnutls_x509_crt_set_key(e->crt, e->key));
 	must(gnutls_x509_crt_set_basic_constraints(e->crt, issuer == NULL, -1));
-	if (issuer) {
-		must(gnutls_x509_crt_set_subject_alt_name(e->crt, GNUTLS_SAN_DNSNAME, name, (unsigned)strlen(name), 0));
-		must(gnutls_x509_crt_set_key_purpose_oid(e->crt, GNUTLS_KP_TLS_WWW_SERVER, 0));
-		if (strcmp(name, "server-only") != 0)
-			must(gnutls_x509_crt_set_key_purpose_oid(e->crt, GNUTLS_KP_TLS_WWW_CLIENT, 0));
-	} else {
+	if (issuer)
+		set_names_and_uses(e);
+	else
 		must(gnutls_x509_crt_set_key_usage(e->crt, GNUTLS_KEY_KEY_CERT_SIGN));
-	}
 	must(gnutls_x509_crt_sign2(e->crt, issuer ? issuer->crt : e->crt, issuer ? issuer->key : e->key, GNUTLS_DIG_SHA256,
 				   0));
 	must(gnutls_x509_crt_export2(e->crt, GNUTLS_X509_FMT_PEM, &d));

@@ -420,6 +420,16 @@ static void x509_peers_with_wrong_certificates_stay_out(void **state)
 	sc.peers = "gamma,delta";
 	expect_refusal(&cc, &sc, -EACCES, "is for \"alpha\", not for one of \"gamma,delta\"", "the peer refused");
 
+	cc.x509_cert = pki_cert("two-names"); /* its common name does not count beside DNS names */
+	cc.x509_key = pki_key("two-names");
+	sc.peers = "two-names";
+	expect_refusal(&cc, &sc, -EACCES, "is for \"first\"", "the peer refused");
+	sc.peers = NULL;
+	cc.x509_cert = pki_cert("no name");
+	cc.x509_key = pki_key("no name");
+	expect_refusal(&cc, &sc, -EACCES, "no usable DNS name", "the peer refused");
+	cc = conf_of(RPL_TLS_X509, false);
+
 	/* the server is checked just so: its name, and its authority */
 	sc = conf_of(RPL_TLS_X509, true);
 	cc.peers = "gamma";
@@ -430,11 +440,35 @@ static void x509_peers_with_wrong_certificates_stay_out(void **state)
 	expect_refusal(&cc, &sc, -EACCES, "the peer refused", "NOT trusted");
 }
 
+static void x509_names_are_found(void **state)
+{
+	static const struct { const char *who, *peers, *identity; } good[] = {
+		{ "alpha", "beta, alpha", "alpha" }, { "cn-only", NULL, "cn-only" }, { "cn-only", "cn-only", "cn-only" },
+		{ "two-names", "second", "second" }, { "two-names", "second,first", "first" }, { "two-names", "", "first" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(good); i++) {
+		struct rpl_link_conf cc = conf_of(RPL_TLS_X509, false), sc = conf_of(RPL_TLS_X509, true);
+		struct end client = { 0 }, server = { 0 };
+
+		cc.x509_cert = pki_cert(good[i].who);
+		cc.x509_key = pki_key(good[i].who);
+		sc.peers = good[i].peers;
+		connect_ends(&client, &cc, &server, &sc);
+		run_until((client.ups && server.ups) || server.downs);
+		assert_string_equal(server.identity, good[i].identity);
+		fini(&client);
+		fini(&server);
+	}
+}
+
 static void configurations_that_cannot_work_are_refused_at_once(void **state)
 {
-	struct rpl_link_conf bad[9];
-	static const char *const says[9] = { "at least", "time-out", "uuid", "without keys", "line 1", "no key for our own",
-					     "identity is not set", "peer's name", "x509 certificate" };
+	struct rpl_link_conf bad[12];
+	static const char *const says[12] = { "at least", "time-out", "uuid", "without keys", "line 1", "no key for our own",
+					      "identity is not set", "peer's name", "x509 certificate", "needs a CA",
+					      "CA certificate", "CA certificate" };
 	struct rpl_err err;
 
 	(void)state;
@@ -449,6 +483,9 @@ static void configurations_that_cannot_work_are_refused_at_once(void **state)
 	bad[6].identity = NULL;
 	bad[7].peers = NULL;
 	bad[8].x509_key = pki_key("gamma");
+	bad[9].x509_cert = NULL;
+	bad[10].x509_ca = "";
+	bad[11].x509_ca = pki_key("alpha"); /* no certificate */
 	for (size_t i = 0; i < RPL_ARRAY_LEN(bad); i++) {
 		struct end e = { 0 };
 		int fds[2];
@@ -611,6 +648,22 @@ static void a_wrong_preamble_ends_it(void **state)
 		close(fd);
 		fini(&server);
 	}
+}
+
+static void a_preamble_that_is_cut_ends_it(void **state)
+{
+	struct end server = { 0 };
+	int fd;
+
+	(void)state;
+	attach_server(&server, RPL_TLS_PSK, &fd);
+	write_all(fd, "REPLICAD", 8);
+	shutdown(fd, SHUT_WR);
+	run_until(server.downs);
+	assert_int_equal(server.why.code, -EPIPE);
+	assert_string_equal(server.why.msg, "preamble: closed after 8 of 32 bytes");
+	close(fd);
+	fini(&server);
 }
 
 static void a_preamble_may_come_in_pieces(void **state)
@@ -1023,6 +1076,29 @@ static void finish_does_not_wait_for_ever(void **state)
 	fini(&server);
 }
 
+/* The peer closes its direction at once and never reads: what was not sent is said. */
+static void finish_says_what_was_not_sent(void **state)
+{
+	static uint8_t data[100000];
+	struct iovec iov = { data, sizeof(data) };
+	struct end server = { .hello_on_up = true };
+	int fd;
+
+	(void)state;
+	attach_server(&server, RPL_TLS_NONE, &fd);
+	send_preamble(fd);
+	run_until(server.ups);
+	while (rpl_link_send(server.link, RPL_FRAME_STREAM, &iov, 1) == 0)
+		ev_run(loop, EVRUN_NOWAIT);
+	rpl_link_finish(server.link);
+	shutdown(fd, SHUT_WR);
+	run_until(server.downs);
+	assert_int_equal(server.why.code, -EPIPE);
+	assert_non_null(strstr(server.why.msg, "bytes unsent"));
+	close(fd);
+	fini(&server);
+}
+
 static void callbacks_may_free_and_finish(void **state)
 {
 	(void)state;
@@ -1117,10 +1193,12 @@ int main(void)
 		cmocka_unit_test(psk_peers_without_the_right_name_and_key_stay_out),
 		cmocka_unit_test(a_listed_psk_peer_gets_in),
 		cmocka_unit_test(x509_peers_with_wrong_certificates_stay_out),
+		cmocka_unit_test(x509_names_are_found),
 		cmocka_unit_test(configurations_that_cannot_work_are_refused_at_once),
 		cmocka_unit_test(clear_and_tls_do_not_mix),
 		cmocka_unit_test(older_or_weaker_tls_is_refused),
 		cmocka_unit_test(a_wrong_preamble_ends_it),
+		cmocka_unit_test(a_preamble_that_is_cut_ends_it),
 		cmocka_unit_test(a_preamble_may_come_in_pieces),
 		cmocka_unit_test(stalls_before_up_are_bounded),
 		cmocka_unit_test(nonsense_instead_of_tls_ends_it),
@@ -1132,6 +1210,7 @@ int main(void)
 		cmocka_unit_test(a_full_queue_refuses_and_recovers),
 		cmocka_unit_test(finish_delivers_what_was_queued),
 		cmocka_unit_test(finish_does_not_wait_for_ever),
+		cmocka_unit_test(finish_says_what_was_not_sent),
 		cmocka_unit_test(callbacks_may_free_and_finish),
 		cmocka_unit_test(a_refused_frame_ends_the_link_with_that_reason),
 		cmocka_unit_test(a_dead_peer_is_reported_from_the_loop),
