@@ -22,8 +22,8 @@ import time
 
 KEY = "replicad:demo"
 PROBE_KEYS = ("memcheck:bad", "memcheck:rounds", "memcheck:first", "guest:boot", "guest:uptime")
-GET_EVERY = 8       # every so many requests one GET
-PROBE_EVERY = 25    # and one probe
+GET_EVERY = 16      # every so many requests one GET
+PROBE_EVERY = 50    # and one probe
 CONNECT_TRIES = 100
 CONNECT_TIMEOUT_S = 1.0
 REPLY_MAX = 64 * 1024

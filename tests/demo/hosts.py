@@ -60,6 +60,15 @@ class Host:
     def vm_paths(self):
         return {"ram_path": self.sock("guest.ram"), "qmp_path": self.sock("guest.qmp"), "serial_path": self.log("serial")}
 
+    @property
+    def vm_dir(self):
+        return os.path.join(self.run, "vm", VM)
+
+    def owners_files(self):
+        """What stays when a guest's QEMU ends, and is for whoever owns the VM to remove, or for nobody: the socket that QEMU
+        binds and never unlinks; the file that says that one agent at a time uses this directory."""
+        return [self.sock("qemu.net"), self.sock("agent.lock")]
+
     def netdev(self):
         return machine.dgram_netdev(self.sock("qemu.net"), self.sock("relay.net"))
 
@@ -72,7 +81,8 @@ class Host:
         with open(self.etc("standby.args"), "w", encoding="utf-8") as f:
             f.write("".join(a + "\n" for a in [*self.arguments(image, accel), "-incoming", "defer", "-S"]))
         vm = {"uuid": self.uuid, "qmp": self.sock("guest.qmp"), "relay": self.sock("relay.ctl"), "interval_ms": self.interval_ms,
-              "standby": self.etc("standby.args"), "role": "auto" if primary else "backup", **self.extra_vm_keys}
+              "standby": self.etc("standby.args"), "role": "auto" if primary else "backup", "backup": other(self.node),
+              **self.extra_vm_keys}
         with open(self.etc("replicad.conf"), "w", encoding="utf-8") as f:
             f.write(section("agent", {
                 "node": self.node, "cluster": CLUSTER, "listen": f"{REPL_ADDR[self.node]}:{PORT}", "run_dir": self.run,
@@ -112,7 +122,7 @@ class Host:
     def trace(self):
         """The checkpoints that this host's keeper noted; also after its death."""
         try:
-            return ring.read(os.path.join(self.run, "vm", VM, "trace"))
+            return ring.read(os.path.join(self.vm_dir, "trace"))
         except FileNotFoundError:
             return []
 
@@ -120,7 +130,7 @@ class Host:
         """What the keeper wrote stands in its run directory, which goes with the round."""
         for directory, _, names in os.walk(self.run):
             for name in names:
-                if name.endswith((".log", ".json")):
+                if name.endswith((".log", ".json")) or name == "trace":
                     shutil.copyfile(os.path.join(directory, name), self.log(name))
 
     def reap(self):

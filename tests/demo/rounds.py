@@ -179,7 +179,7 @@ class Round:
         self.beta.start_agent()
         self.alpha.start_agent(fault)
         asked = time.monotonic_ns()
-        self.alpha.command("protect", VM, "--qmp", self.alpha.sock("guest.qmp"), "--backup", "beta")
+        self.alpha.command("protect", VM, "--no-wait")
         wait_until("protection", self._protected, PROTECT_TIMEOUT_S, self._alive)
         self.marks["protected"] = time.monotonic_ns()
         self.result["protect_ns"] = self.marks["protected"] - asked
@@ -306,12 +306,22 @@ class Round:
         for pid in self._guests("beta"):  # its monitor has one client, and that is the keeper
             os.kill(pid, signal.SIGTERM)
         wait_until("the guest's end", lambda: not self._guests("beta"), LEFTOVER_WAIT_S)
+        self._wait_for_keeper()
         self.beta.stop("agent")
         self.beta.stop("relay")
+        for path in self.beta.owners_files():
+            if os.path.exists(path):
+                os.unlink(path)
         end = time.monotonic() + LEFTOVER_WAIT_S
         while (left := self._left_on_beta()) and time.monotonic() < end:
             time.sleep(POLL_S)
         self.result["leftovers"] += left
+
+    def _wait_for_keeper(self):
+        """A guest that was shut down needs no keeper: it ends and its directory goes, while the agent is there to see it."""
+        end = time.monotonic() + LEFTOVER_WAIT_S
+        while os.path.exists(self.beta.vm_dir) and time.monotonic() < end:
+            time.sleep(POLL_S)
 
     def _guests(self, node):
         return [pid for pid in self.net.pids(node) if "qemu" in machine_name(pid)]
