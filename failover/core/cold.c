@@ -2,7 +2,7 @@
  *
  * Who may boot from disk is settled like everything else, by a claim from the exact record that was read. Whether the
  * disk here is good enough is settled before: the owner of a SOLO record has it all in its store once the overlay was
- * drained (store_clean); in every other case the redo of the record's session, up to the last ack, must be in hand.
+ * drained, or an arming was begun and never won (store_clean); in every other case the redo of the record's session, up to the last ack, must be in hand.
  * The record keeps the session's name for that purpose also after SOLO was claimed.
  */
 #include "core_int.h"

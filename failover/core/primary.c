@@ -5,8 +5,9 @@
  *     released <= committed = acked (and journaled, with durability=both) <= sealed = epoch - 1
  *     flushed  <= committed: a store must not be ahead of the redo that a cold start replays over it
  *
- * rpl_core_commit() moves released and flushed as far as R1 and R5 allow, after every event. It does so too while a
- * claim is unresolved: what the backup has acked is safe whoever wins.
+ * rpl_core_commit() moves released and flushed as far as R1 and R5 allow, after every event; while a SOLO claim is
+ * unresolved, too: what the backup has acked is safe whoever wins. Not before ARM is known to be won: until then the
+ * record does not name this session, and a cold start would trust the store as it was when HOLD took effect.
  */
 #include "core_int.h"
 
@@ -22,6 +23,8 @@ void rpl_core_commit(struct rpl_core *c, struct rpl_actions *out)
 {
 	uint64_t release = c->released, flush = c->flush_asked;
 
+	if (c->rec.mode != RPL_MODE_PROTECTED)
+		return;
 	while (release < c->sealed && RPL_RULE(R1, release + 1 <= committed(c)))
 		release++;
 	if (release > c->released) {
@@ -326,8 +329,6 @@ void rpl_core_pump_arm(struct rpl_core *c, struct rpl_actions *out)
 	}
 	if (!rpl_core_unresolved(c) && !c->reading && RPL_RULE(R4, covered))
 		rpl_core_claim(c, out, RPL_CLAIM_ARM);
-	if (covered)
-		rpl_core_commit(c, out);
 	if (c->output == RPL_OUT_HELD)
 		capture_if_due(c, out);
 }

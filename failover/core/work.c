@@ -8,6 +8,8 @@ static void ask(struct rpl_core *c, struct rpl_actions *out)
 {
 	if (c->doing == RPL_ACT_STORE_PROMOTE || c->doing == RPL_ACT_GUEST_ACTIVATE)
 		rpl_core_act_epoch(out, c->doing, c->replica);
+	else if (c->doing == RPL_ACT_COLLECT)
+		rpl_core_act_session(c, out, c->doing, &c->rec.session);
 	else
 		(void)rpl_core_act(out, c->doing);
 }

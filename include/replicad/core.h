@@ -164,8 +164,9 @@ enum rpl_event_kind {
 	/* promotion, demotion, cold start */                                                                        \
 	X(STORE_PROMOTE, epoch, "promote our store, apply redo <= `epoch`, sync -> STORE_PROMOTED, STORE_FAILED")    \
 	X(STORE_DISCARD, none, "demote our store and give up its content for the peer's -> STORE_DISCARDED, STORE_FAILED") \
-	X(COLLECT, none, "look at store and journal here, fetch what the peer has; a clean store gets no redo "      \
-			 "-> COLLECTED, STORE_FAILED")                                                       \
+	X(COLLECT, session, "look at store and journal here, fetch what the peer has of `session`, the record's. A clean " \
+			    "store gets no redo; an overlay that outlived its guest is redo of its session "         \
+			    "-> COLLECTED, STORE_FAILED")                                                    \
 	X(REPLAY, none, "promote our store, apply the collected redo, sync -> REPLAYED, STORE_FAILED")               \
 	/* telling people */                                                                                         \
 	X(REPLY, reply, "answer to the command of this step")                                                        \
@@ -246,7 +247,8 @@ struct rpl_event {
 			enum rpl_action_kind action; /* which of the four */
 		} failed;
 		struct {
-			bool store_clean;        /* own store alone is complete: no overlay was in use when it stopped */
+			bool store_clean;        /* own store alone is complete: when it stopped no overlay was in use, or
+						  * one of another session than COLLECT's, whose arming was never won */
 			bool redo_complete;      /* store and journal, own or the peer's, hold all that was ever acked of ... */
 			struct rpl_uuid session; /* ... this session */
 		} collected;
