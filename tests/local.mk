@@ -5,6 +5,7 @@ tests_unit_base_SOURCES = tests/unit/base.c
 tests_unit_base_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_base_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 include tests/demo/local.mk
+include tests/sim/local.mk
 
 # Tests that need root or real QEMU: scripts, run by ./run-tests one after the other, 77 = skipped. One a line.
 FLOW_TESTS = \

@@ -1,0 +1,11 @@
+/* The core as one translation unit, compiled with -DRPL_BREAK_<rule> for tests/sim/rules. */
+#include "../../failover/core/backup.c"
+#include "../../failover/core/check.c"
+#include "../../failover/core/claim.c"
+#include "../../failover/core/cold.c"
+#include "../../failover/core/core.c"
+#include "../../failover/core/names.c"
+#include "../../failover/core/owner.c"
+#include "../../failover/core/primary.c"
+#include "../../failover/core/start.c"
+#include "../../failover/core/work.c"
