@@ -23,9 +23,9 @@
  * SEND of FORGET closes the connection in order behind it; LINK_DOWN tells when the peer has it, or time was up.
  *
  * A command that does not fit the state (STAGE twice, ROUND without a session) is a bug of the keeper: FAILED, exit.
- * Commands that met a connection's end on their way (ROUND, SESSION, ACCEPT, REFUSE, SEND; STAGE in a void session) are
- * dropped in silence, as the report that explains it is on its way; an ACK
- * is kept: the epoch is folded, and a resumed connection tells the primary.
+ * Commands that met a connection's end on their way (ROUND, SESSION, ACCEPT, REFUSE, SEND; STAGE in a void session;
+ * ACCEPT of a session that the connection of the moment does not ask for) are dropped in silence, as the report that
+ * explains it is on its way; an ACK is kept: the epoch is folded, and a resumed connection tells the primary.
  */
 #ifndef REPLICAD_MOVER_H
 #define REPLICAD_MOVER_H

@@ -107,15 +107,14 @@ static void send_ready(struct mover *m)
 		connection_ready(m);
 }
 
-static int accept_session(struct mover *m, const struct rpl_mover_msg *msg, struct rpl_err *err)
+static void accept_session(struct mover *m, const struct rpl_mover_msg *msg)
 {
 	struct backup *b = m->backup;
 	struct rpl_replica_where w;
 
-	if (!m->peer_known || !b->definition_known || m->ready)
-		return 0;
-	if (rpl_uuid_is_zero(&msg->uuid) || !rpl_uuid_equal(&msg->uuid, &m->peer.session))
-		return rpl_fail(err, -EINVAL, "ACCEPT of a session that the primary did not ask for");
+	/* A newer connection may have taken the place of the one that it was said for. */
+	if (!b->definition_known || m->ready || !rpl_uuid_equal(&msg->uuid, &m->peer.session))
+		return;
 	rpl_replica_where(b->replica, &w);
 	if (!rpl_uuid_equal(&w.session, &msg->uuid) || w.staged == 0) {
 		rpl_replica_session(b->replica, &msg->uuid);
@@ -126,7 +125,6 @@ static int accept_session(struct mover *m, const struct rpl_mover_msg *msg, stru
 		mover_set(&m->counters->folded, 0);
 	}
 	send_ready(m);
-	return 0;
 }
 
 static void refuse_session(struct mover *m, uint64_t len)
@@ -173,7 +171,8 @@ static int backup_command(struct mover *m, const struct rpl_mover_msg *msg, stru
 {
 	switch (msg->type) {
 	case RPL_MOVER_ACCEPT:
-		return accept_session(m, msg, err);
+		accept_session(m, msg);
+		return 0;
 	case RPL_MOVER_REFUSE:
 		refuse_session(m, msg->value);
 		return 0;

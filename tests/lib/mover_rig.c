@@ -65,6 +65,9 @@ void rig_init(struct rig *r, uint64_t pages)
 	r->dirty_fd = memfd((pages + 63) / 64 * 8, &p);
 	r->dirty = p;
 	r->state_len = 5000;
+	c->memory.kind = RPL_MEMORY_SIM;
+	r->memory_fd[0] = r->dirty_fd;
+	r->n_memory_fds = 1;
 }
 
 static pid_t spawn(int sock, const char *fault)
@@ -113,14 +116,15 @@ static void start_side(struct rig *r, struct side *s, uint32_t role, const char 
 	msg.conf.keys_len = sizeof(keys) - 1;
 	msg.conf.definition_len = sizeof(definition) - 1;
 	msg.conf.staging_bytes = r->staging_bytes;
-	msg.conf.memory.kind = primary ? RPL_MEMORY_SIM : RPL_MEMORY_REPLICA;
-	msg.conf.n_memory_fds = primary ? 2 : 1;
+	if (!primary)
+		msg.conf.memory = (struct rpl_memory_desc){ .kind = RPL_MEMORY_REPLICA, .layout = r->conf.memory.layout };
+	msg.conf.n_memory_fds = primary ? 1 + r->n_memory_fds : 1;
 	(void)snprintf(msg.conf.identity, sizeof(msg.conf.identity), "rig");
 	fds[0] = s->counters_fd;
 	fds[1] = s->text_fd;
 	fds[2] = s->extra_fd;
 	fds[3] = s->ram_fd;
-	fds[4] = r->dirty_fd;
+	memcpy(fds + 4, r->memory_fd, r->n_memory_fds * sizeof(*fds));
 	assert_int_equal(rpl_send_fds(s->sock, &msg, sizeof(msg), fds, 3 + msg.conf.n_memory_fds), 0);
 	(void)side_expect(s, RPL_MOVER_READY);
 }
@@ -174,10 +178,13 @@ void rig_fini(struct rig *r)
 
 uint64_t rig_random(struct rig *r, uint64_t below)
 {
+	uint64_t x;
+
 	r->rng ^= r->rng << 13;
 	r->rng ^= r->rng >> 7;
 	r->rng ^= r->rng << 17;
-	return r->rng % below;
+	x = r->rng * UINT64_C(0x2545f4914f6cdd1d); /* or one draw's low bits would foretell the next one's */
+	return (x ^ x >> 32) % below;
 }
 
 void rig_write(struct rig *r, uint64_t page)

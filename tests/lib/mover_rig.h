@@ -35,6 +35,8 @@ struct rig {
 	uint64_t pages;
 	struct rpl_mover_conf conf; /* of both; role and memory kind are set per side */
 	const char *fault[2];       /* RPL_FAULT of the primary and of the backup */
+	int memory_fd[RPL_MEMORY_FDS_MAX]; /* the primary's, behind the RAM's; by default the dirty bitmap alone */
+	uint32_t n_memory_fds;
 	uint64_t staging_bytes;
 	/* state */
 	struct side p, b;

@@ -1,6 +1,7 @@
 /* Two real movers with a scripted keeper each: what one side's guest was at a checkpoint is what the other side's
  * replica is, whatever happens to the connection, the processes and the sizes. */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +20,7 @@
 #include <replicad/auto.h>
 #include <replicad/clock.h>
 
+#include "src/guest/uffd.h"
 #include "tests/lib/mover_rig.h"
 
 #define PAGES 1024
@@ -50,39 +53,132 @@ static void expect_text(const struct rpl_mover_msg *m, const char *part)
 		fail_msg("%s says '%s', expected '%s'", rpl_mover_type_name(m->type), m->text, part);
 }
 
-static void run_checkpoints(enum rpl_tls tls)
+static void run_checkpoints(struct rig *r)
 {
-	struct rig r;
-
-	rig_init(&r, PAGES);
-	r.conf.tls = tls;
-	start(&r);
-	rig_run(&r, 300);
-	rig_protect(&r);
-	assert_int_equal(rig_differs(&r, r.epoch), -1);
+	start(r);
+	rig_run(r, 300);
+	rig_protect(r);
+	assert_int_equal(rig_differs(r, r->epoch), -1);
 	for (int i = 0; i < 40; i++) {
-		r.state_len = 1 + rig_random(&r, 20000);
-		checkpoint_and_compare(&r, rig_random(&r, 200));
+		r->state_len = 1 + rig_random(r, 20000);
+		checkpoint_and_compare(r, rig_random(r, 200));
 	}
-	assert_int_equal(rig_count(&r.p.counters->epochs), 41);
-	assert_int_equal(rig_count(&r.p.counters->overflows), 0);
-	assert_int_equal(rig_count(&r.p.counters->tls_on), tls == RPL_TLS_PSK);
-	assert_true(rig_count(&r.p.counters->zero_pages) > 0);
-	assert_int_equal(rig_count(&r.p.counters->raw_bytes), rig_count(&r.b.counters->raw_bytes));
-	rig_fini(&r);
+	assert_int_equal(rig_count(&r->p.counters->epochs), 41);
+	assert_int_equal(rig_count(&r->p.counters->overflows), 0);
+	assert_int_equal(rig_count(&r->p.counters->tls_on), r->conf.tls == RPL_TLS_PSK);
+	assert_int_equal(rig_count(&r->p.counters->audit_missed), 0);
+	assert_true(rig_count(&r->p.counters->zero_pages) > 0);
+	assert_int_equal(rig_count(&r->p.counters->raw_bytes), rig_count(&r->b.counters->raw_bytes));
+	rig_fini(r);
 }
 
 static void checkpoints_arrive_whole(void **state)
 {
+	struct rig r;
+
 	(void)state;
-	run_checkpoints(RPL_TLS_NONE);
+	rig_init(&r, PAGES);
+	run_checkpoints(&r);
 }
 
 /* From inside the sandbox: the library may not need a path or a socket of its own. */
 static void and_over_tls(void **state)
 {
+	struct rig r;
+
 	(void)state;
-	run_checkpoints(RPL_TLS_PSK);
+	rig_init(&r, PAGES);
+	r.conf.tls = RPL_TLS_PSK;
+	run_checkpoints(&r);
+}
+
+/* The dirty set by comparison: of nothing but the RAM file. */
+static void and_by_comparison(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.memory.kind = RPL_MEMORY_COMPARE;
+	r.conf.memory.audit = 1;
+	r.n_memory_fds = 0;
+	run_checkpoints(&r);
+}
+
+/* By the kernel's asynchronous write protection of our own mapping: PAGEMAP_SCAN from inside the sandbox. */
+static void and_by_write_protection(void **state)
+{
+	struct rpl_err err;
+	struct rig r;
+
+	(void)state;
+	if (!uffd_kernel_can())
+		skip();
+	rig_init(&r, PAGES);
+	r.conf.memory.kind = RPL_MEMORY_UFFD;
+	r.conf.memory.audit = 1;
+	r.conf.memory.vaddr = (uintptr_t)r.p.ram;
+	r.n_memory_fds = 2;
+	r.memory_fd[0] = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1 /* UFFD_USER_MODE_ONLY */);
+	r.memory_fd[1] = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (r.memory_fd[0] < 0 || uffd_api(r.memory_fd[0], &err) < 0)
+		skip();
+	assert_true(r.memory_fd[1] >= 0);
+	if (uffd_arm(r.memory_fd[0], r.memory_fd[1], r.conf.memory.vaddr, PAGES * RPL_PAGE_SIZE, &err) < 0)
+		fail_msg("%s", err.msg);
+	run_checkpoints(&r);
+	(void)close(r.memory_fd[0]);
+	(void)close(r.memory_fd[1]);
+}
+
+/* A write that no tracker reported is a defect, and counted. */
+static void an_audit_finds_what_the_tracker_missed(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.memory.audit = 1;
+	start(&r);
+	rig_run(&r, 300);
+	rig_protect(&r);
+	rig_run(&r, 100);
+	r.p.ram[17 * RPL_PAGE_SIZE] ^= 1;
+	r.p.ram[900 * RPL_PAGE_SIZE] ^= 1;
+	atomic_store(&r.dirty[17 / 64], 0);
+	atomic_store(&r.dirty[900 / 64], 0);
+	rig_stage(&r);
+	rig_commit(&r);
+	assert_true(rig_count(&r.p.counters->audit_missed) >= 2);
+	rig_fini(&r);
+}
+
+/* While gigabytes pass, each side hears the other, and the keeper hears its mover. */
+static void heartbeats_go_on_during_a_bulk_copy(void **state)
+{
+	const uint64_t pages = 65536;
+	uint64_t worst[2] = { 0 };
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, pages);
+	memset(r.p.ram, 0x5a, pages * RPL_PAGE_SIZE);
+	start(&r);
+	rig_session(&r, true);
+	side_send(&r.p, RPL_MOVER_ROUND, 0, 0, 0, NULL, -1);
+	while (!side_receive(&r.p, 5)) {
+		uint64_t now = rpl_now_ns(), heard[2] = { rig_count(&r.p.counters->last_heard_ns),
+							  rig_count(&r.b.counters->last_heard_ns) };
+
+		for (int i = 0; i < 2; i++)
+			if (now > heard[i] && now - heard[i] > worst[i])
+				worst[i] = now - heard[i];
+	}
+	assert_int_equal(r.p.last.type, RPL_MOVER_ROUND_DONE);
+	print_message("longest silence: primary heard nothing for %u ms, backup for %u ms\n",
+		      (unsigned)(worst[0] / RPL_MS), (unsigned)(worst[1] / RPL_MS));
+	assert_true(worst[0] < 1000 * RPL_MS && worst[1] < 1000 * RPL_MS);
+	rig_fini(&r);
 }
 
 static void keys_are_wiped_from_the_shared_text(void **state)
@@ -583,6 +679,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(checkpoints_arrive_whole),
 		cmocka_unit_test(and_over_tls),
+		cmocka_unit_test(and_by_comparison),
+		cmocka_unit_test(and_by_write_protection),
+		cmocka_unit_test(an_audit_finds_what_the_tracker_missed),
+		cmocka_unit_test(heartbeats_go_on_during_a_bulk_copy),
 		cmocka_unit_test(keys_are_wiped_from_the_shared_text),
 		cmocka_unit_test(uncommitted_epochs_pile_up_to_their_limit),
 		cmocka_unit_test(a_reset_connection_costs_no_bulk_copy),
