@@ -50,3 +50,10 @@ tests_bench_engine_SOURCES = tests/bench/engine.c tests/lib/mover_rig.c
 tests_bench_engine_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_bench_engine_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_bench_engine_LDADD = src/engine/libmovermsg.la src/base/libbase.la $(CMOCKA_LIBS)
+
+fuzz_targets += tests/fuzz/fuzz_apply
+tests_fuzz_fuzz_apply_SOURCES = tests/fuzz/fuzz_apply.c $(fuzz_main)
+tests_fuzz_fuzz_apply_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_apply_LDADD = src/engine/libengine.la src/replica/libreplica.la src/stream/libstream.la \
+	src/guest/libmemory.la src/link/libwire.la src/base/libbase.la
+EXTRA_DIST += tests/fuzz/corpus/apply
