@@ -38,3 +38,9 @@ EXTRA_DIST += tests/fuzz/corpus/relay
 check_PROGRAMS += tests/bench/relay
 tests_bench_relay_SOURCES = tests/bench/relay.c
 tests_bench_relay_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(EV_LIBS)
+
+check_PROGRAMS += tests/unit/netbuf
+TESTS += tests/unit/netbuf
+tests_unit_netbuf_SOURCES = tests/unit/netbuf.c
+tests_unit_netbuf_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_netbuf_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(CMOCKA_LIBS) $(EV_LIBS)
