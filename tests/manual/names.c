@@ -62,6 +62,9 @@ int main(void)
 #define X(name, ...) printf("replicad-control.7\tcommand\t%s\n", #name);
 	RPL_AGENT_COMMANDS(X)
 #undef X
+#define X(name, ...) printf("replicad-control.7\tcommand\t%s\n", #name);
+	RPL_KEEPER_COMMANDS(X)
+#undef X
 #define X(name, ...) printf("replicad-control.7\terror\t%s\n", #name);
 	RPL_CONTROL_ERRORS(X)
 #undef X
