@@ -73,7 +73,7 @@
 	X(state)    /* from, to, gen, sess, epoch, reason: the state machine changed state */  \
 	X(progress) /* bulk_percent: at most one a second */                                   \
 	X(refused)  /* reason: protection was asked for and cannot be; nothing is half done */ \
-	X(takeover) /* generation, detect_ms, claim_ms, run_ms: the guest runs here now */     \
+	X(takeover) /* generation, detect_ms, claim_ms, run_ms, run_us: the guest runs here now */     \
 	X(alarm)    /* reason: somebody should look (awaiting arbiter, stall, overflow) */     \
 	X(guest)    /* reason: shut down, reboot, crash, device change */                      \
 	X(unprotected) /* let go; nothing of ours is left on the guest */                      \
@@ -115,7 +115,7 @@
 	X(tls, string, "", "psk, x509 or none")                                                                \
 	X(durability, string, "", "memory, journal or both")                                                   \
 	X(takeovers, integer, "", "takeovers made here")                                                       \
-	X(takeover, object, "", "last takeover here: detect_ms, claim_ms, run_ms")                             \
+	X(takeover, object, "", "last takeover here: detect_ms, claim_ms, run_ms, run_us")                             \
 	X(survives, object, "", "primary_crash, backup_crash, both_lose_power: true or false")
 
 #endif

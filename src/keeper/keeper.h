@@ -40,7 +40,8 @@ struct session {
 	uint64_t generation;
 	int connecting_fd;        /* -1, or a connect() under way */
 	unsigned round, retry_ms;
-	uint64_t bulk_sent, bulk_total;
+	uint64_t early_ack;       /* an ack of the epoch whose capture has not ended yet; 0: none */
+	struct rpl_uuid early_ack_session;
 	ev_io connecting;
 	ev_timer retry;           /* the next connection attempt */
 };
@@ -159,6 +160,7 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 void session_end(struct keeper *k);
 void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
 void session_on_gone(struct keeper *k, const char *why);
+void session_after_capture(struct keeper *k);
 void session_fini(struct keeper *k);
 
 /* standby.c */

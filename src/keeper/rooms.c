@@ -70,6 +70,7 @@ static void on_captured(void *arg, enum checkpoint_kind kind, const struct check
 		k->dirty_pages_sum += t->pages;
 		rpl_trace_mark(k->trace, t->epoch, RPL_TRACE_RESUMED);
 		keeper_say_epoch(k, RPL_EV_CAPTURED, t->epoch);
+		session_after_capture(k);
 	}
 	keeper_pursue(k);
 }

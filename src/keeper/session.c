@@ -167,6 +167,7 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 	s->wanted = true;
 	s->up = s->synced = false;
 	s->round = 0;
+	s->early_ack = 0;
 	s->id = *id;
 	s->generation = generation;
 	k->heard_ns = 0;
@@ -241,6 +242,31 @@ static void on_round_done(struct keeper *k, const struct rpl_mover_msg *msg)
 	keeper_say_session(k, RPL_EV_SYNC_READY, &s->id);
 }
 
+/* A quick backup acks while the guest is still being resumed. The core hears of it after CAPTURED: before, it does not
+ * know that the epoch was sealed at all. */
+static void on_acked(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	struct session *s = &k->session;
+
+	rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_ACKED);
+	k->acked_at_ns = rpl_now_ns();
+	if (checkpoint_busy(&k->checkpoint) && k->checkpoint.epoch == msg->epoch) {
+		s->early_ack = msg->epoch;
+		s->early_ack_session = msg->uuid;
+		return;
+	}
+	keeper_say_link(k, RPL_EV_ACK, &msg->uuid, msg->epoch);
+}
+
+void session_after_capture(struct keeper *k)
+{
+	uint64_t epoch = k->session.early_ack;
+
+	k->session.early_ack = 0;
+	if (epoch)
+		keeper_say_link(k, RPL_EV_ACK, &k->session.early_ack_session, epoch);
+}
+
 void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	struct session *s = &k->session;
@@ -274,9 +300,7 @@ void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_SENT);
 		break;
 	case RPL_MOVER_ACKED:
-		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_ACKED);
-		k->acked_at_ns = rpl_now_ns();
-		keeper_say_link(k, RPL_EV_ACK, &msg->uuid, msg->epoch);
+		on_acked(k, msg);
 		break;
 	case RPL_MOVER_FULL:
 		keeper_say(k, RPL_EV_BUFFER_FULL);

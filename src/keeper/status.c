@@ -119,9 +119,12 @@ static void put_safety(const struct keeper *k, json_t *doc)
 
 static json_t *takeover(const struct keeper *k)
 {
-	return json_pack("{s:I, s:I, s:I}", "detect_ms", (json_int_t)ms_between(k->at.heard, k->at.suspect), "claim_ms",
-			 (json_int_t)ms_between(k->at.claim_sent, k->at.claim_granted), "run_ms",
-			 (json_int_t)ms_between(k->at.claim_granted, k->at.running));
+	const struct moments *at = &k->at;
+
+	return json_pack("{s:I, s:I, s:I, s:I}", "detect_ms", (json_int_t)ms_between(at->heard, at->suspect), "claim_ms",
+			 (json_int_t)ms_between(at->claim_sent, at->claim_granted), "run_ms",
+			 (json_int_t)ms_between(at->claim_granted, at->running), "run_us",
+			 (json_int_t)((at->running - at->claim_granted) / 1000));
 }
 
 json_t *keeper_status(const struct keeper *k)
@@ -165,8 +168,6 @@ static void tell_takeover(struct keeper *k)
 	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu takeover=done run_us=%llu", k->conf.vm,
 		(unsigned long long)k->core.rec.generation,
 		(unsigned long long)((k->at.running - k->at.claim_granted) / 1000));
-	(void)json_object_set_new(fields, "run_us",
-				  json_integer((json_int_t)((k->at.running - k->at.claim_granted) / 1000)));
 	keeper_tell(k, "takeover", fields);
 }
 
