@@ -119,17 +119,12 @@ static void on_term(struct ev_loop *loop, ev_signal *w, int revents)
 	ev_break(loop, EVBREAK_ALL);
 }
 
-/* One agent per run_dir: two would both believe to own the keepers. */
+/* One agent per run_dir: two would both believe to own the keepers. The lock is on the directory: it leaves no file. */
 static int lock_run_dir(struct rpl_agent *a, struct rpl_err *err)
 {
-	char path[PATH_MAX];
-	int r = rpl_path(path, sizeof(path), err, "%s/agent.lock", a->conf->agent.run_dir);
-
-	if (r < 0)
-		return r;
-	a->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	a->lock_fd = open(a->conf->agent.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (a->lock_fd < 0)
-		return rpl_fail_errno(err, errno, "open %s", path);
+		return rpl_fail_errno(err, errno, "open %s", a->conf->agent.run_dir);
 	if (flock(a->lock_fd, LOCK_EX | LOCK_NB) < 0)
 		return rpl_fail(err, -EBUSY, "another agent uses run_dir %s; stop it, or give this one a run_dir of its own",
 				a->conf->agent.run_dir);
