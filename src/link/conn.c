@@ -562,22 +562,6 @@ static void fail_now(struct rpl_link *l, const struct rpl_err *err)
 	go_down(l, err);
 }
 
-static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
-{
-	struct rpl_link *l = w->data;
-	struct rpl_err err = { 0 };
-	int r;
-
-	(void)loop;
-	(void)revents;
-	enter(l);
-	l->turn_left = TURN_BYTES;
-	r = read_step(l, &err);
-	if (r < 0 && !over(l))
-		fail_now(l, &err);
-	leave(l);
-}
-
 static void tell_writable(struct rpl_link *l)
 {
 	if (!l->starved || l->state != ST_UP || l->q.bytes > l->queue_max / 2)
@@ -603,6 +587,27 @@ static void write_step(struct rpl_link *l)
 		go_down(l, &err);
 	else
 		tell_writable(l);
+}
+
+static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
+{
+	struct rpl_link *l = w->data;
+	struct rpl_err err = { 0 };
+	int r;
+
+	(void)loop;
+	(void)revents;
+	enter(l);
+	l->turn_left = TURN_BYTES;
+	r = read_step(l, &err);
+	if (r < 0 && !over(l))
+		fail_now(l, &err);
+	/* answers leave now, not a turn of the loop later: an ack is what the primary's clients wait for */
+	if (!over(l) && l->state != ST_START && ev_is_active(&l->kick)) {
+		ev_timer_stop(l->loop, &l->kick);
+		write_step(l);
+	}
+	leave(l);
 }
 
 static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
