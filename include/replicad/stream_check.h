@@ -36,6 +36,10 @@ typedef void rpl_stream_report_fn(void *ctx, const struct rpl_stream_finding *f)
 struct rpl_stream_check {
 	rpl_stream_report_fn *report;
 	void *ctx;
+	/* The caller's, set after init or left NULL: room for the page types of `n_types` pfns of a PV guest, all zero. With it,
+	 * the frames that vCPUs name are judged by their type. One byte a pfn. */
+	uint8_t *types;
+	uint64_t n_types;
 	uint64_t errors, warnings; /* findings so far; a refusal counts as an error */
 	uint64_t checkpoints;
 	/* headers and static part */
@@ -58,7 +62,11 @@ struct rpl_stream_check {
 	const uint64_t *descs;
 	uint32_t n_descs, desc_at;
 	unsigned store_strings, store_len;
-	uint8_t producer_body[RPL_PRODUCER_MAX];
+	uint32_t vcpu;
+	union {
+		uint8_t producer_body[RPL_PRODUCER_MAX];
+		uint8_t basic[RPL_PV_BASIC_64];
+	};
 };
 
 void rpl_stream_check_init(struct rpl_stream_check *c, rpl_stream_report_fn *report, void *ctx);

@@ -82,6 +82,8 @@ enum rpl_stream_severity { RPL_SEV_READER, RPL_SEV_ERROR, RPL_SEV_WARNING };
 	X(P2M_FRAMES, "p2m-frames", ERROR, "last/fpp + 1 - first/fpp frames, each within the range")            \
 	X(VCPU_ID, "vcpu-id", ERROR, "vCPU ids below 8192, each record once per checkpoint")                    \
 	X(VCPU_BASIC, "vcpu-basic", ERROR, "BASIC of 5168 bytes (64-bit) or 2800 (32-bit)")                     \
+	X(VCPU_FRAMES, "vcpu-frames", ERROR, "CR3 and CR1 name top-level tables, start_info and GDT ordinary pages, all in the stream") \
+	X(VCPU_GDT, "vcpu-gdt", ERROR, "at most 7168 GDT entries")                                              \
 	X(VCPU_NO_BASIC, "vcpu-no-basic", WARNING, "EXTENDED, XSAVE and MSRS only of a vCPU with BASIC")          \
 	X(VCPU_XSAVE, "vcpu-xsave", ERROR, "XSAVE of at least 16 bytes")                                        \
 	X(VCPU_EMPTY, "vcpu-empty", WARNING, "a vCPU record has content (Xen 4.6-4.8 wrote empty ones)")        \

@@ -69,6 +69,7 @@ void rpl_check_vcpu(struct rpl_stream_check *c, const struct rpl_stream_event *e
 	uint32_t len = ev->rec.len - 8, basic = c->width == 4 ? RPL_PV_BASIC_32 : RPL_PV_BASIC_64;
 	uint64_t at = ev->rec.offset + 4;
 
+	c->vcpu = ev->vcpu;
 	if (ev->rec.type == RPL_LIBXC_X86_PV_VCPU_BASIC) {
 		if (c->width && len != basic)
 			rpl_stream_check_say(c, ev, at, RPL_RULE_VCPU_BASIC, "%u bytes, expected %u for a %u-bit guest",
@@ -163,6 +164,7 @@ void rpl_check_pfns(struct rpl_stream_check *c, const struct rpl_stream_event *e
 		rpl_stream_check_say(c, ev, ev->rec.offset + 8, RPL_RULE_PAGE_BATCH, "%u descriptors, expected %u at most",
 				     ev->pfns.count, RPL_STREAM_PAGES_PER_RECORD);
 	check_descs(c, ev);
+	rpl_check_note_types(c, ev);
 	check_duplicates(c, ev);
 	c->descs = ev->pfns.descs;
 	c->n_descs = ev->pfns.count;
@@ -376,6 +378,10 @@ static void libxc_body(struct rpl_stream_check *c, const struct rpl_stream_event
 	case RPL_LIBXC_X86_PV_P2M_FRAMES:
 		p2m_body(c, ev);
 		break;
+	case RPL_LIBXC_X86_PV_VCPU_BASIC:
+		if (ev->first + ev->len <= sizeof(c->basic))
+			memcpy(c->basic + ev->first, ev->bytes, ev->len);
+		break;
 	case RPL_LIBXC_X86_PV_VCPU_MSRS:
 		msrs_body(c, ev);
 		break;
@@ -411,6 +417,8 @@ void rpl_check_body_end(struct rpl_stream_check *c, const struct rpl_stream_even
 		store_end(c, ev);
 	if (is_record(ev, RPL_LAYER_LIBXC, RPL_LIBXC_HVM_CONTEXT))
 		hvm_end(c, ev);
+	if (is_record(ev, RPL_LAYER_LIBXC, RPL_LIBXC_X86_PV_VCPU_BASIC))
+		rpl_check_basic(c, ev);
 	if (is_record(ev, RPL_LAYER_LIBXC, RPL_LIBXC_RPL_PRODUCER))
 		producer_end(c, ev);
 }

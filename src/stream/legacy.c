@@ -34,7 +34,8 @@ enum chunk {
 struct state {
 	const struct rpl_legacy *l;
 	struct rpl_err *err;
-	uint64_t offset, ret_dropped;
+	uint64_t offset, at; /* behind what was read; where the last piece began */
+	uint64_t ret_dropped;
 	unsigned width;      /* bytes of an ulong */
 	bool pv, extv;
 	uint64_t p2m_size;
@@ -60,6 +61,7 @@ static int get_some(struct state *s, void *buf, size_t len, size_t *ret_got)
 	size_t n = 0, got = 0;
 	int r = 1;
 
+	s->at = s->offset;
 	while (n < len && s->at_ahead < s->n_ahead)
 		to[n++] = s->ahead[s->at_ahead++];
 	if (n < len)
@@ -106,7 +108,7 @@ static int bad(struct state *s, int code, const char *fmt, ...)
 	va_start(ap, fmt);
 	(void)vsnprintf(what, sizeof(what), fmt, ap);
 	va_end(ap);
-	return rpl_fail(s->err, code, "offset %" PRIu64 ": legacy: %s", s->offset, what);
+	return rpl_fail(s->err, code, "offset %" PRIu64 ": legacy: %s", s->at, what);
 }
 
 /* ---- bytes out */

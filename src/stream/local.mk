@@ -2,7 +2,7 @@
 noinst_LTLIBRARIES += src/stream/libstream.la
 src_stream_libstream_la_SOURCES = src/stream/format.c src/stream/write.c src/stream/read.c src/stream/read.h src/stream/read_header.c \
 	src/stream/read_fixed.c src/stream/hvm.c \
-	src/stream/check.c src/stream/check_body.c src/stream/check.h \
+	src/stream/check.c src/stream/check_body.c src/stream/check_vcpu.c src/stream/check.h \
 	src/stream/convert.c src/stream/legacy.c
 src_stream_libstream_la_CFLAGS = $(AM_CFLAGS) -Wconversion
 pkginclude_HEADERS = include/replicad/err.h include/replicad/cur.h include/replicad/stream.h include/replicad/stream_format.h include/replicad/stream_rules.h \

@@ -17,6 +17,7 @@
 #include "fuzz.h"
 
 #define DESCS_MAX 2048
+#define TYPES_MAX 8192
 
 struct verdict {
 	int last;
@@ -80,11 +81,15 @@ static struct verdict read_all(const uint8_t *data, size_t len, enum rpl_stream_
 	static struct rpl_stream_reader r;
 	static struct rpl_stream_check c;
 	static uint64_t descs[DESCS_MAX];
+	static uint8_t types[TYPES_MAX];
 	struct verdict v = { 0 };
 	size_t at = 0;
 
 	rpl_stream_reader_init(&r, format, descs, DESCS_MAX);
 	rpl_stream_check_init(&c, on_finding, NULL);
+	memset(types, 0, sizeof(types));
+	c.types = types;
+	c.n_types = TYPES_MAX;
 	while (at < len) {
 		size_t n = span_seed ? 1 + (span_seed = span_seed * 1103515245u + 12345u) % 97 : len;
 		struct rpl_stream_in in = { data + at, n < len - at ? n : len - at };

@@ -50,17 +50,32 @@ static void pv_head(struct maker *m)
 		ulong_(m, 50 + i);
 }
 
+/* Contexts name the first batch's first two pages: start_info and the top-level page table. */
+#define FIRST_PFN 10u
+
+static void basic(struct maker *m)
+{
+	bool wide = m->width == 8;
+	size_t len = wide ? RPL_PV_BASIC_64 : RPL_PV_BASIC_32, rdx = wide ? 616 : 524, cr3 = wide ? 4984 + 24 : 2716 + 12;
+
+	for (size_t i = 0; i < len; i++)
+		rpl_out_u8(&m->o, (uint8_t)(i == rdx ? FIRST_PFN : i == cr3 + 1 ? (FIRST_PFN + 1) << 4 : 0));
+}
+
 static void batch(struct maker *m, uint32_t first)
 {
-	static const uint32_t types[] = { 0, 0, 0xd, 0xf, 0, 0xe };
+	uint32_t table = !m->pv ? 0 : m->width == 8 ? 0xc : 0xb;
+	uint32_t types[] = { 0, table, 0xd, 0xf, 0, 0xe };
 
 	rpl_out_le32(&m->o, 8);
 	for (uint32_t i = 0; i < 6; i++)
 		ulong_(m, types[i] << 28 | (first + i));
 	ulong_(m, 0xf0000000);
 	ulong_(m, 0xf0000000);
-	for (uint32_t i = 0; i < 3; i++)
-		random_bytes(m, RPL_STREAM_PAGE);
+	random_bytes(m, RPL_STREAM_PAGE);
+	for (uint32_t i = 0; i < RPL_STREAM_PAGE; i++)
+		rpl_out_u8(&m->o, 0);
+	random_bytes(m, RPL_STREAM_PAGE);
 }
 
 static void param(struct maker *m, int32_t chunk, uint64_t value)
@@ -72,7 +87,7 @@ static void param(struct maker *m, int32_t chunk, uint64_t value)
 
 static void chunks(struct maker *m)
 {
-	batch(m, 10);
+	batch(m, FIRST_PFN);
 	batch(m, 100);
 	rpl_out_le32(&m->o, (uint32_t)-2); /* vCPUs 0 and 1 */
 	rpl_out_le32(&m->o, 1);
@@ -110,7 +125,7 @@ static void pv_tail(struct maker *m)
 	ulong_(m, 7);
 	ulong_(m, 8);
 	for (unsigned v = 0; v < 2; v++) {
-		random_bytes(m, m->width == 8 ? RPL_PV_BASIC_64 : RPL_PV_BASIC_32);
+		basic(m);
 		random_bytes(m, 128);
 		rpl_out_le64(&m->o, 7);
 		rpl_out_le64(&m->o, 40);

@@ -77,8 +77,10 @@ static int small(int argc, char **argv)
 	for (int i = 6; i < argc; i++) {
 		plan.producer |= strcmp(argv[i], "producer") == 0;
 		plan.colo |= strcmp(argv[i], "colo") == 0;
-		if (strcmp(argv[i], "tiny") == 0)
+		if (strcmp(argv[i], "tiny") == 0) {
 			plan.records = plan.pages = plan.vcpus = 1;
+			plan.bare = true;
+		}
 	}
 	if (plan.guest == MAKE_GUESTS || plan.format == RPL_FORMAT_UNKNOWN)
 		return 2;

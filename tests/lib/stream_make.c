@@ -7,6 +7,8 @@
 #include <replicad/auto.h>
 
 #define DESCS_MAX 4096
+#define START_INFO_PFN 4000u /* of PV guests; random pages stay below */
+#define TOP_TABLE_PFN 4001u
 
 uint64_t make_random(uint64_t *state)
 {
@@ -125,6 +127,37 @@ static void page_data(struct maker *m)
 	end_record(m);
 }
 
+/* What every vCPU's context names: start_info and the top-level page table. */
+static void pv_named_pages(struct maker *m)
+{
+	static const uint8_t empty[RPL_STREAM_PAGE];
+	const void *where[2] = { empty, empty };
+	uint64_t descs[2] = { START_INFO_PFN, rpl_desc(TOP_TABLE_PFN, m->plan->guest == MAKE_PV64 ? 0xc : 0xb) };
+
+	if (!m->pv || m->plan->bare)
+		return;
+	rpl_stream_put_page_data(m->o, descs, 2, where);
+	m->res->sum = make_sum(make_sum(m->res->sum, empty, sizeof(empty)), empty, sizeof(empty));
+	m->res->pages += 2;
+	m->res->descs += 2;
+	end_record(m);
+}
+
+/* A context of random bytes, but for the frames that it names. */
+static void pv_basic(struct maker *m, uint8_t *buf, uint32_t len)
+{
+	bool wide = m->plan->guest == MAKE_PV64;
+	uint64_t zero = 0, start_info = START_INFO_PFN, cr3 = TOP_TABLE_PFN << 12;
+
+	for (size_t i = 0; i < len; i++)
+		buf[i] = (uint8_t)make_random(&m->rnd);
+	memcpy(buf + (wide ? 4960 : 2704), &zero, wide ? 8 : 4); /* no GDT */
+	memcpy(buf + (wide ? 616 : 524), &start_info, wide ? 8 : 4);
+	memcpy(buf + (wide ? 4984 + 24 : 2716 + 12), &cr3, wide ? 8 : 4);
+	memcpy(buf + (wide ? 4984 + 8 : 2716 + 4), &zero, wide ? 8 : 4);
+	m->res->sum = make_sum(m->res->sum, buf, len);
+}
+
 static void pv_tail(struct maker *m)
 {
 	uint8_t buf[RPL_PV_BASIC_64];
@@ -136,7 +169,7 @@ static void pv_tail(struct maker *m)
 	for (uint32_t v = 0; v < m->plan->vcpus; v++) {
 		struct { uint32_t index, zero; uint64_t value; } msr = { 0xc0000103u + v, 0, make_random(&m->rnd) };
 
-		blob(m, buf, basic);
+		pv_basic(m, buf, basic);
 		rpl_stream_put_vcpu(m->o, RPL_LIBXC_X86_PV_VCPU_BASIC, v, buf, basic);
 		blob(m, buf, 128);
 		rpl_stream_put_vcpu(m->o, RPL_LIBXC_X86_PV_VCPU_EXTENDED, v, buf, 128);
@@ -180,6 +213,7 @@ static void memory_and_tail(struct maker *m)
 {
 	struct rpl_stream_tsc tsc = { .khz = 2400000, .nsec = make_random(&m->rnd) };
 
+	pv_named_pages(m);
 	for (unsigned i = 0; i < m->plan->records; i++)
 		page_data(m);
 	rpl_stream_put_tsc(m->o, &tsc);

@@ -20,6 +20,7 @@ struct make_plan {
 	unsigned vcpus;
 	bool colo;            /* CHECKPOINT_STATE between checkpoints */
 	bool producer;        /* made by no Xen: RPL_PRODUCER */
+	bool bare;            /* PV: without the pages that the vCPUs' contexts name */
 	uint64_t seed;
 };
 

@@ -260,6 +260,8 @@ static void on_finding(void *ctx, const struct rpl_stream_finding *f)
 	assert_int_equal(f->severity, rpl_stream_rule_def(f->rule)->severity);
 }
 
+static uint8_t *types; /* room for page types, for the tests that want them judged */
+
 static struct seen judge(enum rpl_stream_format format, size_t len, bool allow_cut)
 {
 	static struct rpl_stream_reader r;
@@ -273,6 +275,8 @@ static struct seen judge(enum rpl_stream_format format, size_t len, bool allow_c
 
 	rpl_stream_reader_init(&r, format, descs, DESCS_MAX);
 	rpl_stream_check_init(&c, on_finding, &seen);
+	c.types = types;
+	c.n_types = types ? 1024 : 0;
 	do {
 		while ((ret = rpl_stream_next(&r, &in, &ev, &err)) > 0)
 			rpl_stream_check(&c, &ev);
@@ -511,7 +515,7 @@ static void each_broken_rule_is_found(void **state)
  * page-batch below; xl-config-json and digest in tests/unit/stream-commands. */
 static void no_rule_is_without_a_case(void **state)
 {
-	bool covered[RPL_RULES] = { [RPL_RULE_NONE] = true, [RPL_RULE_PAGE_BATCH] = true, [RPL_RULE_PAGE_PTE] = true,
+	bool covered[RPL_RULES] = { [RPL_RULE_NONE] = true, [RPL_RULE_PAGE_BATCH] = true, [RPL_RULE_PAGE_PTE] = true, [RPL_RULE_VCPU_FRAMES] = true, [RPL_RULE_VCPU_GDT] = true,
 				    [RPL_RULE_XL_CONFIG_JSON] = true, [RPL_RULE_DIGEST] = true };
 
 	(void)state;
@@ -568,6 +572,46 @@ static void page_table_entries_must_resolve(void **state)
 		s = judge(XC, o.len, false);
 		assert_int_equal(s.total, cases[i].good ? 0 : 1);
 		assert_int_equal(s.count[RPL_RULE_PAGE_PTE], s.total);
+	}
+}
+
+/* Pages: 1 ordinary, 2 a pinned L4 table, 3 an L3 table, 4 broken, 5 ordinary; 6 never in the stream. */
+static void what_a_vcpu_names_must_be_there(void **state)
+{
+	static const struct { uint64_t start_info, cr3, cr1, ents, gdt; enum rpl_stream_rule rule; } cases[] = {
+		{ 1, 2 << 12, 0, 0, 0, SHOULD_BE_CLEAN },        { 1, 2 << 12, 2 << 12 | 1, 16, 5, SHOULD_BE_CLEAN },
+		{ 1, 2 << 12, 3 << 12, 0, 9, SHOULD_BE_CLEAN },  { 2, 2 << 12, 0, 0, 0, RPL_RULE_VCPU_FRAMES },
+		{ 6, 2 << 12, 0, 0, 0, RPL_RULE_VCPU_FRAMES },   { 1, 3 << 12, 0, 0, 0, RPL_RULE_VCPU_FRAMES },
+		{ 1, 1 << 12, 0, 0, 0, RPL_RULE_VCPU_FRAMES },   { 1, 6 << 12, 0, 0, 0, RPL_RULE_VCPU_FRAMES },
+		{ 1, 2 << 12, 1 << 12 | 1, 0, 0, RPL_RULE_VCPU_FRAMES }, { 1, 2 << 12, 0, 1, 4, RPL_RULE_VCPU_FRAMES },
+		{ 1, 2 << 12, 0, 1, 6, RPL_RULE_VCPU_FRAMES },   { 1, 2 << 12, 0, 7169, 5, RPL_RULE_VCPU_GDT },
+		{ 1, UINT64_MAX, 0, 0, 0, RPL_RULE_VCPU_FRAMES }, { UINT64_MAX, 2 << 12, 0, 0, 0, RPL_RULE_VCPU_FRAMES },
+	};
+	static const uint64_t descs[] = { 1, 0xc000000000000002, 0x3000000000000003, 0xd000000000000004, 5 };
+	static const uint8_t page[RPL_STREAM_PAGE];
+	static const void *const where[] = { page, page, page, page, page };
+
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
+		uint8_t basic[RPL_PV_BASIC_64] = { 0 }, room[1024] = { 0 };
+		struct rpl_out o = rpl_out(stream, sizeof(stream));
+		struct seen s;
+
+		o.len = build("I3 DP V8 S F");
+		rpl_stream_put_page_data(&o, descs, RPL_ARRAY_LEN(descs), where);
+		put_shared(&o);
+		memcpy(basic + 616, &cases[i].start_info, 8);
+		memcpy(basic + 4984 + 24, &cases[i].cr3, 8);
+		memcpy(basic + 4984 + 8, &cases[i].cr1, 8);
+		memcpy(basic + 4960, &cases[i].ents, 8);
+		memcpy(basic + 4832, &cases[i].gdt, 8);
+		rpl_stream_put_vcpu(&o, RPL_LIBXC_X86_PV_VCPU_BASIC, 0, basic, sizeof(basic));
+		rpl_stream_put_record(&o, RPL_LIBXC_END, NULL, 0);
+		types = room;
+		s = judge(XC, o.len, false);
+		types = NULL;
+		if (s.total != (cases[i].rule != SHOULD_BE_CLEAN) || s.count[cases[i].rule] != s.total)
+			fail_msg("case %zu: %s", i, s.total ? s.first : "nothing found");
 	}
 }
 
@@ -655,6 +699,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(no_rule_is_without_a_case),
 		cmocka_unit_test(batches_above_1024_are_remarked),
 		cmocka_unit_test(page_table_entries_must_resolve),
+		cmocka_unit_test(what_a_vcpu_names_must_be_there),
 		cmocka_unit_test(a_cut_is_accepted_on_request),
 		cmocka_unit_test(every_truncation_is_found),
 		cmocka_unit_test(every_flipped_bit_is_found_or_is_a_value),

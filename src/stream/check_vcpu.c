@@ -1,0 +1,90 @@
+/* What a PV vCPU's context points at. At completion stock libxc refuses a context whose CR3 is no top-level page table, or
+ * whose start_info (vCPU 0) or GDT frame is no ordinary page; all that is known once memory and context went by.
+ */
+#include "check.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define GDT_ENTRIES_MAX 7168u
+#define GDT_ENTRIES_PER_FRAME 512u
+#define TYPE_SEEN 0x10u /* in c->types, beside the type of the last record that named the pfn */
+
+/* Where the fields lie in vcpu_guest_context; all of them are as wide as the guest. */
+struct layout {
+	unsigned width;
+	uint32_t rdx, gdt_frames, gdt_ents, ctrlreg;
+};
+static const struct layout layout_64 = { 8, 616, 4832, 4960, 4984 };
+static const struct layout layout_32 = { 4, 524, 2640, 2704, 2716 };
+
+void rpl_check_note_types(struct rpl_stream_check *c, const struct rpl_stream_event *ev)
+{
+	if (!c->types || c->type != RPL_DOMAIN_PV)
+		return;
+	for (uint32_t i = 0; i < ev->pfns.count; i++) {
+		uint64_t pfn = rpl_desc_pfn(ev->pfns.descs[i]);
+
+		if (pfn < c->n_types)
+			c->types[pfn] = (uint8_t)(TYPE_SEEN | rpl_desc_type(ev->pfns.descs[i]));
+	}
+}
+
+static uint64_t field(const struct rpl_stream_check *c, const struct layout *l, uint32_t at)
+{
+	uint64_t v = 0;
+
+	memcpy(&v, c->basic + at, l->width);
+	return v;
+}
+
+/* CR3 of a 32-bit guest is folded: the frame's high bits stand in its low 12. */
+static uint64_t frame_of_cr3(const struct layout *l, uint64_t cr3)
+{
+	return l->width == 8 ? cr3 >> RPL_STREAM_PAGE_SHIFT : (uint32_t)(cr3 >> 12 | cr3 << 20);
+}
+
+/* `level` 0: an ordinary page. */
+static void judge(struct rpl_stream_check *c, const struct rpl_stream_event *ev, const char *what, uint32_t at,
+		  uint64_t pfn, unsigned level)
+{
+	uint64_t offset = ev->rec.offset + RPL_STREAM_RECORD_HEAD + 8 + at;
+	uint8_t type;
+
+	if (c->body_said || (c->p2m && pfn <= c->max_pfn && pfn >= c->n_types))
+		return; /* beyond what the caller gave room for: cannot tell */
+	type = pfn < c->n_types ? c->types[pfn] : 0;
+	if (type & TYPE_SEEN && (type & 7) == level && (level || !(type & 0xf)))
+		return;
+	c->body_said = true;
+	rpl_stream_check_say(c, ev, offset, RPL_RULE_VCPU_FRAMES,
+			     "vCPU %u: %s is pfn 0x%" PRIx64 ", which is %s, expected %s", c->vcpu, what, pfn,
+			     type & TYPE_SEEN ? rpl_stream_page_type_name(type & 0xf) : "not in the stream",
+			     level ? "a top-level page table" : "an ordinary page");
+}
+
+void rpl_check_basic(struct rpl_stream_check *c, const struct rpl_stream_event *ev)
+{
+	const struct layout *l = c->width == 4 ? &layout_32 : &layout_64;
+	unsigned top = c->width == 4 ? 3 : 4;
+	uint64_t ents, cr1;
+
+	if (!c->width || ev->rec.len - 8 != (c->width == 4 ? RPL_PV_BASIC_32 : RPL_PV_BASIC_64))
+		return; /* said before */
+	ents = field(c, l, l->gdt_ents);
+	if (ents > GDT_ENTRIES_MAX) {
+		rpl_stream_check_say(c, ev, ev->rec.offset + 16 + l->gdt_ents, RPL_RULE_VCPU_GDT,
+				     "vCPU %u: %" PRIu64 " GDT entries, expected %u at most", c->vcpu, ents, GDT_ENTRIES_MAX);
+		return;
+	}
+	if (!c->types)
+		return;
+	judge(c, ev, "CR3", l->ctrlreg + 3 * l->width, frame_of_cr3(l, field(c, l, l->ctrlreg + 3 * l->width)), top);
+	cr1 = field(c, l, l->ctrlreg + l->width);
+	if (l->width == 8 && cr1 & 1)
+		judge(c, ev, "CR1", l->ctrlreg + l->width, cr1 >> RPL_STREAM_PAGE_SHIFT, top);
+	if (c->vcpu == 0)
+		judge(c, ev, "start_info", l->rdx, field(c, l, l->rdx), 0);
+	for (uint32_t i = 0; i * GDT_ENTRIES_PER_FRAME < ents; i++)
+		judge(c, ev, "a GDT frame", l->gdt_frames + i * l->width, field(c, l, l->gdt_frames + i * l->width), 0);
+}
