@@ -18,7 +18,7 @@
 #include <replicad/clock.h>
 #include <replicad/log.h>
 
-static const struct rpl_guest_ops *const backends[] = { &rpl_guest_qemu, &rpl_guest_sim };
+static const struct rpl_guest_ops *const backends[] = { &rpl_guest_qemu, &rpl_guest_sim, &rpl_guest_xen };
 
 static const char *const op_names[] = { "attach", "pause", "save", "resume", "standby", "activate", "announce", "quit" };
 _Static_assert(RPL_ARRAY_LEN(op_names) == RPL_GUEST_NOPS, "a name per operation");
@@ -75,7 +75,7 @@ static const struct rpl_guest_ops *find_backend(const char *name, struct rpl_err
 	for (size_t i = 0; name && i < RPL_ARRAY_LEN(backends); i++)
 		if (strcmp(backends[i]->name, name) == 0)
 			return backends[i];
-	(void)rpl_fail(err, -EINVAL, "guest backend '%s': this build has qemu and sim", name ? name : "");
+	(void)rpl_fail(err, -EINVAL, "guest backend '%s': qemu, sim and xen are possible", name ? name : "");
 	return NULL;
 }
 

@@ -59,7 +59,7 @@ struct rpl_guest {
 	void *priv; /* the backend's */
 };
 
-extern const struct rpl_guest_ops rpl_guest_qemu, rpl_guest_sim;
+extern const struct rpl_guest_ops rpl_guest_qemu, rpl_guest_sim, rpl_guest_xen;
 
 /* For backends: the operation under way is over. */
 void rpl_guest_op_done(struct rpl_guest *g, int r, const struct rpl_err *err);

@@ -1,7 +1,7 @@
 # src/guest: two archives, because the mover links the memory half only and must not hold any QMP code.
 noinst_LTLIBRARIES += src/guest/libmemory.la src/guest/libguest.la
 src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/memory.c src/guest/memory_kinds.c
-src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c \
+src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c src/guest/xen_standin.c \
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
 	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_memory.c \
 	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c
@@ -46,4 +46,10 @@ tests_fuzz_fuzz_qmp_SOURCES = tests/fuzz/fuzz_qmp.c $(fuzz_main)
 tests_fuzz_fuzz_qmp_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 tests_fuzz_fuzz_qmp_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_qmp_LDADD = src/guest/libguest.la src/base/libbase.la $(JANSSON_LIBS)
-EXTRA_DIST += tests/fuzz/corpus/qmp
+fuzz_targets += tests/fuzz/fuzz_qemu_text
+tests_fuzz_fuzz_qemu_text_SOURCES = tests/fuzz/fuzz_qemu_text.c $(fuzz_main)
+tests_fuzz_fuzz_qemu_text_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+tests_fuzz_fuzz_qemu_text_LDFLAGS = $(fuzz_ldflags)
+tests_fuzz_fuzz_qemu_text_LDADD = src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/base/libbase.la \
+	$(JANSSON_LIBS) $(EV_LIBS)
+EXTRA_DIST += tests/fuzz/corpus/qmp tests/fuzz/corpus/qemu_text

@@ -417,6 +417,8 @@ char *qemu_text_join(struct qemu_text *t, struct rpl_err *err)
 	if (!text)
 		(void)rpl_fail(err, -E2BIG, "the guest's definition has %zu lines and %zu bytes, more than %d bytes", t->lines,
 			       len, RPL_GUEST_DEFINITION_MAX);
+	if (text)
+		*text = '\0';
 	for (size_t i = 0; i < t->lines; i++) {
 		if (text)
 			used += (size_t)sprintf(text + used, "%s\n", t->line[i]);

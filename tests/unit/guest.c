@@ -265,6 +265,9 @@ static void bad_configurations_are_refused(void **state)
 	(void)state;
 	assert_null(rpl_guest_new(&conf, EV_DEFAULT, on_done, on_event, NULL, &err));
 	assert_non_null(strstr(err.msg, "vmware"));
+	conf.backend = "xen";
+	assert_null(rpl_guest_new(&conf, EV_DEFAULT, on_done, on_event, NULL, &err));
+	assert_non_null(strstr(err.msg, "Xen"));
 	conf.backend = "sim";
 	for (size_t i = 0; i < RPL_ARRAY_LEN(sims); i++) {
 		conf.sim = sims[i];

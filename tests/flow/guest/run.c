@@ -1,7 +1,7 @@
 /* run.c - protect a real QEMU guest by hand: checkpoints into a standby, then a takeover
  *
- *   run [--tracker uffd|compare] [--epochs N] [--ram MB] [--machine q35|pc] [--drop] [--kill] [--bench] --payload FILE
- *       --helper FILE --dir DIR
+ *   run [--tracker uffd|compare] [--epochs N] [--ram MB] [--machine q35|pc] [--accel tcg|kvm] [--interval MS]
+ *       [--drop] [--kill] [--no-audit] [--bench] [--debug] --payload FILE --helper FILE --dir DIR
  *
  * Starts a primary and, through the guest room, a standby; then N epochs: pause, take the dirty set, audit it, copy
  * the pages, save the device state, resume; the pages are stored in the standby's RAM. Last the primary is killed
@@ -38,10 +38,10 @@
 #define UUID "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 
 static struct {
-	const char *tracker, *machine, *payload, *helper, *dir;
+	const char *tracker, *machine, *accel, *payload, *helper, *dir;
 	unsigned epochs, ram_mb, interval_ms;
 	bool drop, kill, bench, audit;
-} opt = { .tracker = "auto", .machine = "q35", .epochs = 40, .ram_mb = 256, .interval_ms = 25, .audit = true };
+} opt = { .tracker = "auto", .machine = "q35", .accel = "tcg", .epochs = 40, .ram_mb = 256, .interval_ms = 25, .audit = true };
 
 struct side {
 	struct rpl_guest *g;
@@ -159,7 +159,7 @@ static char **arguments(const char *side)
 	a[n++] = text("-display");
 	a[n++] = text("none");
 	a[n++] = text("-accel");
-	a[n++] = text("tcg");
+	a[n++] = text("%s", opt.accel);
 	a[n++] = text("-uuid");
 	a[n++] = text(UUID);
 	a[n++] = text("-m");
@@ -499,7 +499,7 @@ static void parse(int argc, char **argv)
 		{ "machine", 1, NULL, 'm' }, { "payload", 1, NULL, 'p' }, { "helper", 1, NULL, 'h' },
 		{ "dir", 1, NULL, 'd' },     { "drop", 0, NULL, 'D' },    { "kill", 0, NULL, 'k' },
 		{ "bench", 0, NULL, 'b' },   { "no-audit", 0, NULL, 'A' }, { "interval", 1, NULL, 'i' },
-		{ "debug", 0, NULL, 'v' },   { NULL, 0, NULL, 0 },
+		{ "debug", 0, NULL, 'v' },   { "accel", 1, NULL, 'a' },   { NULL, 0, NULL, 0 },
 	};
 	int c;
 
@@ -512,6 +512,7 @@ static void parse(int argc, char **argv)
 		case 'p': opt.payload = optarg; break;
 		case 'h': opt.helper = optarg; break;
 		case 'd': opt.dir = optarg; break;
+		case 'a': opt.accel = optarg; break;
 		case 'i': opt.interval_ms = (unsigned)atoi(optarg); break;
 		case 'D': opt.drop = true; break;
 		case 'k': opt.kill = true; break;

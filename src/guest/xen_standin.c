@@ -1,0 +1,18 @@
+/* xen_standin.c - in the place of the Xen backend in builds that have none: refuses with the reason */
+#include <errno.h>
+
+#include "guest_impl.h"
+
+static int refuse_init(struct rpl_guest *g, struct rpl_err *err)
+{
+	return rpl_fail(err, -ENOTSUP, "%s: this build has no backend for Xen guests", g->conf.name);
+}
+
+static void nothing_to_end(struct rpl_guest *g, bool keep_standby)
+{
+	(void)g;
+	(void)keep_standby;
+}
+
+/* rpl_guest_new() never gets past init, so no other operation is ever called. */
+const struct rpl_guest_ops rpl_guest_xen = { .name = "xen", .init = refuse_init, .fini = nothing_to_end };
