@@ -3,7 +3,7 @@ noinst_LTLIBRARIES += src/guest/libmemory.la src/guest/libguest.la
 src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/memory.c src/guest/memory_kinds.c
 src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c src/guest/xen_standin.c \
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
-	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_memory.c \
+	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_watch.c src/guest/qemu_memory.c \
 	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c
 src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 src_guest_libguest_la_LIBADD = $(JANSSON_LIBS) $(EV_LIBS)

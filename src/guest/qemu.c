@@ -279,6 +279,7 @@ static void on_continued(void *arg, json_t *ret, const struct rpl_err *err)
 		return;
 	}
 	note_set(&q->note, false);
+	qemu_watch(q);
 	rpl_guest_op_done(q->g, 0, NULL);
 }
 

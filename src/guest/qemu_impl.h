@@ -5,6 +5,7 @@
  *   qemu_standby.c   start or adopt the standby instance
  *   qemu_activate.c  feed it the device state and run it
  *   qemu_memory.c    RAM file and tracker descriptors
+ *   qemu_watch.c     devices that are plugged in or out
  *   note.c           "paused by us"
  */
 #ifndef RPL_GUEST_QEMU_IMPL_H
@@ -19,6 +20,8 @@
 #define QEMU_POLL_MS 5             /* between tries to reach a monitor that is not there yet */
 #define QEMU_EOF_GRACE_MS 200      /* the process is dead, its monitor's last bytes are still to be read */
 #define QEMU_HELPER_TIMEOUT_MS 2000
+#define QEMU_WATCH_MS 1000         /* between two looks for plugged devices */
+#define QEMU_WATCHED 2             /* containers of devices */
 #define QEMU_ARGS_MAX 256          /* arguments of a standby */
 #define QEMU_ARGV_FILE_MAX 65536
 
@@ -46,6 +49,9 @@ struct qemu {
 	bool stopping;   /* our stop is under way: its STOP event is not somebody else's */
 	bool continuing;
 	int fdset_fd;    /* number of our state memfd in QEMU, by add-fd; -1: not passed yet */
+
+	/* plugged devices */
+	uint64_t watched_ns, watched_names[QEMU_WATCHED];
 
 	/* standby */
 	bool standby;    /* waiting for device state */
@@ -91,6 +97,8 @@ void qemu_standby_fini(struct qemu *q);
 int qemu_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);
 void qemu_migration_event(struct qemu *q, json_t *data);
 void qemu_activate_stop(struct qemu *q);
+/* qemu_watch.c: after a resume */
+void qemu_watch(struct qemu *q);
 /* qemu_memory.c */
 int qemu_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
 void qemu_disarm(struct qemu *q);

@@ -154,7 +154,7 @@ static void write_arguments(FILE *f, const char *side)
 {
 	(void)fprintf(f, "qemu-system-x86_64\n-nodefaults\n-no-user-config\n-display\nnone\n-accel\ntcg\n-uuid\n%s\n-m\n%d\n"
 			 "-M\nq35,memory-backend=ram0\n-object\nmemory-backend-file,id=ram0,size=%dM,mem-path=%s/%s.ram,share=on\n"
-			 "-kernel\n%s\n-qmp\nunix:%s/%s.qmp,server=on,wait=off\n-qmp\nunix:%s/%s.second,server=on,wait=off\n",
+			 "-kernel\n%s\n-device\nqemu-xhci,id=usb\n-qmp\nunix:%s/%s.qmp,server=on,wait=off\n-qmp\nunix:%s/%s.second,server=on,wait=off\n",
 		      UUID, RAM_MB, RAM_MB, dir, side, payload, dir, side, dir, side);
 }
 
@@ -287,6 +287,25 @@ static void other_hands(void)
 	check(total(&s) == 0, "our own stop and cont are nobody else's");
 	other_hand("p", "quit");
 	expect_event(&s, RPL_GUEST_SHUTDOWN);
+	finish(&s);
+}
+
+static void plugged(void)
+{
+	struct side s;
+
+	begin(&s, 0);
+	for (int i = 0; i < 2; i++) { /* what is there is learnt at the first resume */
+		must(&s, rpl_guest_pause, "pause");
+		must(&s, rpl_guest_resume, "resume");
+		run_for(1100);
+	}
+	check(total(&s) == 0, "nothing has changed");
+	other_hand("p", "device_add\",\"arguments\":{\"driver\":\"usb-tablet\",\"id\":\"tab\"},\"id\":\"");
+	run_for(1000);
+	must(&s, rpl_guest_pause, "pause");
+	must(&s, rpl_guest_resume, "resume");
+	expect_event(&s, RPL_GUEST_CHANGED);
 	finish(&s);
 }
 
@@ -662,7 +681,7 @@ int main(int argc, char **argv)
 		void (*fn)(void);
 	} stories[] = {
 		{ "killed", killed },       { "shut down", shut_down }, { "other hands", other_hands },
-		{ "hanging", hanging },     { "a keeper dies", a_keeper_dies }, { "tracked", tracked },
+		{ "plugged", plugged },     { "hanging", hanging },     { "a keeper dies", a_keeper_dies }, { "tracked", tracked },
 		{ "traced", traced },       { "standbys", standbys },   { "bad standbys", bad_standbys },
 		{ "other user", other_user },
 	};
