@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,11 @@ def real_program():
     """The program itself where libtool has put a script in its place."""
     hidden = os.path.join(os.path.dirname(REPLICAD), ".libs", "replicad")
     return hidden if os.path.exists(hidden) else REPLICAD
+
+
+def open_and_read(path):
+    with open(path, encoding="utf-8") as f:
+        return f.read()
 
 
 class AgentTest(unittest.TestCase):
@@ -427,6 +433,38 @@ class Control(AgentTest):
                                   check=False, user=nobody.pw_uid, group=nobody.pw_gid, extra_groups=[])
             self.assertEqual((done.returncode, said in done.stderr), (status, True), done.stderr)
             self.assertEqual(self.alpha.stop(), 0)
+
+class Examples(AgentTest):
+    """conf/: what stands there is fine as it is, and with every commented key switched on."""
+
+    CONF = os.path.join(os.environ.get("top_srcdir", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")), "conf")
+
+    def check(self, *names, change=lambda text: text):
+        text = "".join(open_and_read(os.path.join(self.CONF, name)) for name in names)
+        with open(self.alpha.conf, "w", encoding="utf-8") as f:
+            f.write(change(text))
+        return self.alpha.command("agent", "--check")
+
+    def test_they_are_valid(self):
+        def all_on(text):
+            return re.sub(r"^#(\w+ = )", r"\1", text, flags=re.M)
+
+        for change in (str, all_on):
+            done = self.check("replicad.conf", "example-vm.conf", change=change)
+            self.assertEqual((done.returncode, done.stderr), (DONE, ""))
+        shown = self.alpha.command("agent", "--show-config").stdout
+        for line in ("node = alpha", "address = beta.example.net", "standby = /etc/replicad/web1.standby"):
+            self.assertIn(f"\n{line}\n", shown)
+
+    def test_the_service_and_the_users(self):
+        unit = open_and_read(os.path.join(self.CONF, "replicad.service.in"))
+        self.assertIn("\nKillMode=process\n", unit)  # or keepers would die with the agent
+        users = re.findall(r"^[ug] +(\S+)", open_and_read(os.path.join(self.CONF, "replicad.sysusers")), re.M)
+        for name in re.findall(r"^#(?:mover_user|standby_user|control_group) = (\S+)",
+                               open_and_read(os.path.join(self.CONF, "replicad.conf")) +
+                               open_and_read(os.path.join(self.CONF, "example-vm.conf")), re.M):
+            self.assertIn(name, users)
+
 
 class CommandLine(unittest.TestCase):
     def run_it(self, *argv, **env):
