@@ -120,6 +120,8 @@ static void accept_session(struct mover *m, const struct rpl_mover_msg *msg)
 		rpl_replica_session(b->replica, &msg->uuid);
 		apply_session(&b->apply);
 		b->folded_told = 0;
+		mover_set(&m->counters->bulk_pages, 0);
+		mover_set(&m->counters->bulk_pages_total, 0);
 		mover_set(&m->counters->staged, 0);
 		mover_set(&m->counters->acked, 0);
 		mover_set(&m->counters->folded, 0);
@@ -218,6 +220,7 @@ static int on_epoch_end(struct mover *m, const uint8_t *body, struct rpl_err *er
 	if (r == 0) {
 		mover_set(&c->bulk_rounds, epoch);
 		mover_count(&c->bulk_pages, b->apply.pages);
+		mover_count(&c->bulk_pages_total, b->apply.pages);
 		return 0;
 	}
 	rpl_fault_die(RPL_FAULT_DIE_AT_S4_SEALED);

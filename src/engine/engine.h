@@ -5,7 +5,7 @@
  * primary.c   sessions, acks, resumption; stage.c takes checkpoints; send.c puts rounds and epochs into frames
  * backup.c    sessions, acks, folding; apply.c turns frames into staged epochs
  *
- * Nothing here blocks the loop for longer than one bounded slice of work (MOVER_*_SLICE), except that a checkpoint is
+ * Nothing here blocks the loop for longer than one bounded slice of work (MOVER_..._SLICE), except that a checkpoint is
  * staged in one go while its guest waits.
  */
 #ifndef ENGINE_ENGINE_H
@@ -20,8 +20,8 @@
 #include <replicad/mover.h>
 
 #define MOVER_QUEUE_BYTES (4u * 1024 * 1024) /* waiting in the link */
-#define MOVER_FRAMES_SLICE 4                 /* PAGES frames encoded before the loop turns again */
-#define MOVER_FOLD_SLICE 1024                /* pages folded before the loop turns again */
+#define MOVER_SEND_SLICE_US 500              /* frames are encoded so long before the loop turns again */
+#define MOVER_FOLD_SLICE 256                 /* pages folded before the loop turns again */
 #define MOVER_REPORT_TIMEOUT_MS 2000         /* a keeper that does not read for so long is given up */
 
 struct mover;

@@ -55,6 +55,8 @@ static void begin_session(struct mover *m, const struct rpl_mover_msg *msg)
 	p->rounds = 0;
 	p->staged = p->sent = p->acked = msg->epoch - 1;
 	p->waiting = NULL;
+	mover_set(&m->counters->bulk_pages, 0);
+	mover_set(&m->counters->bulk_pages_total, 0);
 }
 
 static void greet(struct mover *m)

@@ -354,9 +354,10 @@ static void on_pump(EV_P_ ev_timer *w, int revents)
 	(void)loop;
 	(void)revents;
 	ev_timer_stop(m->loop, w);
-	for (int i = 0; i < MOVER_FRAMES_SLICE; i++)
+	do
 		if (step(m) != DONE_SOME)
 			return;
+	while (rpl_now_ns() - t < MOVER_SEND_SLICE_US * UINT64_C(1000));
 	/* A round is in no hurry, and the guest and whoever carries its packets want the processor too: rest for as long
 	 * as the slice took (the loop's clock stands at the turn's beginning, hence twice). An epoch is waited for by clients. */
 	arm_pump(m, m->primary->job.kind == JOB_ROUND ? 2 * (double)(rpl_now_ns() - t) / 1e9 : 0.);

@@ -65,8 +65,7 @@ int stage_round(struct mover *m, struct rpl_err *err)
 		return err->code;
 	p->job = (struct job){ .kind = JOB_ROUND, .number = ++p->rounds, .pages = rpl_bitmap_count(&p->todo) };
 	mover_set(&m->counters->bulk_rounds, p->rounds);
-	if (p->rounds == 1)
-		mover_set(&m->counters->bulk_pages_total, rpl_memory_layout(m->memory)->pages);
+	mover_count(&m->counters->bulk_pages_total, p->job.pages);
 	send_kick(m);
 	return 0;
 }
