@@ -14,7 +14,7 @@ FLOW_TESTS = \
 	tests/flow/guest-life \
 	tests/flow/demo-guest \
 	tests/flow/netbuf-relay
-EXTRA_DIST += $(FLOW_TESTS) tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh .ci/run
+EXTRA_DIST += $(FLOW_TESTS) tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh tests/lib/stock-kernel .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
 	@for t in $(FLOW_TESTS); do echo "flow-test: $$t"; done
