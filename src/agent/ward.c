@@ -315,15 +315,20 @@ static int launch(struct rpl_ward *w, struct rpl_err *err)
 	return 0;
 }
 
-/* The directory of a keeper that is gone on purpose. Files of others are left, and with them the directory. */
+/* The directory of a keeper that is gone on purpose, with what keeper, guest and mover noted in it. It is flat: a directory
+ * in it is not ours and stays, and with it ours. */
 static void remove_dir(const char *dir)
 {
-	static const char *const names[] = { RPL_KEEPER_SOCK, RPL_KEEPER_CONF, RPL_KEEPER_LOG };
 	char path[PATH_MAX];
+	struct dirent *e;
+	DIR *d = opendir(dir);
 
-	for (size_t i = 0; i < RPL_ARRAY_LEN(names); i++)
-		if (rpl_path(path, sizeof(path), NULL, "%s/%s", dir, names[i]) == 0)
+	if (!d)
+		return;
+	while ((e = readdir(d)) != NULL)
+		if (e->d_type != DT_DIR && rpl_path(path, sizeof(path), NULL, "%s/%s", dir, e->d_name) == 0)
 			(void)unlink(path);
+	(void)closedir(d);
 	(void)rmdir(dir);
 }
 
