@@ -13,6 +13,8 @@ FLOW_TESTS = \
 	tests/flow/guest-refusals \
 	tests/flow/guest-life \
 	tests/flow/demo-guest \
+	tests/flow/demo-kill-all \
+	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay
 EXTRA_DIST += $(FLOW_TESTS) tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh tests/lib/stock-kernel .ci/run
 .PHONY: list-flow-tests

@@ -65,9 +65,9 @@ class Host:
         return os.path.join(self.run, "vm", VM)
 
     def owners_files(self):
-        """What stays when a guest's QEMU ends, and is for whoever owns the VM to remove, or for nobody: the socket that QEMU
-        binds and never unlinks; the file that says that one agent at a time uses this directory."""
-        return [self.sock("qemu.net"), self.sock("agent.lock")]
+        """What stays when a guest's QEMU ends and is for whoever owns the VM to remove: the socket that QEMU binds and never
+        unlinks."""
+        return [self.sock("qemu.net")]
 
     def netdev(self):
         return machine.dgram_netdev(self.sock("qemu.net"), self.sock("relay.net"))

@@ -17,5 +17,5 @@ endif
 
 demo_tests = tests/demo/test_demo.py tests/demo/test_oracle.py tests/demo/test_report.py tests/demo/test_ring.py
 TESTS += $(demo_tests)
-EXTRA_DIST += $(demo_tests) tests/flow/demo-kill-all tests/flow/demo-negative-control
+EXTRA_DIST += $(demo_tests)
 dist_man_MANS += man/replicad-demo.8
