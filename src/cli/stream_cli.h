@@ -74,6 +74,15 @@ int stream_run_events(struct stream_run *run, stream_event_fn *fn, stream_refuse
 enum rpl_stream_format stream_format_by_name(const char *name);
 const char *stream_format_name(enum rpl_stream_format format);
 
+/* ---- an xl configuration, piece by piece; one longer than STREAM_CONFIG_MAX is not kept */
+struct stream_config {
+	char *text; /* NUL-terminated; NULL: none, or too long */
+	size_t len;
+	bool too_long;
+};
+void stream_config_add(struct stream_config *c, const struct rpl_stream_event *ev);
+void stream_config_fini(struct stream_config *c);
+
 /* ---- RPL_DIGEST: XXH3-128 of the image's bytes. It lags 40 bytes behind, so that a digest record does not cover itself. */
 struct stream_digest *stream_digest_new(void);
 void stream_digest_free(struct stream_digest *d);

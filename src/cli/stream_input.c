@@ -31,13 +31,15 @@ const char *stream_format_name(enum rpl_stream_format format)
 int stream_input_open(struct stream_input *in, const char *path, struct rpl_err *err)
 {
 	struct stat st;
+	off_t here;
 
 	*in = (struct stream_input){ .name = strcmp(path, "-") ? path : "standard input" };
 	in->fd = strcmp(path, "-") ? open(path, O_RDONLY | O_CLOEXEC) : dup(STDIN_FILENO);
 	if (in->fd < 0)
 		return rpl_fail_errno(err, errno, "open %s", in->name);
-	if (fstat(in->fd, &st) == 0 && S_ISREG(st.st_mode))
-		in->size = (uint64_t)st.st_size;
+	here = lseek(in->fd, 0, SEEK_CUR); /* standard input may be open further on */
+	if (fstat(in->fd, &st) == 0 && S_ISREG(st.st_mode) && here >= 0 && st.st_size > here)
+		in->size = (uint64_t)(st.st_size - here);
 	(void)posix_fadvise(in->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
 	in->progress = isatty(STDERR_FILENO);
 	in->buf = malloc(STREAM_INPUT_BYTES);
@@ -216,6 +218,30 @@ int stream_run_events(struct stream_run *run, stream_event_fn *fn, stream_refuse
 		if (r)
 			return r;
 	}
+}
+
+void stream_config_add(struct stream_config *c, const struct rpl_stream_event *ev)
+{
+	char *more;
+
+	if (c->too_long || c->len + ev->len > STREAM_CONFIG_MAX) {
+		stream_config_fini(c);
+		c->too_long = true;
+		return;
+	}
+	more = realloc(c->text, c->len + ev->len + 1);
+	if (!more)
+		return;
+	memcpy(more + c->len, ev->bytes, ev->len);
+	c->text = more;
+	c->len += ev->len;
+	more[c->len] = '\0';
+}
+
+void stream_config_fini(struct stream_config *c)
+{
+	free(c->text);
+	*c = (struct stream_config){ 0 };
 }
 
 void stream_json_string(const char *text)

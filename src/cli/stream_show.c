@@ -33,8 +33,7 @@ struct show {
 	enum rpl_stream_format format;
 	bool json, records, want_pfn;
 	uint64_t pfn;
-	char *config;
-	size_t config_len;
+	struct stream_config config;
 	struct checkpoint_stats st;
 	uint64_t start; /* offset where this checkpoint began */
 	struct rpl_hvm_walk hvm;
@@ -74,11 +73,11 @@ static json_int_t number(const json_t *o, const char *key)
 
 static void show_config(struct show *s)
 {
-	json_t *root = s->config ? json_loads(s->config, 0, NULL) : NULL, *c = json_object_get(root, "c_info"),
+	json_t *root = s->config.text ? json_loads(s->config.text, 0, NULL) : NULL, *c = json_object_get(root, "c_info"),
 	       *b = json_object_get(root, "b_info");
 	const char *name = json_string_value(json_object_get(c, "name")), *type, *uuid;
 
-	if (!s->config)
+	if (!s->config.text)
 		return;
 	type = json_string_value(json_object_get(c, "type"));
 	uuid = json_string_value(json_object_get(c, "uuid"));
@@ -88,30 +87,14 @@ static void show_config(struct show *s)
 		(void)printf("}\n");
 	} else if (root) {
 		(void)printf("  configuration     %zu bytes: name %s, type %s, uuid %s, %" JSON_INTEGER_FORMAT " vCPUs, "
-			     "%" JSON_INTEGER_FORMAT " KiB, %zu disks, %zu nics\n", s->config_len, name ? name : "-",
+			     "%" JSON_INTEGER_FORMAT " KiB, %zu disks, %zu nics\n", s->config.len, name ? name : "-",
 			     type ? type : "-", uuid ? uuid : "-", number(b, "max_vcpus"), number(b, "max_memkb"),
 			     json_array_size(json_object_get(root, "disks")), json_array_size(json_object_get(root, "nics")));
 	} else {
-		(void)fprintf(stderr, "replicad stream show: the configuration of %zu bytes is not JSON\n", s->config_len);
+		(void)fprintf(stderr, "replicad stream show: the configuration of %zu bytes is not JSON\n", s->config.len);
 	}
 	json_decref(root);
-	free(s->config);
-	s->config = NULL;
-}
-
-static void keep_config(struct show *s, const struct rpl_stream_event *ev)
-{
-	char *more;
-
-	if (s->config_len + ev->len > STREAM_CONFIG_MAX)
-		return;
-	more = realloc(s->config, s->config_len + ev->len + 1);
-	if (!more)
-		return;
-	memcpy(more + s->config_len, ev->bytes, ev->len);
-	s->config = more;
-	s->config_len += ev->len;
-	more[s->config_len] = '\0';
+	stream_config_fini(&s->config);
 }
 
 static void show_header(struct show *s, const struct rpl_stream_event *ev)
@@ -422,8 +405,10 @@ static void checkpoint_text(const struct show *s, const char *how)
 {
 	const struct checkpoint_stats *st = &s->st;
 
-	(void)printf("%s %" PRIu64 ": %" PRIu64 " bytes, %" PRIu64 " records\n", how, s->run.reader.checkpoints,
-		     s->run.reader.offset - s->start, st->records);
+	(void)printf("%s", how);
+	if (strcmp(how, "checkpoint") == 0)
+		(void)printf(" %" PRIu64, s->run.reader.checkpoints);
+	(void)printf(": %" PRIu64 " bytes, %" PRIu64 " records\n", s->run.reader.offset - s->start, st->records);
 	(void)printf("  memory: %" PRIu64 " pfns in %" PRIu64 " records", st->descs, st->page_records);
 	if (st->descs)
 		(void)printf(", 0x%" PRIx64 " to 0x%" PRIx64 ", %" PRIu64 " zero pages", st->pfn_min, st->pfn_max, st->zero);
@@ -477,7 +462,7 @@ static int on_event(void *ctx, const struct rpl_stream_event *ev)
 
 	switch (ev->kind) {
 	case RPL_EV_XL_CONFIG:
-		keep_config(s, ev);
+		stream_config_add(&s->config, ev);
 		break;
 	case RPL_EV_XL_EXTRA:
 		break;
@@ -577,6 +562,6 @@ int stream_show(int argc, char **argv)
 		return r < 0 ? STREAM_EXIT_CLEAN : STREAM_EXIT_TROUBLE;
 	r = show(&s, argv[optind]);
 	stream_run_fini(&s.run);
-	free(s.config);
+	stream_config_fini(&s.config);
 	return r;
 }

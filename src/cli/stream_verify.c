@@ -20,8 +20,7 @@ struct verify {
 	enum rpl_stream_format format;
 	bool allow_cut, json, warnings, strict, quiet, want_digest, digest_found;
 	uint64_t shown;
-	char *config;
-	size_t config_len;
+	struct stream_config config;
 	uint32_t domain_type;
 };
 
@@ -74,39 +73,19 @@ static void report(void *ctx, const struct rpl_stream_finding *f)
 		print_text(f);
 }
 
-/* Keep the beginning of the configuration for the JSON parser. */
-static void keep_config(struct verify *v, const struct rpl_stream_event *ev)
-{
-	size_t n = ev->len;
-	char *more;
-
-	if (v->config_len + n > STREAM_CONFIG_MAX)
-		n = STREAM_CONFIG_MAX - v->config_len;
-	more = realloc(v->config, v->config_len + n + 1);
-	if (!more || n == 0) {
-		v->config = more ? more : v->config;
-		return;
-	}
-	v->config = more;
-	memcpy(more + v->config_len, ev->bytes, n);
-	v->config_len += n;
-	more[v->config_len] = '\0';
-}
-
 static void check_config(struct verify *v, const struct rpl_stream_event *ev)
 {
 	json_error_t jerr;
 	json_t *root;
 
-	if (!v->config)
+	if (!v->config.text)
 		return;
-	root = json_loads(v->config, 0, &jerr);
+	root = json_loads(v->config.text, 0, &jerr);
 	if (!json_is_object(root))
 		rpl_stream_check_say(&v->check, NULL, ev->offset, RPL_RULE_XL_CONFIG_JSON, "%s",
 				     root ? "JSON, but not an object" : jerr.text);
 	json_decref(root);
-	free(v->config);
-	v->config = NULL;
+	stream_config_fini(&v->config);
 }
 
 static void check_digest(struct verify *v, const struct rpl_stream_event *ev)
@@ -132,7 +111,7 @@ static int on_event(void *ctx, const struct rpl_stream_event *ev)
 	if (ev->kind == RPL_EV_PAGES || ev->kind == RPL_EV_BODY) /* nearly all of them */
 		return 0;
 	if (ev->kind == RPL_EV_XL_CONFIG)
-		keep_config(v, ev);
+		stream_config_add(&v->config, ev);
 	if (ev->kind == RPL_EV_LIBXL_HEADER || ev->kind == RPL_EV_LEGACY)
 		check_config(v, ev);
 	if (ev->kind == RPL_EV_DOMAIN_HEADER)
@@ -292,7 +271,7 @@ int stream_verify(int argc, char **argv)
 	r = verify(&v, argv[optind]);
 	stream_digest_free(v.run.digest);
 	stream_run_fini(&v.run);
-	free(v.config);
+	stream_config_fini(&v.config);
 	free(v.check.types);
 	return r;
 }
