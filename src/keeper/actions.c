@@ -120,7 +120,7 @@ static void do_store(struct keeper *k, const struct rpl_action *a)
 	default: /* COLLECT, REPLAY: a cold start boots from a store, and the disk backend `none` has none */
 		keeper_alarm(k, "there is no store here to start the guest from: boot it with its own tools, then "
 				"`replicad protect`");
-		keeper_say(k, RPL_EV_STORE_FAILED);
+		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_STORE_FAILED, .u.failed.action = a->kind });
 	}
 }
 

@@ -279,6 +279,15 @@ static void on_netbuf_event(void *arg, int r, const char *msg)
 
 /* ---- disk */
 
+/* A failure names the action it answers, so that a late one is not taken for the answer to another. */
+static void say_store(struct keeper *k, bool ok, enum rpl_event_kind done, enum rpl_action_kind action)
+{
+	if (ok)
+		keeper_say(k, done);
+	else
+		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_STORE_FAILED, .u.failed.action = action });
+}
+
 static void on_disk_done(void *arg, enum rpl_disk_op op, uint64_t epoch, int r, const struct rpl_err *err)
 {
 	struct keeper *k = arg;
@@ -298,10 +307,10 @@ static void on_disk_done(void *arg, enum rpl_disk_op op, uint64_t epoch, int r, 
 			keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_FLUSHED, .u.flushed = { epoch, false } });
 		break;
 	case RPL_DISK_PROMOTE:
-		keeper_say(k, ok ? RPL_EV_STORE_PROMOTED : RPL_EV_STORE_FAILED);
+		say_store(k, ok, RPL_EV_STORE_PROMOTED, RPL_ACT_STORE_PROMOTE);
 		break;
 	case RPL_DISK_DEMOTE:
-		keeper_say(k, ok ? RPL_EV_STORE_DISCARDED : RPL_EV_STORE_FAILED);
+		say_store(k, ok, RPL_EV_STORE_DISCARDED, RPL_ACT_STORE_DISCARD);
 		break;
 	case RPL_DISK_CUT:
 		if (ok)
