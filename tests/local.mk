@@ -9,6 +9,7 @@ include tests/sim/local.mk
 
 # Tests that need root or real QEMU: scripts, run by ./run-tests one after the other, 77 = skipped. One a line.
 FLOW_TESTS = \
+	tests/model/run \
 	tests/flow/guest-checkpoint \
 	tests/flow/guest-refusals \
 	tests/flow/guest-life \
@@ -16,7 +17,7 @@ FLOW_TESTS = \
 	tests/flow/demo-kill-all \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay
-EXTRA_DIST += $(FLOW_TESTS) tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh tests/lib/stock-kernel .ci/run
+EXTRA_DIST += $(FLOW_TESTS) tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh tests/lib/stock-kernel .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
 	@for t in $(FLOW_TESTS); do echo "flow-test: $$t"; done
