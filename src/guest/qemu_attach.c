@@ -7,6 +7,15 @@
 
 static void ask_next(struct qemu *q);
 
+/* Refused: others (doctor, the operator) may want the monitor that we shall not use. */
+static void let_go(struct qemu *q)
+{
+	if (q->g->op != RPL_GUEST_ATTACH)
+		return;
+	qmp_free(q->qmp);
+	q->qmp = NULL;
+}
+
 static void finish(struct qemu *q)
 {
 	struct rpl_guest *g = q->g;
@@ -22,6 +31,7 @@ static void finish(struct qemu *q)
 	if (r == 0)
 		r = qemu_watch_process(q, pid, &err);
 	if (r < 0) {
+		let_go(q);
 		rpl_guest_op_done(g, r, &err);
 		return;
 	}
@@ -39,6 +49,7 @@ static void on_fact(void *arg, json_t *ret, const struct rpl_err *err)
 
 	if (err && !qemu_fact_optional(q->next_fact)) {
 		qemu_op_failed(q, err);
+		let_go(q);
 		return;
 	}
 	q->facts.fact[q->next_fact++] = json_incref(ret);
@@ -54,10 +65,12 @@ static void ask_next(struct qemu *q)
 	json_t *args;
 	struct rpl_err err;
 
-	if (qemu_fact_command(&q->facts, q->next_fact, &command, &args, &err) < 0)
+	if (qemu_fact_command(&q->facts, q->next_fact, &command, &args, &err) < 0) {
 		qemu_op_failed(q, &err);
-	else
+		let_go(q);
+	} else {
 		qemu_step(q, command, args, on_fact);
+	}
 }
 
 void qemu_collect(struct qemu *q)

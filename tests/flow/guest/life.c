@@ -33,7 +33,7 @@
 #define UUID "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 #define RAM_MB 64
 
-static const char *payload, *helper, *dir, *story;
+static const char *payload, *helper, *dir, *story, *more_arguments = "";
 static pid_t running[8];
 
 struct side {
@@ -154,8 +154,8 @@ static void write_arguments(FILE *f, const char *side)
 {
 	(void)fprintf(f, "qemu-system-x86_64\n-nodefaults\n-no-user-config\n-display\nnone\n-accel\ntcg\n-uuid\n%s\n-m\n%d\n"
 			 "-M\nq35,memory-backend=ram0\n-object\nmemory-backend-file,id=ram0,size=%dM,mem-path=%s/%s.ram,share=on\n"
-			 "-kernel\n%s\n-device\nqemu-xhci,id=usb\n-qmp\nunix:%s/%s.qmp,server=on,wait=off\n-qmp\nunix:%s/%s.second,server=on,wait=off\n",
-		      UUID, RAM_MB, RAM_MB, dir, side, payload, dir, side, dir, side);
+			 "-kernel\n%s\n-device\nqemu-xhci,id=usb\n-qmp\nunix:%s/%s.qmp,server=on,wait=off\n-qmp\nunix:%s/%s.second,server=on,wait=off\n%s",
+		      UUID, RAM_MB, RAM_MB, dir, side, payload, dir, side, dir, side, more_arguments);
 }
 
 static pid_t start_qemu(const char *side)
@@ -240,6 +240,15 @@ static void finish(struct side *s)
 	check(access(in_dir(0, "p.paused"), F_OK) < 0, "no note is left");
 }
 
+static char state_of(pid_t pid)
+{
+	RPL_AUTO_FREE char *text = NULL;
+	char path[64];
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	return rpl_read_file(path, 4096, &text, NULL, NULL) == 0 && strrchr(text, ')') ? strrchr(text, ')')[2] : '?';
+}
+
 /* ---- stories */
 
 static void killed(void)
@@ -307,6 +316,26 @@ static void plugged(void)
 	must(&s, rpl_guest_resume, "resume");
 	expect_event(&s, RPL_GUEST_CHANGED);
 	finish(&s);
+}
+
+/* A refusal leaves the guest as it was, and its monitor free. */
+static void refused(void)
+{
+	struct side s, t;
+
+	more_arguments = "-device\nvirtio-balloon-pci\n";
+	(void)start_qemu("p");
+	more_arguments = "";
+	make(&s, "p", in_dir(1, "p.qmp"), NULL, 500);
+	check(op(&s, rpl_guest_attach) == -ENOTSUP && strstr(s.err.msg, "balloon"), "%s", s.err.msg);
+	make(&t, "p", in_dir(1, "p.qmp"), NULL, 500);
+	check(op(&t, rpl_guest_attach) == -ENOTSUP, "the monitor is free: %s", t.err.msg);
+	check(op(&s, rpl_guest_attach) == -ENOTSUP, "it may be tried again: %s", s.err.msg);
+	check(total(&s) == 0 && total(&t) == 0, "no events");
+	rpl_guest_free(t.g);
+	rpl_guest_free(s.g);
+	check(state_of(running[0]) != 'Z', "it runs");
+	end_qemu(running[0]);
 }
 
 static void hanging(void)
@@ -420,15 +449,6 @@ static bool holds_userfaultfd(pid_t pid)
 	if (d)
 		(void)closedir(d);
 	return found;
-}
-
-static char state_of(pid_t pid)
-{
-	RPL_AUTO_FREE char *text = NULL;
-	char path[64];
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	return rpl_read_file(path, 4096, &text, NULL, NULL) == 0 && strrchr(text, ')') ? strrchr(text, ')')[2] : '?';
 }
 
 static int arm(struct side *s, struct rpl_memory_desc *d, int *fds, size_t *n)
@@ -681,7 +701,7 @@ int main(int argc, char **argv)
 		void (*fn)(void);
 	} stories[] = {
 		{ "killed", killed },       { "shut down", shut_down }, { "other hands", other_hands },
-		{ "plugged", plugged },     { "hanging", hanging },     { "a keeper dies", a_keeper_dies }, { "tracked", tracked },
+		{ "plugged", plugged },     { "refused", refused },     { "hanging", hanging },     { "a keeper dies", a_keeper_dies }, { "tracked", tracked },
 		{ "traced", traced },       { "standbys", standbys },   { "bad standbys", bad_standbys },
 		{ "other user", other_user },
 	};
