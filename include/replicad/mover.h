@@ -77,7 +77,7 @@ enum rpl_mover_type {
 const char *rpl_mover_type_name(enum rpl_mover_type t);
 
 #define RPL_MOVER_ARENA_MIN (4ull * 1024 * 1024)
-#define RPL_MOVER_UNCOMMITTED_MAX 32
+#define RPL_MOVER_UNCOMMITTED_MAX 64 /* the largest max_uncommitted of replicad.conf(5) */
 #define RPL_MOVER_DEFINITION_MAX (16 * 1024)
 #define RPL_MOVER_REASON_MAX 240 /* bytes of `text`, with the final NUL */
 

@@ -21,7 +21,7 @@
 #include <replicad/memory.h>
 #include <replicad/uuid.h>
 
-#define RPL_REPLICA_EPOCHS 64                       /* staged epochs at a time, the last folded one included */
+#define RPL_REPLICA_EPOCHS 128                      /* staged epochs at a time, the last folded one included */
 #define RPL_REPLICA_STATE_MAX (16 * 1024 * 1024)    /* bytes of device state in an epoch */
 #define RPL_REPLICA_BYTES_MIN (48ull * 1024 * 1024) /* smallest staging area: two of the largest device states and some */
 

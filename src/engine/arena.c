@@ -57,7 +57,7 @@ struct arena_epoch *arena_push(struct arena *a, uint64_t epoch, uint64_t pages, 
 
 	if (a->count == RPL_MOVER_UNCOMMITTED_MAX || (!direct && need > arena_free(a)))
 		return NULL;
-	rpl_assert(a->count == 0 || nth(a, a->count - 1)->epoch + 1 == epoch);
+	rpl_assert(a->count == 0 || nth(a, a->count - 1)->epoch + 1 == epoch); /* arena_find() counts on it */
 	e = nth(a, a->count++);
 	*e = (struct arena_epoch){ .epoch = epoch, .pages = pages, .state_len = state_len, .start = a->head,
 				   .need = need, .direct = direct };

@@ -12,6 +12,7 @@
 #include <replicad/auto.h>
 #include <replicad/cur.h>
 #include <replicad/fault.h>
+#include <replicad/replica.h>
 
 static int primary_setup(struct mover *m, int extra_fd, struct rpl_err *err)
 {
@@ -254,6 +255,8 @@ static bool primary_down(struct mover *m)
 	p->void_told = true;
 	return true;
 }
+
+_Static_assert(RPL_MOVER_UNCOMMITTED_MAX + 1 < RPL_REPLICA_EPOCHS, "a backup has headers for all that is uncommitted");
 
 const struct mover_role mover_primary = {
 	.setup = primary_setup, .command = primary_command, .up = primary_up, .frame = primary_frame,

@@ -1,7 +1,7 @@
 /* area.h - how the staging area lies in its memfd, and which of its epoch headers are to be believed
  *
  * page 0         superblock: magic, version, size, the session
- * pages 1, 2     RPL_REPLICA_EPOCHS epoch headers of 128 bytes
+ * pages 1 to 4   RPL_REPLICA_EPOCHS epoch headers of 128 bytes
  * then           per slot 8 bytes: the pfn of the page it holds, or AREA_STATE_SLOT
  * then           the slots, 4096 bytes each, a ring
  *
@@ -38,7 +38,7 @@ struct area_header {
 	_Atomic uint32_t state; /* enum area_state */
 	uint32_t reserved2; /* zero */
 };
-_Static_assert(sizeof(struct area_header) == 128, "two pages hold all epoch headers");
+_Static_assert(sizeof(struct area_header) == 128, "a header has a power of two");
 
 struct area_super {
 	uint64_t magic;

@@ -247,9 +247,13 @@ static void checkpoint_without_bulk(struct raw *p, struct rig *r)
 /* Fills the staging area with one epoch after the other, never acked (nobody told the keeper to). */
 static void too_many_epochs(struct raw *p, struct rig *r)
 {
-	(void)r;
-	for (uint64_t e = FIRST + 1; e < FIRST + 1 + RPL_REPLICA_EPOCHS; e++)
+	uint64_t e = FIRST + 1;
+
+	for (; e < FIRST + RPL_REPLICA_EPOCHS - 1; e++) {
 		raw_epoch(p, e);
+		(void)side_expect(&r->b, RPL_MOVER_EPOCH_STAGED);
+	}
+	raw_epoch(p, e);
 }
 
 static void too_much_in_flight(struct raw *p, struct rig *r)
