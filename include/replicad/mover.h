@@ -48,7 +48,7 @@
 	X(REFUSE)    /* backup: why, in the text memfd (length in value); the connection ends */             \
 	X(ACK)       /* backup: epoch: send the ack, then fold */                                          \
 	X(SEND)      /* primary: value = frame type (HANDOVER, FORGET, FLUSHED), epoch, generation = a HANDOVER's reason */ \
-	X(QUIT)
+	X(QUIT)      /* send what is queued, end the connection in order, exit */
 
 /* mover to keeper */
 #define RPL_MOVER_REPORTS(X)                                                                              \

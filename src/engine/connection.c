@@ -68,7 +68,11 @@ static void on_writable(void *arg)
 
 static void on_down(void *arg, const struct rpl_err *err)
 {
-	connection_drop(arg, err->msg);
+	struct mover *m = arg;
+
+	connection_drop(m, err->msg);
+	if (m->quitting)
+		ev_break(m->loop, EVBREAK_ALL);
 }
 
 static const struct rpl_link_ops link_ops = {

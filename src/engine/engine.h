@@ -61,6 +61,7 @@ struct mover {
 	struct rpl_hello peer;
 	uint64_t wire_before; /* bytes sent on earlier connections */
 	bool failed;
+	bool quitting; /* told to end: only the connection's orderly end is waited for */
 	ev_io commands;
 	ev_timer heartbeat, greeting;
 };

@@ -98,6 +98,17 @@ static int take_link(struct mover *m, int *fds, size_t n, struct rpl_err *err)
 	return 0;
 }
 
+/* What was said last (a HANDOVER, a FORGET) has to reach the peer: the connection ends in order first. The keeper's own
+ * patience bounds this. */
+static void quit(struct mover *m)
+{
+	m->quitting = true;
+	if (m->link)
+		rpl_link_finish(m->link);
+	else
+		ev_break(m->loop, EVBREAK_ALL);
+}
+
 static int command(struct mover *m, const struct rpl_mover_msg *msg, int *fds, size_t n, struct rpl_err *err)
 {
 	if (msg->size != sizeof(*msg))
@@ -109,7 +120,7 @@ static int command(struct mover *m, const struct rpl_mover_msg *msg, int *fds, s
 		return rpl_fail(err, -EINVAL, "%s with %zu descriptors",
 				rpl_mover_type_name((enum rpl_mover_type)msg->type), n);
 	if (msg->type == RPL_MOVER_QUIT) {
-		ev_break(m->loop, EVBREAK_ALL);
+		quit(m);
 		return 0;
 	}
 	return m->role->command(m, msg, err);
