@@ -16,7 +16,8 @@ FLOW_TESTS = \
 	tests/flow/demo-guest \
 	tests/flow/demo-kill-all \
 	tests/flow/demo-negative-control \
-	tests/flow/netbuf-relay
+	tests/flow/netbuf-relay \
+	tests/flow/keeper-faults
 EXTRA_DIST += $(FLOW_TESTS) tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh tests/lib/stock-kernel .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:

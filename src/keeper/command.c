@@ -90,10 +90,6 @@ static bool let_go(const struct keeper *k)
 
 static void leave(struct keeper *k)
 {
-	RPL_AUTO_FREE char *past = NULL;
-
-	if (asprintf(&past, "%s/past.json", k->conf.dir) > 0)
-		(void)unlink(past);
 	answer(k, &k->unprotect_call, done());
 	answer(k, &k->shutdown_call, done());
 	if (k->core.state != RPL_ST_IDLE)
