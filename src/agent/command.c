@@ -155,9 +155,9 @@ static void on_protect(void *arg, const json_t *reply, const struct rpl_err *err
 	if (!is_ok(reply)) {
 		if (reply)
 			(void)json_unpack((json_t *)(uintptr_t)reply, "{s:{s:s}}", "error", "code", &code);
-		/* A no to a new wish, or a keeper that cannot even be started, ends it. A time-out, or a keeper that
-		 * died and is started again, does not: it may still happen. */
-		if (reply ? strcmp(code, "timeout") != 0 : rpl_ward_keeper(job->ward) == RPL_WARD_NONE)
+		/* A new wish ends with a no, or with a keeper that died over it. A time-out does not end it (it may still
+		 * happen), nor does the agent's own end. */
+		if (reply ? strcmp(code, "timeout") != 0 : err->code != -ETIMEDOUT && err->code != -ESHUTDOWN)
 			rpl_ward_withdraw_fresh(job->ward);
 	}
 	pass_on(job, reply, err);

@@ -43,6 +43,6 @@ EXTRA_DIST += tests/fuzz/corpus/conf tests/fuzz/corpus/request
 dist_man_MANS += man/replicad.8 man/replicad-agent.8 man/replicad-protect.8 man/replicad-unprotect.8 \
 	man/replicad-status.8 man/replicad-events.8 man/replicad-control.7
 
-agent_tests = tests/agent/test_agent.py
+agent_tests = tests/agent/test_agent.py tests/agent/test_pair.py
 TESTS += $(agent_tests)
 EXTRA_DIST += $(agent_tests) tests/agent/harness.py tests/agent/fake_keeper.py

@@ -400,11 +400,13 @@ static void restart_later(struct rpl_ward *w)
 
 static void on_death(struct rpl_ward *w)
 {
-	bool reached = w->was_reached, on_purpose = w->stopping;
+	bool reached = w->was_reached, on_purpose;
 	char how[64], said[200];
 	struct rpl_err why;
 	pid_t pid = w->pid;
 
+	rpl_ward_last_messages(w); /* an answer, or that it ends on purpose */
+	on_purpose = w->stopping;
 	how_it_ended(w, how, sizeof(how));
 	last_words(w, said, sizeof(said));
 	forget_process(w);

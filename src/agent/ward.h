@@ -53,6 +53,8 @@ struct rpl_ward {
 /* Connect to the keeper's socket. 0, or a negative errno. */
 int rpl_ward_connect(struct rpl_ward *w);
 void rpl_ward_disconnect(struct rpl_ward *w);
+/* The process is gone, which may be noticed before what it said last was read: read that. */
+void rpl_ward_last_messages(struct rpl_ward *w);
 bool rpl_ward_has_call(const struct rpl_ward *w, const char *cmd);
 /* End calls with `why`; only_sent: those that wait for a connection go on waiting. */
 void rpl_ward_fail_calls(struct rpl_ward *w, bool only_sent, const struct rpl_err *why);

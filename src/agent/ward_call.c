@@ -159,23 +159,35 @@ static void on_message(struct rpl_ward *w, const char *data, size_t len)
 	json_decref(message);
 }
 
-static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
+/* Take what has come. false: the connection is at its end. */
+static bool take_messages(struct rpl_ward *w)
 {
 	static char buf[RPL_KEEPER_MSG_MAX]; /* one loop, one reader */
-	struct rpl_ward *w = io->data;
 
-	(void)loop, (void)revents;
 	while (w->sock >= 0) {
 		ssize_t n = rpl_recv_fds(w->sock, buf, sizeof(buf), NULL, NULL);
 
 		if (n == -EAGAIN)
-			return;
-		if (n <= 0) {
-			rpl_ward_on_eof(w);
-			return;
-		}
+			return true;
+		if (n <= 0)
+			return false;
 		on_message(w, buf, (size_t)n);
 	}
+	return true;
+}
+
+static void on_readable(struct ev_loop *loop, ev_io *io, int revents)
+{
+	struct rpl_ward *w = io->data;
+
+	(void)loop, (void)revents;
+	if (!take_messages(w))
+		rpl_ward_on_eof(w);
+}
+
+void rpl_ward_last_messages(struct rpl_ward *w)
+{
+	(void)take_messages(w);
 }
 
 static void on_writable(struct ev_loop *loop, ev_io *io, int revents)

@@ -272,7 +272,7 @@ static int unprotect(const struct call *c)
 		status = rpl_cli_call(&c->target, request, (unsigned)c->timeout_s * 1000, &reply);
 		json_decref(reply);
 		if (status == RPL_EXIT_DONE)
-			(void)printf("%s: not protected any more\n", c->vm);
+			(void)printf(c->force ? "%s: what was here of it was given up\n" : "%s: not protected any more\n", c->vm);
 		return status;
 	}
 	client = rpl_cli_connect(&c->target, &status);

@@ -85,9 +85,9 @@ class Agent:
         self.process = None
         self.write_conf(conf)
 
-    def write_conf(self, more, agent=""):
+    def write_conf(self, more, agent="", listen="127.0.0.1:0"):
         with open(self.conf, "w", encoding="utf-8") as f:
-            f.write(f"[agent]\nnode = {self.node}\nrun_dir = {self.run}\nstate_dir = {self.state}\nlisten = 127.0.0.1:0\n"
+            f.write(f"[agent]\nnode = {self.node}\nrun_dir = {self.run}\nstate_dir = {self.state}\nlisten = {listen}\n"
                     f"{agent}\n{more}")
 
     def argv(self):

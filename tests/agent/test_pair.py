@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Two agents, their real keepers and movers, TLS between them, and a simulated guest that checks its own memory when it
+is activated: protection, the end of the agent, takeover after everything of the primary was killed, unprotect."""
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+import unittest
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from harness import BUILD, Base, processes_under, wait_until  # noqa: E402
+
+VM = "sim1"
+UUID = "c15c0289-ec2d-0a91-1e61-397408ab415e"  # the simulated guest's own: it follows from its seed
+KEY_BYTES = 32
+DONE = 0
+TAKEOVER_S = 10  # suspect_ms and takeover_delay_ms are 1.5 s; the rest is a busy machine
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class PairTest(unittest.TestCase):
+    def setUp(self):
+        self.base = Base()
+        self.key = secrets.token_hex(KEY_BYTES)
+        self.ports = {"alpha": free_port(), "beta": free_port()}
+        os.mkdir(os.path.join(self.base.path, "arbiter"))
+        self.alpha = self.node("alpha", "beta", "backup = beta\n")
+        self.beta = self.node("beta", "alpha", "backup = alpha\nstandby = /dev/null\nrole = backup\n")
+        self.beta.start()
+        self.alpha.start()
+
+    def tearDown(self):
+        self.assertEqual([s for s in self.base.end() if s], [])
+
+    def node(self, name, peer, vm):
+        agent = self.base.agent(name)
+        os.unlink(os.path.join(agent.libexec, "replicad-keeper"))
+        os.rmdir(agent.libexec)
+        os.symlink(os.path.abspath(BUILD), agent.libexec)
+        keys = os.path.join(agent.base, "keys.psk")
+        with open(os.open(keys, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
+            f.write(f"alpha:{self.key}\nbeta:{self.key}\n")
+        # output of a simulated guest goes nowhere, so there is nothing to hold
+        agent.write_conf(f"[peer {peer}]\naddress = 127.0.0.1:{self.ports[peer]}\n[vm {VM}]\nuuid = {UUID}\nbackend = sim\n"
+                         f"netbuf = none\ninsecure = yes\narena_mb = 32\n{vm}",
+                         agent=f"arbiter_location = {self.base.path}/arbiter\nkeys = {keys}",
+                         listen=f"127.0.0.1:{self.ports[name]}")
+        return agent
+
+    def protect(self):
+        done = self.alpha.command("protect", VM, "--timeout", "30")
+        self.assertEqual(done.returncode, DONE, done.stderr + self.keeper_logs())
+        self.assertIn("protected towards beta", done.stdout)
+        wait_until("a ready backup", lambda: self.beta.vm(VM)["state"] == "B_READY")
+
+    def keeper_logs(self):
+        text = ""
+        for agent in (self.alpha, self.beta):
+            path = os.path.join(agent.run, "vm", VM, "keeper.log")
+            if os.path.exists(path):
+                with open(path, encoding="utf-8") as f:
+                    text += f"\n---- {agent.node}\n{f.read()}"
+        return text
+
+    def keeper_pid(self, agent):
+        notes = [e for e in agent.events(VM) if e["event"] in ("keeper-start", "adopted")]
+        return int(notes[-1]["message"].split()[1].rstrip(","))
+
+    def test_protected_and_taken_over(self):
+        self.protect()
+        status = self.alpha.command("status", VM)
+        self.assertEqual(status.returncode, 0)
+        self.assertIn("would survive: primary crash YES, backup crash YES, both lose power NO (durability=memory)", status.stdout)
+        self.assertIn("WARNING: output is NOT HELD", status.stdout)
+        first = self.alpha.vm(VM)
+        wait_until("checkpoints", lambda: self.alpha.vm(VM)["checkpoints"] > first["checkpoints"] + 3)
+        self.assertEqual((first["tls"], first["peer"]), ("psk", "beta"))
+        # the agent is not what protects
+        self.alpha.kill()
+        self.alpha.start()
+        self.assertEqual(self.alpha.vm(VM)["state"], "P_PROTECTED")
+        keeper = self.keeper_pid(self.alpha)
+        movers = children(keeper)
+        self.assertTrue(movers)
+        self.alpha.kill()
+        killed = time.monotonic()
+        os.kill(keeper, signal.SIGKILL)
+        wait_until("the takeover", lambda: self.beta.vm(VM)["state"] == "P_SOLO", TAKEOVER_S)
+        self.assertGreater(time.monotonic() - killed, 0)
+        vm = self.beta.vm(VM)
+        self.assertEqual((vm["role"], vm["takeovers"]), ("primary", 1), self.keeper_logs())
+        self.assertGreater(vm["generation"], first["generation"])
+        told = [e for e in self.beta.events(VM) if e["event"] == "takeover"]
+        self.assertEqual(len(told), 1)
+        self.assertEqual(told[0]["generation"], vm["generation"])
+        self.assertEqual(self.beta.command("status", VM).returncode, 1)
+        wait_until("the end of the movers", lambda: not any(alive(pid) for pid in movers))
+
+    def test_unprotected(self):
+        self.protect()
+        self.assertEqual(self.alpha.command("unprotect", VM).returncode, DONE)
+        wait_until("the end of the keeper", lambda: self.alpha.vm_dirs() == [])
+        self.assertEqual(processes_under(self.alpha.base), [self.alpha.process.pid])
+        self.assertEqual(self.alpha.wanted(), [])
+        # The backup was told to forget and ends, or finds that nothing is to be taken over; it never takes over.
+        wait_until("a backup that forgot", lambda: self.beta.vm(VM)["state"] == "IDLE")
+        self.assertEqual([e for e in self.beta.events(VM) if e["event"] == "takeover"], [])
+        if self.beta.vm(VM)["keeper"] == "running":
+            done = self.beta.command("unprotect", VM, "--force")
+            self.assertIn("was given up" if done.returncode == DONE else "not protected here", done.stdout + done.stderr)
+        wait_until("the end of the backup", lambda: self.beta.vm_dirs() == [])
+
+    def test_without_a_backup(self):
+        self.beta.kill()
+        for pid in processes_under(self.beta.base):
+            os.kill(pid, signal.SIGKILL)
+        done = self.alpha.command("protect", VM, "--timeout", "2")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("not protected after 2 s", done.stderr)
+        self.assertTrue(self.alpha.vm(VM)["wanted"])
+        self.beta.start()
+        wait_until("protection", lambda: self.alpha.vm(VM)["state"] == "P_PROTECTED")
+
+
+def children(pid):
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", encoding="ascii", errors="replace") as f:
+                    if f.read().rsplit(")", 1)[1].split()[1] == str(pid):
+                        found.append(int(entry))
+            except OSError:
+                continue
+    return found
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    unittest.main()
