@@ -56,7 +56,7 @@ enum rpl_guest_event {
 	RPL_GUEST_NEVENTS
 };
 
-struct rpl_guest_conf {
+struct rpl_guest_conf { /* an empty text counts as NULL */
 	const char *backend;       /* "qemu", "sim", "xen" */
 	const char *name;          /* alias, for messages */
 	const char *qmp_path;      /* qemu: the monitor socket to attach to; NULL: the one that standby_path names */
@@ -98,7 +98,8 @@ struct rpl_guest *rpl_guest_new(const struct rpl_guest_conf *conf, struct ev_loo
 void rpl_guest_attach(struct rpl_guest *g);
 /* After -ETIMEDOUT of a pause it may still take effect later: resume then, the order is kept. */
 void rpl_guest_pause(struct rpl_guest *g);
-/* Write the device state of the paused guest into the state descriptor (a memfd), from offset 0. */
+/* Write the device state of the paused guest into the state descriptor (a memfd), from offset 0. -EBUSY if it runs:
+ * another program may have resumed it since. */
 void rpl_guest_save(struct rpl_guest *g);
 void rpl_guest_resume(struct rpl_guest *g);
 void rpl_guest_announce(struct rpl_guest *g);

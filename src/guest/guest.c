@@ -60,8 +60,10 @@ static int copy_conf(struct rpl_guest_conf *to, const struct rpl_guest_conf *fro
 	for (size_t i = 0; conf_strings(to, i); i++) {
 		const char **s = conf_strings(to, i);
 
-		if (!*s)
+		if (!*s || !**s) { /* unset in a configuration */
+			*s = NULL;
 			continue;
+		}
 		*s = strdup(*s);
 		lost |= !*s;
 	}
@@ -285,9 +287,15 @@ void rpl_guest_pause(struct rpl_guest *g)
 
 void rpl_guest_save(struct rpl_guest *g)
 {
+	struct rpl_err err = { 0 };
+
 	rpl_assert(g->phase == RPL_GP_LIVE || g->phase == RPL_GP_GONE);
-	rpl_assert(!g->info.running);
-	start(g, RPL_GUEST_SAVE, g->ops->save);
+	if (!g->info.running || g->phase == RPL_GP_GONE) {
+		start(g, RPL_GUEST_SAVE, g->ops->save);
+		return;
+	}
+	begin_op(g, RPL_GUEST_SAVE);
+	began(g, rpl_fail(&err, -EBUSY, "%s: save: the guest runs: was it resumed by another program?", g->conf.name), &err);
 }
 
 void rpl_guest_resume(struct rpl_guest *g)

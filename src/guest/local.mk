@@ -22,7 +22,7 @@ check_PROGRAMS += tests/flow/guest/run
 tests_flow_guest_run_SOURCES = tests/flow/guest/run.c tests/flow/guest/payload.h
 tests_flow_guest_run_LDADD = src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/base/libbase.la $(EV_LIBS)
 check_PROGRAMS += tests/flow/guest/life
-tests_flow_guest_life_SOURCES = tests/flow/guest/life.c
+tests_flow_guest_life_SOURCES = tests/flow/guest/life.c tests/flow/guest/payload.h
 tests_flow_guest_life_LDADD = $(tests_flow_guest_run_LDADD)
 EXTRA_DIST += tests/flow/guest/payload.c tests/flow/guest/payload.ld
 

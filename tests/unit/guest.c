@@ -227,6 +227,31 @@ static void a_lost_page_is_noticed_by_the_sim_guest(void **state)
 	sim_story("ram_mb=4,rate=0,pattern=sequential,seed=7", NULL, 5, -EIO);
 }
 
+static void a_guest_that_others_resume_is_not_saved(void **state)
+{
+	struct rpl_guest_conf conf = { .backend = "sim", .name = "x", .sim = "", .qmp_path = "" };
+	struct seen s;
+
+	(void)state;
+	make(&s, &conf);
+	rpl_guest_attach(s.g);
+	assert_int_equal(wait_done(&s), 0);
+	rpl_guest_save(s.g);
+	assert_int_equal(wait_done(&s), -EBUSY);
+	rpl_guest_pause(s.g);
+	assert_int_equal(wait_done(&s), 0);
+	rpl_sim_event(s.g, RPL_GUEST_RESUMED);
+	rpl_guest_save(s.g);
+	assert_int_equal(wait_done(&s), -EBUSY);
+	rpl_sim_event(s.g, RPL_GUEST_LOST);
+	assert_int_equal(s.events, 2);
+	rpl_guest_save(s.g);
+	assert_int_equal(wait_done(&s), -ESRCH);
+	rpl_guest_pause(s.g);
+	assert_int_equal(wait_done(&s), -ESRCH);
+	rpl_guest_free(s.g);
+}
+
 static void sim_guests_of_one_seed_are_equal(void **state)
 {
 	struct rpl_guest_conf conf = { .backend = "sim", .name = "x", .sim = "ram_mb=1,rate=0,seed=3" };
@@ -475,6 +500,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_sim_guest_is_taken_over),
 		cmocka_unit_test(a_lost_page_is_noticed_by_the_sim_guest),
+		cmocka_unit_test(a_guest_that_others_resume_is_not_saved),
 		cmocka_unit_test(sim_guests_of_one_seed_are_equal),
 		cmocka_unit_test(bad_configurations_are_refused),
 		cmocka_unit_test(a_monitor_that_hangs_dies_or_lies_ends_the_attach),

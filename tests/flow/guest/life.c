@@ -29,11 +29,12 @@
 #include <replicad/log.h>
 
 #include "../../../src/guest/uffd.h"
+#include "payload.h"
 
 #define UUID "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 #define RAM_MB 64
 
-static const char *payload, *helper, *dir, *story, *more_arguments = "";
+static const char *payload, *helper, *dir, *story, *more_arguments = "", *ram = "memory-backend-file,mem-path=";
 static pid_t running[8];
 
 struct side {
@@ -152,10 +153,14 @@ static const char *in_dir(int slot, const char *name)
 
 static void write_arguments(FILE *f, const char *side)
 {
+	bool file = strchr(ram, '='); /* else a memfd */
+	char ram_name[32];
+
+	(void)snprintf(ram_name, sizeof(ram_name), "%s.ram", side);
 	(void)fprintf(f, "qemu-system-x86_64\n-nodefaults\n-no-user-config\n-display\nnone\n-accel\ntcg\n-uuid\n%s\n-m\n%d\n"
-			 "-M\nq35,memory-backend=ram0\n-object\nmemory-backend-file,id=ram0,size=%dM,mem-path=%s/%s.ram,share=on\n"
+			 "-M\nq35,memory-backend=ram0\n-object\n%s%s%s%s,id=ram0,size=%dM,share=on\n"
 			 "-kernel\n%s\n-device\nqemu-xhci,id=usb\n-qmp\nunix:%s/%s.qmp,server=on,wait=off\n-qmp\nunix:%s/%s.second,server=on,wait=off\n%s",
-		      UUID, RAM_MB, RAM_MB, dir, side, payload, dir, side, dir, side, more_arguments);
+		      UUID, RAM_MB, ram, file ? dir : "", file ? "/" : "", file ? ram_name : "", RAM_MB, payload, dir, side, dir, side, more_arguments);
 }
 
 static pid_t start_qemu(const char *side)
@@ -536,6 +541,32 @@ static void tracked(void)
 	end_qemu(s.pid);
 }
 
+/* RAM that has no name: a memfd, and a file that was unlinked. */
+static void nameless(void)
+{
+	struct rpl_memory_desc d;
+	int fds[RPL_MEMORY_FDS_MAX];
+	struct side s;
+	uint32_t magic = 0;
+	size_t n;
+
+	for (int i = 0; i < 2; i++) {
+		ram = i ? "memory-backend-memfd" : "memory-backend-file,mem-path=";
+		begin(&s, 0);
+		ram = "memory-backend-file,mem-path=";
+		if (!i)
+			check(unlink(in_dir(0, "p.ram")) == 0, "unlink the RAM file");
+		check(arm(&s, &d, fds, &n) == 0, "%s", s.err.msg);
+		for (int k = 0; k < 1000 && magic != PAYLOAD_MAGIC; k++, run_for(10))
+			check(pread(fds[0], &magic, sizeof(magic), PAYLOAD_REPORT) == (ssize_t)sizeof(magic), "read RAM");
+		check(magic == PAYLOAD_MAGIC, "the descriptor is the guest's RAM");
+		magic = 0;
+		while (n)
+			(void)close(fds[--n]);
+		finish(&s);
+	}
+}
+
 static void traced(void)
 {
 	struct rpl_memory_desc d;
@@ -702,7 +733,7 @@ int main(int argc, char **argv)
 	} stories[] = {
 		{ "killed", killed },       { "shut down", shut_down }, { "other hands", other_hands },
 		{ "plugged", plugged },     { "refused", refused },     { "hanging", hanging },     { "a keeper dies", a_keeper_dies }, { "tracked", tracked },
-		{ "traced", traced },       { "standbys", standbys },   { "bad standbys", bad_standbys },
+		{ "nameless", nameless },   { "traced", traced },       { "standbys", standbys },   { "bad standbys", bad_standbys },
 		{ "other user", other_user },
 	};
 
