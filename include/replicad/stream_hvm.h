@@ -24,8 +24,12 @@ struct rpl_hvm_entry_def {
 };
 const struct rpl_hvm_entry_def *rpl_hvm_entry_def(unsigned code);
 
-/* Payload bytes that an entry event carries, when the payload has as many. */
-#define RPL_HVM_PEEK 24u
+/* Payload bytes that an entry event carries, when the payload has as many: a CPU entry's registers up to CR4. */
+#define RPL_HVM_PEEK 688u
+/* where some of them lie in it */
+#define RPL_HVM_CPU_RSP 568u
+#define RPL_HVM_CPU_RIP 640u
+#define RPL_HVM_CPU_CR3 672u
 
 struct rpl_hvm_entry {
 	uint16_t code, instance;

@@ -15,6 +15,13 @@
 #include <replicad/cur.h>
 
 #define PARAMS_MAX 64u /* kept for display, per checkpoint */
+#define VCPUS_MAX 64u
+#define PV_PEEK RPL_PV_BASIC_64
+
+struct vcpu_registers {
+	uint32_t id;
+	uint64_t ip, sp, cr3;
+};
 
 struct checkpoint_stats {
 	uint64_t records, page_records, descs, zero, bytes, body_bytes;
@@ -24,8 +31,9 @@ struct checkpoint_stats {
 	uint64_t hvm_entries[RPL_HVM_CODES + 1], hvm_sizes[RPL_HVM_CODES + 1]; /* the last: types nobody defined */
 	bool hvm_bad, tsc_seen;
 	struct rpl_stream_tsc tsc;
-	unsigned n_params;
+	unsigned n_params, n_regs;
 	struct rpl_stream_param params[PARAMS_MAX];
+	struct vcpu_registers regs[VCPUS_MAX];
 };
 
 struct show {
@@ -39,6 +47,8 @@ struct show {
 	struct rpl_hvm_walk hvm;
 	const uint64_t *descs;
 	uint32_t n_descs, desc_at;
+	uint32_t vcpu;
+	uint8_t basic[PV_PEEK];
 	uint8_t producer[RPL_PRODUCER_MAX];
 };
 
@@ -208,6 +218,7 @@ static void begin_record(struct show *s, const struct rpl_stream_event *ev)
 		break;
 	case RPL_LIBXC_X86_PV_VCPU_BASIC:
 		st->vcpus++;
+		s->vcpu = ev->vcpu;
 		break;
 	case RPL_LIBXC_X86_TSC_INFO:
 		st->tsc = ev->tsc;
@@ -292,6 +303,31 @@ static void on_pages(struct show *s, const struct rpl_stream_event *ev)
 }
 
 /* ---- bodies */
+static uint64_t field(const uint8_t *bytes, unsigned at, unsigned width)
+{
+	uint64_t v = 0;
+
+	memcpy(&v, bytes + at, width);
+	return v;
+}
+
+static void keep_registers(struct show *s, uint32_t id, uint64_t ip, uint64_t sp, uint64_t cr3)
+{
+	if (s->st.n_regs < VCPUS_MAX)
+		s->st.regs[s->st.n_regs++] = (struct vcpu_registers){ id, ip, sp, cr3 };
+}
+
+/* user_regs and ctrlreg[3] of vcpu_guest_context, by its length 64-bit or 32-bit. */
+static void pv_registers(struct show *s, uint32_t len)
+{
+	const uint8_t *b = s->basic;
+
+	if (len == RPL_PV_BASIC_64)
+		keep_registers(s, s->vcpu, field(b, 648, 8), field(b, 672, 8), field(b, 5008, 8));
+	else if (len == RPL_PV_BASIC_32)
+		keep_registers(s, s->vcpu, field(b, 548, 4), field(b, 560, 4), field(b, 2728, 4));
+}
+
 static void on_hvm(struct show *s, const struct rpl_stream_event *ev)
 {
 	const uint8_t *p = ev->bytes;
@@ -309,6 +345,9 @@ static void on_hvm(struct show *s, const struct rpl_stream_event *ev)
 		s->st.hvm_sizes[code] += e.len;
 		if (code == RPL_HVM_CPU)
 			s->st.vcpus++;
+		if (code == RPL_HVM_CPU && e.n_peek == RPL_HVM_PEEK)
+			keep_registers(s, e.instance, field(e.peek, RPL_HVM_CPU_RIP, 8), field(e.peek, RPL_HVM_CPU_RSP, 8),
+				       field(e.peek, RPL_HVM_CPU_CR3, 8));
 	}
 }
 
@@ -326,6 +365,8 @@ static void on_body(struct show *s, const struct rpl_stream_event *ev)
 		p->index = rpl_cur_le64(&c);
 		p->value = rpl_cur_le64(&c);
 	}
+	if (ev->rec.type == RPL_LIBXC_X86_PV_VCPU_BASIC && ev->first + ev->len <= sizeof(s->basic))
+		memcpy(s->basic + ev->first, ev->bytes, ev->len);
 	if (ev->rec.type == (uint32_t)RPL_LIBXC_RPL_PRODUCER)
 		memcpy(s->producer + ev->first, ev->bytes, ev->len);
 }
@@ -374,7 +415,11 @@ static void checkpoint_json(const struct show *s, const char *how)
 			first = false;
 		}
 	}
-	(void)printf("},\"hvm_params\":{");
+	(void)printf("},\"registers\":[");
+	for (unsigned i = 0; i < st->n_regs; i++)
+		(void)printf("%s{\"vcpu\":%u,\"ip\":%" PRIu64 ",\"sp\":%" PRIu64 ",\"cr3\":%" PRIu64 "}", i ? "," : "",
+			     st->regs[i].id, st->regs[i].ip, st->regs[i].sp, st->regs[i].cr3);
+	(void)printf("],\"hvm_params\":{");
 	for (unsigned i = 0; i < st->n_params; i++)
 		(void)printf("%s\"%" PRIu64 "\":%" PRIu64, i ? "," : "", st->params[i].index, st->params[i].value);
 	(void)printf("},\"hvm_context\":{");
@@ -418,6 +463,9 @@ static void checkpoint_text(const struct show *s, const char *how)
 			(void)printf("    %-14s %10" PRIu64 "\n", rpl_stream_page_type_name(i), st->types[i]);
 	if (st->vcpus)
 		(void)printf("  vCPUs: %" PRIu64 "\n", st->vcpus);
+	for (unsigned i = 0; i < st->n_regs; i++)
+		(void)printf("    vCPU %u: ip 0x%" PRIx64 ", sp 0x%" PRIx64 ", cr3 0x%" PRIx64 "\n", st->regs[i].id,
+			     st->regs[i].ip, st->regs[i].sp, st->regs[i].cr3);
 	if (st->tsc_seen)
 		(void)printf("  TSC: mode %u, %u kHz, %" PRIu64 " ns, incarnation %u\n", st->tsc.mode, st->tsc.khz,
 			     st->tsc.nsec, st->tsc.incarnation);
@@ -447,6 +495,8 @@ static void end_record(struct show *s, const struct rpl_stream_event *ev)
 
 	if (!libxl && ev->rec.type == RPL_LIBXC_PAGE_DATA)
 		pass_dataless(s, ev);
+	if (!libxl && ev->rec.type == RPL_LIBXC_X86_PV_VCPU_BASIC)
+		pv_registers(s, ev->rec.len - 8);
 	if (!libxl && ev->rec.type == (uint32_t)RPL_LIBXC_RPL_PRODUCER)
 		show_producer(s, ev);
 	if ((libxl && ev->rec.type == RPL_LIBXL_CHECKPOINT_END) ||

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <replicad/auto.h>
+#include <replicad/stream_hvm.h>
 
 #define DESCS_MAX 4096
 #define START_INFO_PFN 4000u /* of PV guests; random pages stay below */
@@ -193,7 +194,7 @@ static void hvm_entry(struct rpl_out *o, uint16_t code, uint16_t instance, const
 static void hvm_tail(struct maker *m)
 {
 	static const struct rpl_stream_param params[] = { { 1, 0xfeffc }, { 5, 0xfeffd }, { 17, 0xfeffe } };
-	uint8_t ctx[8192], cpu[1032] = { 1 };
+	uint8_t ctx[8192], cpu[1032] = { [RPL_HVM_CPU_RIP] = 0x78, [RPL_HVM_CPU_RIP + 1] = 0x56 };
 	struct rpl_out o = rpl_out(ctx, sizeof(ctx));
 	struct { uint32_t magic, version; uint64_t changeset; uint32_t cpuid, khz; } head = {
 		0x54381286, 1, 0, 0x306c3, 2400000 };
