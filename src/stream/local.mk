@@ -74,4 +74,4 @@ EXTRA_DIST += tests/fuzz/corpus/libxc tests/fuzz/corpus/libxl tests/fuzz/corpus/
 EXTRA_PROGRAMS += tests/bench/stream_encode
 tests_bench_stream_encode_SOURCES = tests/bench/stream_encode.c
 tests_bench_stream_encode_LDADD = src/stream/libstream.la src/base/libbase.la
-EXTRA_DIST += tests/bench/stream
+EXTRA_DIST += tests/bench/stream tests/RESULTS.md
