@@ -11,7 +11,7 @@
 #include "sim.h"
 
 #define RUN_MS 5000
-#define SETTLE_MS 120
+#define SETTLE_MS 320 /* longer than the slowest way to the arbiter: a dead host's claim may still land */
 #define QUIET_MS 20000 /* I10's "eventually" */
 
 struct stats sim_stats;
@@ -414,6 +414,12 @@ static bool recovered(const struct sim *s)
 	return s->vm_down || god_running(s);
 }
 
+/* A claim is under way, or the guest's death is still on its way to a host that was stopped. */
+static bool unsettled(const struct node *n)
+{
+	return n->keeper_up && (n->core.claim != RPL_CLAIM_NONE || (n->guest == GUEST_GONE && !n->death_told));
+}
+
 enum invariant sim_run(struct sim *s, uint64_t seed, bool verbose, bool check)
 {
 	bool hope;
@@ -428,7 +434,7 @@ enum invariant sim_run(struct sim *s, uint64_t seed, bool verbose, bool check)
 	do /* what is under way arrives, claims above all */
 		run_until(s, s->now + SETTLE_MS * MS, NULL);
 	while (!s->broken && s->now < s->faults_until + 3000 * MS &&
-	       (s->node[0].core.claim != RPL_CLAIM_NONE || s->node[1].core.claim != RPL_CLAIM_NONE));
+	       (unsettled(&s->node[0]) || unsettled(&s->node[1])));
 	hope = god_hope(s);
 	if (hope && !s->broken)
 		run_until(s, s->now + QUIET_MS * MS, recovered);

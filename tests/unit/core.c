@@ -553,9 +553,9 @@ static struct rpl_uuid some_session(const struct bench *b)
 	return rand() % 4 ? b->c.session : other_session;
 }
 
-static struct rpl_event random_event(const struct bench *b)
+static struct rpl_event random_event_of(const struct bench *b, enum rpl_event_kind kind)
 {
-	struct rpl_event ev = event((enum rpl_event_kind)(rand() % RPL_EV_N));
+	struct rpl_event ev = event(kind);
 	uint64_t near = b->c.epoch + (uint64_t)(rand() % 5) - (b->c.epoch > 2 ? 2 : 0);
 	struct rpl_uuid s = some_session(b);
 	const char *owner = rand() % 3 ? "a" : "b";
@@ -611,6 +611,11 @@ static struct rpl_event random_event(const struct bench *b)
 		break;
 	}
 	return ev;
+}
+
+static struct rpl_event random_event(const struct bench *b)
+{
+	return random_event_of(b, (enum rpl_event_kind)(rand() % RPL_EV_N));
 }
 
 static unsigned seen[RPL_ST_N][RPL_EV_N];
@@ -671,12 +676,12 @@ static void any_event_in_any_state_is_safe(void **state)
 			(void)snprintf(where, sizeof(where), "run %u step %u", run, i);
 			ev.now_ns = b->now += (uint64_t)(rand() % 40) * (rand() % 8 ? MS : 30 * MS);
 			if (rpl_core_deadline(&b->c) < ev.now_ns && rand() % 2)
-				ev.kind = RPL_EV_TIMER;
+				ev = EV(TIMER);
+			ev.now_ns = b->now;
 			try_event(b, &ev, where);
 			copy = *b; /* plain data: a copy is a machine of its own */
 			for (unsigned kind = 0; i % 16 == 0 && kind < RPL_EV_N; kind++) {
-				ev = random_event(b);
-				ev.kind = (enum rpl_event_kind)kind;
+				ev = random_event_of(b, (enum rpl_event_kind)kind);
 				ev.now_ns = copy.now;
 				try_event(&copy, &ev, where);
 				copy = *b;
