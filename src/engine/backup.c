@@ -148,11 +148,13 @@ static int ack(struct mover *m, const struct rpl_mover_msg *msg, struct rpl_err 
 {
 	struct backup *b = m->backup;
 	struct rpl_session_epoch v = { .session = msg->uuid, .epoch = msg->epoch };
+	struct rpl_replica_where w;
 	uint8_t body[24];
 	int r;
 
-	if (!same_session(m, &msg->uuid))
-		return 0; /* decided before a new session began */
+	rpl_replica_where(b->replica, &w);
+	if (!rpl_uuid_equal(&w.session, &msg->uuid) || (w.acked && msg->epoch <= w.acked))
+		return 0; /* decided before a new session began, or said before: an ack that does not grow would be a lie */
 	r = rpl_replica_acked(b->replica, msg->epoch, err);
 	if (r < 0)
 		return r;

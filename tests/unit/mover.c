@@ -575,6 +575,96 @@ static void what_was_staged_survives_its_mover(void **state)
 	}
 }
 
+/* ---- any order of events */
+
+/* After a cut: resume where that is possible, else begin a new session. */
+static void recover(struct rig *r)
+{
+	bool session_void = side_expect(&r->p, RPL_MOVER_LINK_DOWN)->value;
+
+	(void)side_expect(&r->b, RPL_MOVER_LINK_DOWN);
+	if (session_void)
+		rig_protect(r);
+	else
+		rig_session(r, false);
+}
+
+static bool may_stage(const struct rig *r)
+{
+	return r->epoch - r->p.acked < r->conf.max_uncommitted;
+}
+
+static void one_event(struct rig *r)
+{
+	uint64_t what = rig_random(r, 100);
+
+	if (what < 50) {
+		rig_run(r, rig_random(r, 300));
+		if (!may_stage(r))
+			rig_commit(r);
+		r->state_len = 1 + rig_random(r, 100000);
+		rig_stage(r);
+	} else if (what < 75) {
+		rig_commit(r);
+		if (rig_random(r, 3) == 0) {
+			rig_wait_folded(r, r->epoch);
+			assert_int_equal(rig_differs(r, r->epoch), -1);
+		}
+	} else if (what < 85) {
+		(void)usleep((useconds_t)rig_random(r, 1500));
+		rig_cut(r);
+		recover(r);
+	} else if (what < 90) { /* larger than the arena */
+		for (uint64_t page = 0; page < 1400; page++)
+			rig_write(r, page);
+		if (!may_stage(r))
+			rig_commit(r);
+		rig_stage(r);
+	} else if (what < 95) {
+		rig_stop_side(&r->b);
+		rig_cut(r);
+		(void)side_expect(&r->p, RPL_MOVER_LINK_DOWN);
+		rig_start_backup(r);
+		rig_protect(r);
+	} else {
+		rig_stop_side(&r->p);
+		rig_cut(r);
+		(void)side_expect(&r->b, RPL_MOVER_LINK_DOWN);
+		rig_start_primary(r);
+		rig_protect(r);
+	}
+}
+
+/* RPL_SEEDS=n tells more of them. */
+static void any_story_ends_with_a_true_copy(void **state)
+{
+	const char *more = getenv("RPL_SEEDS");
+	uint64_t seeds = more ? strtoull(more, NULL, 10) : 2;
+
+	(void)state;
+	for (uint64_t seed = 1; seed <= seeds; seed++) {
+		struct rig r;
+
+		print_message("seed %u\n", (unsigned)seed);
+		rig_init(&r, 2048);
+		r.rng = seed * UINT64_C(0x9e3779b97f4a7c15);
+		r.conf.arena_bytes = RPL_MOVER_ARENA_MIN;
+		r.conf.tls = seed % 2 ? RPL_TLS_NONE : RPL_TLS_PSK;
+		start(&r);
+		rig_run(&r, 500);
+		rig_protect(&r);
+		for (int i = 0; i < 60; i++)
+			one_event(&r);
+		rig_commit(&r);
+		rig_wait_folded(&r, r.epoch);
+		assert_int_equal(rig_differs(&r, r.epoch), -1);
+		rig_stop_side(&r.p);
+		rig_stop_side(&r.b);
+		find_replica(&r, r.epoch);
+		rig_fini(&r);
+	}
+}
+
 static void dies_at(const char *fault, bool backup, uint64_t writes)
 {
 	struct rig r;
@@ -699,6 +789,7 @@ int main(void)
 		cmocka_unit_test(an_epoch_beyond_the_backups_staging_is_refused_here),
 		cmocka_unit_test(the_keeper_is_told_before_the_arena_is_full),
 		cmocka_unit_test(what_was_staged_survives_its_mover),
+		cmocka_unit_test(any_story_ends_with_a_true_copy),
 		cmocka_unit_test(death_at_any_step_leaves_a_whole_replica),
 		cmocka_unit_test(dropped_pages_are_seen_by_comparison_only),
 		cmocka_unit_test(a_keeper_that_breaks_the_rules_ends_the_mover),
