@@ -104,11 +104,11 @@ static int track(struct target *t, struct rpl_err *err)
 		return rpl_fail_errno(err, errno, "open %s", path);
 	r = uffd_api(t->uffd, err);
 	if (r == 0)
-		r = uffd_arm(t->uffd, t->pagemap, t->vaddr, t->bytes, err);
+		r = uffd_register(t->uffd, t->vaddr, t->bytes, err);
 	if (r != -EBUSY)
 		return r;
 	clear_old(t);
-	r = uffd_arm(t->uffd, t->pagemap, t->vaddr, t->bytes, err);
+	r = uffd_register(t->uffd, t->vaddr, t->bytes, err);
 	if (r == -EBUSY)
 		return rpl_fail(err, r, "another program tracks the memory of process %d: is a second replicad protecting this guest?",
 				(int)t->pid);

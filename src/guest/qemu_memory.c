@@ -134,7 +134,7 @@ static int arm(struct qemu *q, struct rpl_err *err)
 
 	qemu_disarm(q);
 	if (q->uffd < 0)
-		r = run_helper(q, err); /* registers by itself, to clear away what an earlier one left */
+		r = run_helper(q, err); /* registers too, to clear away what an earlier one left */
 	if (r == 0)
 		r = uffd_arm(q->uffd, q->pagemap, q->vaddr, q->g->info.ram_bytes, err);
 	q->armed = r == 0;

@@ -52,7 +52,7 @@ static int protect(int pagemap, uint64_t vaddr, uint64_t bytes, struct rpl_err *
 	return 0;
 }
 
-int uffd_arm(int uffd, int pagemap, uint64_t vaddr, uint64_t bytes, struct rpl_err *err)
+int uffd_register(int uffd, uint64_t vaddr, uint64_t bytes, struct rpl_err *err)
 {
 	struct uffdio_register reg = {
 		.range = { .start = vaddr, .len = bytes },
@@ -61,7 +61,14 @@ int uffd_arm(int uffd, int pagemap, uint64_t vaddr, uint64_t bytes, struct rpl_e
 
 	if (ioctl(uffd, UFFDIO_REGISTER, &reg) < 0)
 		return rpl_fail_errno(err, errno, "userfaultfd: register 0x%" PRIx64 " bytes at 0x%" PRIx64, bytes, vaddr);
-	return protect(pagemap, vaddr, bytes, err);
+	return 0;
+}
+
+int uffd_arm(int uffd, int pagemap, uint64_t vaddr, uint64_t bytes, struct rpl_err *err)
+{
+	int r = uffd_register(uffd, vaddr, bytes, err);
+
+	return r < 0 ? r : protect(pagemap, vaddr, bytes, err);
 }
 
 int uffd_disarm(int uffd, uint64_t vaddr, uint64_t bytes, struct rpl_err *err)

@@ -12,7 +12,9 @@
 bool uffd_kernel_can(void);
 /* Negotiate the features; once per userfaultfd. -EOPNOTSUPP if the kernel lacks one. */
 int uffd_api(int uffd, struct rpl_err *err);
-/* Track [vaddr, vaddr + bytes) and start with an empty dirty set. -EBUSY: another userfaultfd has it. */
+/* Put [vaddr, vaddr + bytes) under this userfaultfd; again does no harm. -EBUSY: another one has it. */
+int uffd_register(int uffd, uint64_t vaddr, uint64_t bytes, struct rpl_err *err);
+/* Register, and start with an empty dirty set: a walk over all of the range. */
 int uffd_arm(int uffd, int pagemap, uint64_t vaddr, uint64_t bytes, struct rpl_err *err);
 int uffd_disarm(int uffd, uint64_t vaddr, uint64_t bytes, struct rpl_err *err);
 
