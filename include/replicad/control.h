@@ -37,7 +37,10 @@
 	X(status)     /* [vm]; reply: "agent", "vms": [{RPL_STATUS_FIELDS}] */                              \
 	X(protect)    /* vm, [set: {key: text}, keys of replicad.conf(5)'s [vm]]; reply when accepted */    \
 	X(unprotect)  /* vm, [force: give up a backup's copy]; reply when done */                           \
-	X(switchover) /* vm; reply when the peer owns it */                                                 \
+	X(switchover) /* vm; reply when it has begun, or is refused */                                      \
+	X(solo)       /* vm, generation: the peer is dead, on the operator's word; go on here alone */      \
+	X(takeover)   /* vm, generation: the same; the backup starts its copy */                            \
+	X(accept_loss) /* vm, generation: start from disk although epochs may be missing */                 \
 	X(events)     /* [vm], [limit], [follow]; reply: "events": [...] */                                 \
 	X(reload)     /* read the configuration anew; a faulty one changes nothing */
 
@@ -50,7 +53,11 @@
 	X(unprotect) /* SOLO by claim, let go of everything, tell the peer to forget. Reply when done or refused */ \
 	X(link)      /* backup; one descriptor: a peer's connection. Reply at once */                             \
 	X(reload)    /* keeper.json was written anew: take over the keys that apply live */                       \
-	X(switchover) /* planned hand-over to the backup. Reply when the peer owns it, or refused */              \
+	X(switchover) /* planned hand-over to the backup. Reply when it has begun, or is refused */               \
+	X(solo)      /* generation: the operator says that the peer is dead; as takeover and accept_loss it holds \
+		      * for that generation and no other */                                                       \
+	X(takeover)                                                                                               \
+	X(accept_loss)                                                                                            \
 	X(shutdown)  /* end this process: a backup forgets its replica; refused ("refused") while it would leave   \
 		      * a guest of ours unattended with output held, unless "force": true */
 

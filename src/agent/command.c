@@ -307,7 +307,7 @@ static void cmd_unprotect(struct rpl_agent *a, uint64_t id, const json_t *reques
 
 /* ---- the rest */
 
-static void on_switchover(void *arg, const json_t *reply, const struct rpl_err *err)
+static void on_forwarded(void *arg, const json_t *reply, const struct rpl_err *err)
 {
 	struct job *job = arg;
 
@@ -315,21 +315,37 @@ static void on_switchover(void *arg, const json_t *reply, const struct rpl_err *
 	free(job);
 }
 
-static void cmd_switchover(struct rpl_agent *a, uint64_t id, const json_t *request)
+/* What the keeper alone decides: the agent only finds it. */
+static void forward(struct rpl_agent *a, uint64_t id, const char *cmd, const json_t *request)
 {
+	const json_t *generation = json_object_get(request, "generation");
 	struct rpl_err err;
 	const char *vm = rpl_request_vm(request, &err);
 	struct rpl_ward *w = vm ? rpl_ward_find(a, vm) : NULL;
+	json_t *fields;
 
-	if (!vm) {
-		rpl_server_error(a->server, id, RPL_CE_bad_request, err.msg);
+	if (!vm || (generation && !json_is_integer(generation))) {
+		rpl_server_error(a->server, id, RPL_CE_bad_request, vm ? "\"generation\" is no number" : err.msg);
 	} else if (!w || rpl_ward_keeper(w) == RPL_WARD_NONE) {
-		(void)rpl_fail(&err, -ENOENT, "%s is not protected here", vm);
+		(void)rpl_fail(&err, -ENOENT, "%s has no keeper here", vm);
 		rpl_server_error(a->server, id, RPL_CE_not_found, err.msg);
 	} else {
-		rpl_ward_call(w, "switchover", NULL, -1, UNPROTECT_TIMEOUT_MS, on_switchover, new_job(a, w, id));
+		fields = generation ? json_pack("{s:O}", "generation", generation) : json_object();
+		rpl_ward_call(w, cmd, fields, -1, UNPROTECT_TIMEOUT_MS, on_forwarded, new_job(a, w, id));
+		json_decref(fields);
 	}
 }
+
+#define FORWARDED(name)                                                                    \
+	static void cmd_##name(struct rpl_agent *a, uint64_t id, const json_t *request)    \
+	{                                                                                  \
+		forward(a, id, #name, request);                                            \
+	}
+FORWARDED(switchover)
+FORWARDED(solo)
+FORWARDED(takeover)
+FORWARDED(accept_loss)
+#undef FORWARDED
 
 static void cmd_events(struct rpl_agent *a, uint64_t id, const json_t *request)
 {

@@ -106,6 +106,7 @@ struct keeper {
 	bool arbiter_busy;        /* the first of them is under way */
 
 	struct wishes wish;
+	bool guest_found;         /* ATTACH succeeded with this handle, whatever came of it */
 	bool guest_here;          /* ATTACH or ACTIVATE succeeded */
 	bool guest_busy;          /* an operation that is not the checkpoint's is under way */
 	bool paused;              /* by us, outside a checkpoint */

@@ -99,6 +99,7 @@ static void on_attached(struct keeper *k, int r, const struct rpl_err *err)
 {
 	struct rpl_err mine;
 
+	k->guest_found = r == 0;
 	if (r == 0) {
 		r = check_found(k, &mine);
 		err = &mine;
@@ -427,15 +428,6 @@ static void on_mover_gone(void *arg, const char *why)
 
 /* ---- all of them */
 
-void keeper_attach(struct keeper *k)
-{
-	if (k->guest_busy)
-		return;
-	k->refused[0] = '\0';
-	k->guest_busy = true;
-	rpl_guest_attach(k->guest);
-}
-
 static struct rpl_guest *new_guest(struct keeper *k, struct rpl_err *err)
 {
 	const struct keeper_conf *c = &k->conf;
@@ -448,6 +440,30 @@ static struct rpl_guest *new_guest(struct keeper *k, struct rpl_err *err)
 	};
 
 	return rpl_guest_new(&gc, k->loop, on_guest_done, on_guest_event, k, err);
+}
+
+/* Look at the guest, again after a refusal. A handle attaches once: one whose guest was found, but not as it should be
+ * (another VM, paused by somebody, no relay), is replaced. */
+void keeper_attach(struct keeper *k)
+{
+	struct rpl_err err = { .code = -EINVAL };
+	struct rpl_guest *anew;
+
+	if (k->guest_busy)
+		return;
+	if (k->guest_found) {
+		anew = new_guest(k, &err);
+		if (!anew) {
+			keeper_refuse(k, &err);
+			return;
+		}
+		rpl_guest_free(k->guest);
+		k->guest = anew;
+		k->guest_found = k->guest_here = false;
+	}
+	k->refused[0] = '\0';
+	k->guest_busy = true;
+	rpl_guest_attach(k->guest);
 }
 
 int keeper_rooms_open(struct keeper *k, struct rpl_err *err)

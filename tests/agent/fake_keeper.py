@@ -116,7 +116,7 @@ class Keeper:
                 self.conf = json.load(f)
             self.reloads += 1
         elif cmd != "shutdown":
-            reply = {"id": ident, "ok": False, "error": {"code": "unknown_command", "message": cmd}}
+            reply = {"id": ident, "ok": False, "error": {"code": "unknown_command", "message": f"{cmd} {message.get('generation')}"}}
         self.send(conn, reply)
         if cmd == "shutdown":
             self.end()

@@ -343,12 +343,21 @@ class Control(AgentTest):
                               (b'{"v":1,"cmd":"protect","vm":"a","set":{"qmp":1}}', "config"),
                               (b'{"v":1,"cmd":"unprotect","vm":"a","force":1}', "bad_request"),
                               (b'{"v":1,"cmd":"events","limit":-1}', "bad_request"), (b'{"v":1,"cmd":"events","limit":"x"}', "bad_request"),
+                              (b'{"v":1,"cmd":"solo"}', "bad_request"), (b'{"v":1,"cmd":"solo","vm":"nobody"}', "not_found"),
+                              (b'{"v":1,"cmd":"takeover","vm":"a","generation":"1"}', "bad_request"),
                               (b'{"v":1,"cmd":"status","vm":"nobody"}', "not_found"), (b"[" * 5000, "bad_request")):
                 talk.send(raw + b"\n")
                 reply = talk.read()
                 self.assertEqual((reply["v"], reply["ok"], reply["error"]["code"]), (1, False, code), raw[:60])
                 self.assertTrue(reply["error"]["message"])
             self.assertTrue(talk.ask("ping", field_of_the_future=1)["ok"])
+
+    def test_what_the_keeper_decides_reaches_it(self):
+        self.protect("ok1")
+        for cmd in ("switchover", "solo", "takeover", "accept_loss"):
+            reply = self.alpha.ask(cmd, vm="ok1", generation=7)
+            self.assertEqual(reply["error"], {"code": "unknown_command", "message": f"{cmd} 7"})  # this keeper's way to say so
+            self.assertNotIn("id", reply)
 
     def test_an_endless_request_ends_the_connection(self):
         with Talk(self.alpha.sock) as talk:

@@ -16,7 +16,8 @@ from harness import BUILD, Base, processes_under, wait_until  # noqa: E402
 VM = "sim1"
 UUID = "c15c0289-ec2d-0a91-1e61-397408ab415e"  # the simulated guest's own: it follows from its seed
 KEY_BYTES = 32
-DONE = 0
+OTHER_UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+DONE, REFUSED = 0, 3
 TAKEOVER_S = 10  # suspect_ms and takeover_delay_ms are 1.5 s; the rest is a busy machine
 
 
@@ -117,6 +118,20 @@ class PairTest(unittest.TestCase):
             done = self.beta.command("unprotect", VM, "--force")
             self.assertIn("was given up" if done.returncode == DONE else "not protected here", done.stdout + done.stderr)
         wait_until("the end of the backup", lambda: self.beta.vm_dirs() == [])
+
+    def test_another_vm_than_configured_is_refused(self):
+        with open(self.alpha.conf, encoding="utf-8") as f:
+            text = f.read()
+        with open(self.alpha.conf, "w", encoding="utf-8") as f:
+            f.write(text.replace(UUID, OTHER_UUID))
+        self.assertEqual(self.alpha.command("agent", "--reload").returncode, DONE)
+        for _ in range(2):  # the second time nothing of the first is in the way
+            done = self.alpha.command("protect", VM)
+            self.assertEqual(done.returncode, REFUSED, done.stderr)
+            self.assertIn(f"runs VM {UUID}, the configuration of {VM} says {OTHER_UUID}", done.stderr)
+            wait_until("the end of the keeper", lambda: self.alpha.vm_dirs() == [])
+        self.assertEqual([e for e in self.alpha.events(VM) if e["event"] == "keeper-died"], [])
+        self.assertEqual(self.alpha.wanted(), [])
 
     def test_without_a_backup(self):
         self.beta.kill()
