@@ -79,10 +79,12 @@ enum rpl_stream_severity { RPL_SEV_READER, RPL_SEV_ERROR, RPL_SEV_WARNING };
 	X(PV_WIDTH, "pv-width", ERROR, "width 8 with 4 levels, or width 4 with 3")                              \
 	X(PV_INFO_LONG, "pv-info-long", WARNING, "X86_PV_INFO of 8 bytes")                                      \
 	X(P2M_RANGE, "p2m-range", ERROR, "first pfn <= last pfn")                                               \
+	X(P2M_PAGES, "p2m-pages", ERROR, "the p2m's frames are ordinary pages of the stream, in each checkpoint") \
 	X(P2M_FRAMES, "p2m-frames", ERROR, "last/fpp + 1 - first/fpp frames, each within the range")            \
 	X(VCPU_ID, "vcpu-id", ERROR, "vCPU ids below 8192, each record once per checkpoint")                    \
 	X(VCPU_BASIC, "vcpu-basic", ERROR, "BASIC of 5168 bytes (64-bit) or 2800 (32-bit)")                     \
-	X(VCPU_FRAMES, "vcpu-frames", ERROR, "CR3 and CR1 name top-level tables, start_info and GDT ordinary pages, all in the stream") \
+	X(VCPU_FRAMES, "vcpu-frames", ERROR,                                                                     \
+	  "CR3 and CR1 name top-level tables, start_info and GDT ordinary pages, all in the stream")            \
 	X(VCPU_GDT, "vcpu-gdt", ERROR, "at most 7168 GDT entries")                                              \
 	X(VCPU_NO_BASIC, "vcpu-no-basic", WARNING, "EXTENDED, XSAVE and MSRS only of a vCPU with BASIC")          \
 	X(VCPU_XSAVE, "vcpu-xsave", ERROR, "XSAVE of at least 16 bytes")                                        \

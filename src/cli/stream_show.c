@@ -1,4 +1,4 @@
-/* `replicad stream show`: headers, configuration, records, and per checkpoint what its memory and device state are made of. */
+/* `replicad stream show`: headers, configuration, records, and per checkpoint what its memory and device state are. */
 #include "cli.h"
 #include "stream_cli.h"
 

@@ -294,6 +294,7 @@ static void checkpoint_complete(struct rpl_stream_check *c, const struct rpl_str
 		else if (!(c->vcpus[0][0] & 1))
 			missing = "X86_PV_VCPU_BASIC of vCPU 0";
 		vcpus_complete(c, ev);
+		rpl_check_p2m_pages(c, ev);
 	} else if (!c->hvm_context && !c->producer) {
 		missing = "HVM_CONTEXT";
 	}

@@ -53,10 +53,12 @@ static void p2m_body(struct rpl_stream_check *c, const struct rpl_stream_event *
 {
 	struct rpl_cur cur = rpl_cur(ev->bytes, ev->len);
 
-	while (cur.left && !c->body_said) {
+	while (cur.left) {
 		uint64_t pfn = rpl_cur_le64(&cur);
 
 		if (pfn <= c->max_pfn)
+			rpl_check_note_p2m_frame(c, pfn);
+		if (pfn <= c->max_pfn || c->body_said)
 			continue;
 		c->body_said = true;
 		rpl_stream_check_say(c, ev, ev->offset + (ev->len - cur.left) - 8, RPL_RULE_P2M_FRAMES,

@@ -8,7 +8,9 @@
 
 #define GDT_ENTRIES_MAX 7168u
 #define GDT_ENTRIES_PER_FRAME 512u
-#define TYPE_SEEN 0x10u /* in c->types, beside the type of the last record that named the pfn */
+/* in c->types, beside the type of the last record that named the pfn */
+#define TYPE_SEEN 0x10u
+#define TYPE_P2M 0x20u /* a frame of the p2m */
 
 /* Where the fields lie in vcpu_guest_context; all of them are as wide as the guest. */
 struct layout {
@@ -26,7 +28,32 @@ void rpl_check_note_types(struct rpl_stream_check *c, const struct rpl_stream_ev
 		uint64_t pfn = rpl_desc_pfn(ev->pfns.descs[i]);
 
 		if (pfn < c->n_types)
-			c->types[pfn] = (uint8_t)(TYPE_SEEN | rpl_desc_type(ev->pfns.descs[i]));
+			c->types[pfn] = (uint8_t)((c->types[pfn] & TYPE_P2M) | TYPE_SEEN | rpl_desc_type(ev->pfns.descs[i]));
+	}
+}
+
+void rpl_check_note_p2m_frame(struct rpl_stream_check *c, uint64_t pfn)
+{
+	if (c->types && pfn < c->n_types)
+		c->types[pfn] |= TYPE_P2M;
+}
+
+/* At completion stock libxc writes the new p2m over these frames. */
+void rpl_check_p2m_pages(struct rpl_stream_check *c, const struct rpl_stream_event *ev)
+{
+	uint64_t n = c->max_pfn < c->n_types ? c->max_pfn + 1 : c->n_types;
+
+	if (!c->types || !c->p2m)
+		return;
+	for (uint64_t pfn = 0; pfn < n; pfn++) {
+		uint8_t type = c->types[pfn];
+
+		if (!(type & TYPE_P2M) || (type & ~TYPE_P2M) == (TYPE_SEEN | RPL_PAGE_NOTAB))
+			continue;
+		rpl_stream_check_say(c, ev, ev->rec.offset, RPL_RULE_P2M_PAGES,
+				     "the p2m's frame at pfn 0x%" PRIx64 " is %s, expected an ordinary page", pfn,
+				     type & TYPE_SEEN ? rpl_stream_page_type_name(type & 0xf) : "not in the stream");
+		return;
 	}
 }
 

@@ -8,7 +8,9 @@
 
 #include "stream_make.h"
 
-#define P2M_SIZE 3000u
+#define P2M_SIZE 600u /* pfns: one frame of p2m in a 32-bit guest, two in a 64-bit one */
+#define FIRST_PFN 10u
+#define SECOND_PFN 100u
 
 struct maker {
 	struct rpl_out o;
@@ -47,12 +49,10 @@ static void pv_head(struct maker *m)
 	rpl_out_le32(&m->o, 4);
 	rpl_out_le32(&m->o, 16 + 40);
 	for (uint32_t i = 0; i < (P2M_SIZE - 1) / fpp + 1; i++)
-		ulong_(m, 50 + i);
+		ulong_(m, i ? SECOND_PFN : FIRST_PFN + 4); /* ordinary pages of the two batches */
 }
 
 /* Contexts name the first batch's first two pages: start_info and the top-level page table. */
-#define FIRST_PFN 10u
-
 static void basic(struct maker *m)
 {
 	bool wide = m->width == 8;
@@ -88,7 +88,7 @@ static void param(struct maker *m, int32_t chunk, uint64_t value)
 static void chunks(struct maker *m)
 {
 	batch(m, FIRST_PFN);
-	batch(m, 100);
+	batch(m, SECOND_PFN);
 	rpl_out_le32(&m->o, (uint32_t)-2); /* vCPUs 0 and 1 */
 	rpl_out_le32(&m->o, 1);
 	rpl_out_le64(&m->o, 3);

@@ -8,8 +8,10 @@
 #include <replicad/stream_hvm.h>
 
 #define DESCS_MAX 4096
-#define START_INFO_PFN 4000u /* of PV guests; random pages stay below */
-#define TOP_TABLE_PFN 4001u
+#define MAX_PFN 1023u
+#define START_INFO_PFN 1000u /* of PV guests; random pages stay below */
+#define TOP_TABLE_PFN 1001u
+#define P2M_PFN 1002u /* and 1003 in a 64-bit guest */
 
 uint64_t make_random(uint64_t *state)
 {
@@ -128,19 +130,22 @@ static void page_data(struct maker *m)
 	end_record(m);
 }
 
-/* What every vCPU's context names: start_info and the top-level page table. */
+/* What every vCPU's context names, start_info and the top-level page table, and the p2m's frames. */
 static void pv_named_pages(struct maker *m)
 {
 	static const uint8_t empty[RPL_STREAM_PAGE];
-	const void *where[2] = { empty, empty };
-	uint64_t descs[2] = { START_INFO_PFN, rpl_desc(TOP_TABLE_PFN, m->plan->guest == MAKE_PV64 ? 0xc : 0xb) };
+	bool wide = m->plan->guest == MAKE_PV64;
+	const void *where[4] = { empty, empty, empty, empty };
+	uint64_t descs[4] = { START_INFO_PFN, rpl_desc(TOP_TABLE_PFN, wide ? 0xc : 0xb), P2M_PFN, P2M_PFN + 1 };
+	uint32_t n = wide ? 4 : 3;
 
 	if (!m->pv || m->plan->bare)
 		return;
-	rpl_stream_put_page_data(m->o, descs, 2, where);
-	m->res->sum = make_sum(make_sum(m->res->sum, empty, sizeof(empty)), empty, sizeof(empty));
-	m->res->pages += 2;
-	m->res->descs += 2;
+	rpl_stream_put_page_data(m->o, descs, n, where);
+	for (uint32_t i = 0; i < n; i++)
+		m->res->sum = make_sum(m->res->sum, empty, sizeof(empty));
+	m->res->pages += n;
+	m->res->descs += n;
 	end_record(m);
 }
 
@@ -278,7 +283,7 @@ static void p2m_frames(struct maker *m)
 	if (!m->pv)
 		return;
 	for (uint32_t i = 0; i < n; i++)
-		frames[i] = 100 + i;
+		frames[i] = P2M_PFN + i;
 	rpl_stream_put_p2m_frames(m->o, 0, (uint32_t)m->max_pfn, frames, n);
 	m->res->sum = make_sum(m->res->sum, frames, n * sizeof(frames[0]));
 	end_record(m);
@@ -316,7 +321,7 @@ struct make_result make_stream(const struct make_plan *plan, void *buf, size_t c
 	struct make_result res = { 0 };
 	struct rpl_out o = rpl_out(buf, cap);
 	struct maker m = { .plan = plan, .o = &o, .res = &res, .rnd = plan->seed,
-			   .max_pfn = 5000, .pv = plan->guest == MAKE_PV64 || plan->guest == MAKE_PV32 };
+			   .max_pfn = MAX_PFN, .pv = plan->guest == MAKE_PV64 || plan->guest == MAKE_PV32 };
 	bool libxl = plan->format != RPL_FORMAT_LIBXC;
 
 	headers(&m);

@@ -515,7 +515,9 @@ static void each_broken_rule_is_found(void **state)
  * page-batch below; xl-config-json and digest in tests/unit/stream-commands. */
 static void no_rule_is_without_a_case(void **state)
 {
-	bool covered[RPL_RULES] = { [RPL_RULE_NONE] = true, [RPL_RULE_PAGE_BATCH] = true, [RPL_RULE_PAGE_PTE] = true, [RPL_RULE_VCPU_FRAMES] = true, [RPL_RULE_VCPU_GDT] = true,
+	bool covered[RPL_RULES] = { [RPL_RULE_NONE] = true, [RPL_RULE_PAGE_BATCH] = true, [RPL_RULE_PAGE_PTE] = true,
+				    [RPL_RULE_VCPU_FRAMES] = true, [RPL_RULE_VCPU_GDT] = true,
+				    [RPL_RULE_P2M_PAGES] = true,
 				    [RPL_RULE_XL_CONFIG_JSON] = true, [RPL_RULE_DIGEST] = true };
 
 	(void)state;
@@ -575,7 +577,7 @@ static void page_table_entries_must_resolve(void **state)
 	}
 }
 
-/* Pages: 1 ordinary, 2 a pinned L4 table, 3 an L3 table, 4 broken, 5 ordinary; 6 never in the stream. */
+/* Pages: 1 ordinary, 2 a pinned L4 table, 3 an L3 table, 4 broken, 5 ordinary; 6 never in the stream; 7 and 8 the p2m. */
 static void what_a_vcpu_names_must_be_there(void **state)
 {
 	static const struct { uint64_t start_info, cr3, cr1, ents, gdt; enum rpl_stream_rule rule; } cases[] = {
@@ -587,9 +589,9 @@ static void what_a_vcpu_names_must_be_there(void **state)
 		{ 1, 2 << 12, 0, 1, 6, RPL_RULE_VCPU_FRAMES },   { 1, 2 << 12, 0, 7169, 5, RPL_RULE_VCPU_GDT },
 		{ 1, UINT64_MAX, 0, 0, 0, RPL_RULE_VCPU_FRAMES }, { UINT64_MAX, 2 << 12, 0, 0, 0, RPL_RULE_VCPU_FRAMES },
 	};
-	static const uint64_t descs[] = { 1, 0xc000000000000002, 0x3000000000000003, 0xd000000000000004, 5 };
+	static const uint64_t descs[] = { 1, 0xc000000000000002, 0x3000000000000003, 0xd000000000000004, 5, 7, 8 };
 	static const uint8_t page[RPL_STREAM_PAGE];
-	static const void *const where[] = { page, page, page, page, page };
+	static const void *const where[] = { page, page, page, page, page, page, page };
 
 	(void)state;
 	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
@@ -611,6 +613,36 @@ static void what_a_vcpu_names_must_be_there(void **state)
 		s = judge(XC, o.len, false);
 		types = NULL;
 		if (s.total != (cases[i].rule != SHOULD_BE_CLEAN) || s.count[cases[i].rule] != s.total)
+			fail_msg("case %zu: %s", i, s.total ? s.first : "nothing found");
+	}
+}
+
+/* The p2m's frames are 7 and 8. */
+static void the_frames_of_the_p2m_must_be_there(void **state)
+{
+	static const struct { uint64_t descs[2]; unsigned findings; } cases[] = {
+		{ { 7, 8 }, 0 }, { { 7, 9 }, 1 }, { { 7, 0xf000000000000008 }, 1 }, { { 0x1000000000000007, 8 }, 1 },
+	};
+	static const uint8_t page[RPL_STREAM_PAGE];
+	static const void *const where[] = { page, page };
+
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
+		static const uint64_t named[] = { 0, 0xc000000000000001 };
+		uint8_t basic[RPL_PV_BASIC_64] = { [4984 + 25] = 0x10 }, room[1024] = { 0 };
+		struct rpl_out o = rpl_out(stream, sizeof(stream));
+		struct seen s;
+
+		o.len = build("I3 DP V8 S F");
+		rpl_stream_put_page_data(&o, named, 2, where);
+		rpl_stream_put_page_data(&o, cases[i].descs, 2, where);
+		put_shared(&o);
+		rpl_stream_put_vcpu(&o, RPL_LIBXC_X86_PV_VCPU_BASIC, 0, basic, sizeof(basic));
+		rpl_stream_put_record(&o, RPL_LIBXC_END, NULL, 0);
+		types = room;
+		s = judge(XC, o.len, false);
+		types = NULL;
+		if (s.total != cases[i].findings || s.count[RPL_RULE_P2M_PAGES] != s.total)
 			fail_msg("case %zu: %s", i, s.total ? s.first : "nothing found");
 	}
 }
@@ -700,6 +732,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(batches_above_1024_are_remarked),
 		cmocka_unit_test(page_table_entries_must_resolve),
 		cmocka_unit_test(what_a_vcpu_names_must_be_there),
+		cmocka_unit_test(the_frames_of_the_p2m_must_be_there),
 		cmocka_unit_test(a_cut_is_accepted_on_request),
 		cmocka_unit_test(every_truncation_is_found),
 		cmocka_unit_test(every_flipped_bit_is_found_or_is_a_value),
