@@ -210,8 +210,7 @@ class Round:
             needed = SETTLED_EPOCHS
         wait_until(f"{needed} committed checkpoints", lambda: self._committed(since) >= needed, TRAFFIC_TIMEOUT_S, self._alive)
         self.result["before"] = self.alpha.status()
-        self._sleep_into_epoch()
-        begin, end, killed = self.net.kill_host("alpha")
+        begin, end, killed = self.net.kill_host("alpha", self._draw_instant())
         self.alpha.reap()
         self.marks.update(kill=begin, kill_end=end)
         epochs = self.alpha.trace()
@@ -223,17 +222,15 @@ class Round:
     def _committed(self, since):
         return sum(1 for e in self.alpha.trace() if e.times.get("acked", 0) > since)
 
-    def _sleep_into_epoch(self):
-        """To a moment drawn from the seed, uniform over an epoch, counted from a checkpoint that was seen to begin."""
+    def _draw_instant(self):
+        """A moment drawn from the seed, uniform over an epoch, counted from a checkpoint that was seen to begin."""
         epochs = self.alpha.trace()
         period = ring.period_ns(epochs) or self.options.interval_ms * report.MS
         share = self.random.random()
         whole = 1 if self.options.negative_control else self.random.randrange(1, KILL_EPOCHS_MAX)
         begun = max((e.times["begun"] for e in epochs if "begun" in e.times), default=time.monotonic_ns())
-        target = begun + int((whole + share) * period)
         self.result["kill_drawn"] = share
-        while (left := target - time.monotonic_ns()) > 0:
-            time.sleep(left / 1e9)
+        return begun + int((whole + share) * period)
 
     def _account(self, epochs):
         """What the primary did until it died, from its trace and its last status."""

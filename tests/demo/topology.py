@@ -121,8 +121,9 @@ class Topology:
                     continue  # ended meanwhile
         return sorted(found, reverse=True)
 
-    def kill_host(self, role):
-        """SIGKILL everything on a host, first from a list made before, then whatever was forked meanwhile.
+    def kill_host(self, role, when=0):
+        """SIGKILL everything on a host at `when` (now, if that is past): first from a list made before, then whatever was
+        forked meanwhile.
 
         Returns (first kill, last kill, [(pid, command)]), times of CLOCK_MONOTONIC. Processes are held by pidfd
         before the first kill, so that no other process that gets a number again is hit.
@@ -133,6 +134,8 @@ class Topology:
                 victims.append((os.pidfd_open(pid), pid, command_of(pid)))
             except ProcessLookupError:
                 continue
+        while (left := when - time.monotonic_ns()) > 0:
+            time.sleep(left / 1e9)
         begin = time.monotonic_ns()
         for fd, _, _ in victims:
             send_kill(fd)
