@@ -142,10 +142,12 @@ class Round:
                 self._judge()
                 self._end()
         finally:
-            for host in (self.alpha, self.beta):
-                if host:
-                    host.save_logs()
-            shutil.rmtree(self.ram_dir, ignore_errors=True)
+            try:
+                for host in (self.alpha, self.beta):
+                    if host:
+                        host.save_logs()
+            finally:  # logs that cannot be kept must not keep the guests' memory
+                shutil.rmtree(self.ram_dir, ignore_errors=True)
         self.result["leftovers"] += self.net.leftovers()
         return self.result
 
