@@ -4,7 +4,7 @@ src_base_libbase_la_SOURCES = src/base/err.c src/base/log.c src/base/clock.c src
 	src/base/trace.c
 noinst_HEADERS += include/replicad/err.h include/replicad/log.h include/replicad/auto.h include/replicad/clock.h \
 	include/replicad/uuid.h include/replicad/cur.h include/replicad/bitmap.h include/replicad/stats.h \
-	include/replicad/io.h include/replicad/fault.h include/replicad/trace.h
+	include/replicad/io.h include/replicad/hex.h include/replicad/fault.h include/replicad/trace.h
 # What rooms show each other: one concept a header.
 noinst_HEADERS += include/replicad/guest.h include/replicad/memory.h include/replicad/netbuf.h include/replicad/disk.h include/replicad/durability.h \
 	include/replicad/arbiter.h include/replicad/link.h include/replicad/pages.h include/replicad/mover.h \

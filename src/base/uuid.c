@@ -5,16 +5,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
+#include <replicad/hex.h>
 
 int rpl_uuid_parse(const char *text, struct rpl_uuid *ret, struct rpl_err *err)
 {
@@ -29,8 +20,8 @@ int rpl_uuid_parse(const char *text, struct rpl_uuid *ret, struct rpl_err *err)
 		if (i == 4 || i == 6 || i == 8 || i == 10)
 			if (text[at++] != '-')
 				goto bad;
-		hi = hex_value(text[at++]);
-		lo = hex_value(text[at++]);
+		hi = rpl_hex_value(text[at++]);
+		lo = rpl_hex_value(text[at++]);
 		if (hi < 0 || lo < 0)
 			goto bad;
 		u.b[i] = (uint8_t)(hi << 4 | lo);

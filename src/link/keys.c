@@ -1,4 +1,5 @@
 /* keys.c - the text of a keys.psk file (keys.h) */
+#include <replicad/hex.h>
 #include <replicad/keys.h>
 
 #include <errno.h>
@@ -44,17 +45,6 @@ bool rpl_identity_listed(const char *list, const char *name)
 	return false;
 }
 
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 static int parse_key(const char *hex, size_t len, unsigned line, struct key *ret, struct rpl_err *err)
 {
 	if (len % 2 || len / 2 < RPL_KEY_MIN || len / 2 > RPL_KEY_MAX)
@@ -62,7 +52,7 @@ static int parse_key(const char *hex, size_t len, unsigned line, struct key *ret
 				"hexadecimal digits each", line, len, RPL_KEY_MIN, RPL_KEY_MAX);
 	ret->len = len / 2;
 	for (size_t i = 0; i < len / 2; i++) {
-		int hi = hex_digit(hex[2 * i]), lo = hex_digit(hex[2 * i + 1]);
+		int hi = rpl_hex_value(hex[2 * i]), lo = rpl_hex_value(hex[2 * i + 1]);
 
 		if (hi < 0 || lo < 0)
 			return rpl_fail(err, -EINVAL, "keys, line %u: character %zu of the key is no hexadecimal digit", line,
