@@ -136,6 +136,8 @@ void keeper_answer_waiting(struct keeper *k)
 
 static json_t *with_descriptor(struct keeper *k, int fd)
 {
+	struct rpl_err err;
+
 	if (fd < 0)
 		return control_refusal("bad_request", "link: no connection came along");
 	if (!*k->conf.standby) {
@@ -146,7 +148,10 @@ static json_t *with_descriptor(struct keeper *k, int fd)
 		(void)close(fd);
 		return control_refusal("refused", "the guest runs here: it is no backup now");
 	}
-	standby_link(k, fd);
+	if (standby_link(k, fd, &err) < 0) {
+		(void)close(fd);
+		return control_refusal("refused", err.msg);
+	}
 	return done();
 }
 

@@ -13,6 +13,8 @@
 #ifndef KEEPER_H
 #define KEEPER_H
 
+#include <sys/socket.h>
+
 #include <ev.h>
 
 #include <replicad/arbiter.h>
@@ -165,7 +167,8 @@ void session_after_capture(struct keeper *k);
 void session_fini(struct keeper *k);
 
 /* standby.c */
-void standby_link(struct keeper *k, int fd);
+/* Take a peer's connection: 0, or an error and `fd` stays the caller's. */
+int standby_link(struct keeper *k, int fd, struct rpl_err *err);
 void standby_start(struct keeper *k);
 void standby_on_started(struct keeper *k, int r, const struct rpl_err *err);
 void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
@@ -179,6 +182,8 @@ void standby_activate(struct keeper *k, uint64_t epoch);
 void standby_fini(struct keeper *k);
 
 /* movers, both roles: what CONF has in common; keys are placed in the text area */
+/* A link in clear stays on the loopback interface unless the configuration says insecure = yes: 0, or -EACCES. */
+int keeper_cleartext_check(const struct keeper *k, const struct sockaddr *peer, struct rpl_err *err);
 int keeper_mover_conf(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *ret, struct rpl_err *err);
 
 /* status.c */

@@ -2,6 +2,7 @@
 #include "keeper.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,6 +39,23 @@ static int put_user(const char *name, struct rpl_mover_conf *m, struct rpl_err *
 	m->run_as_uid = pw->pw_uid;
 	m->run_as_gid = pw->pw_gid;
 	return 0;
+}
+
+static bool is_loopback(const struct sockaddr *a)
+{
+	const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)(const void *)a;
+
+	if (a->sa_family == AF_INET)
+		return ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+	return a->sa_family == AF_UNIX || (a->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&six->sin6_addr));
+}
+
+int keeper_cleartext_check(const struct keeper *k, const struct sockaddr *peer, struct rpl_err *err)
+{
+	if (k->conf.tls != RPL_TLS_NONE || k->conf.insecure || is_loopback(peer))
+		return 0;
+	return rpl_fail(err, -EACCES, "tls = none would carry the memory of %s in clear to another host: use tls = psk, or say "
+			"insecure = yes", k->conf.vm);
 }
 
 int keeper_mover_conf(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *ret, struct rpl_err *err)

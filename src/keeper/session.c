@@ -99,19 +99,24 @@ static int split_address(const char *text, char *host, char *port, size_t size)
 	return 0;
 }
 
-static int begin_connect(struct keeper *k)
+/* Returns a socket whose connect() is under way, or a negative errno with *err. */
+static int begin_connect(struct keeper *k, struct rpl_err *err)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *ai;
 	char host[ADDRESS_TEXT], port[ADDRESS_TEXT];
-	int fd, r;
+	int fd = -1, r;
 
 	if (split_address(k->conf.peer_address, host, port, sizeof(host)) < 0 ||
 	    getaddrinfo(host, port, &hints, &ai) != 0)
-		return -EDESTADDRREQ;
-	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	r = fd < 0 ? -errno : 0;
+		return rpl_fail(err, -EDESTADDRREQ, "the address of %s, '%s', leads nowhere", k->conf.peer_name,
+				k->conf.peer_address);
+	r = keeper_cleartext_check(k, ai->ai_addr, err);
+	if (r == 0) {
+		fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		r = fd < 0 ? rpl_fail_errno(err, errno, "socket") : 0;
+	}
 	if (r == 0 && connect(fd, ai->ai_addr, ai->ai_addrlen) < 0 && errno != EINPROGRESS)
-		r = -errno;
+		r = rpl_fail_errno(err, errno, "connect to %s", k->conf.peer_address);
 	freeaddrinfo(ai);
 	if (r < 0)
 		rpl_close(&fd);
@@ -121,12 +126,14 @@ static int begin_connect(struct keeper *k)
 static void connect_now(struct keeper *k)
 {
 	struct session *s = &k->session;
+	struct rpl_err err = { 0 };
 
 	stop_connecting(k);
-	s->connecting_fd = begin_connect(k);
+	s->connecting_fd = begin_connect(k, &err);
 	if (s->connecting_fd < 0) {
-		rpl_log(RPL_LOG_DEBUG, "vm=%s peer=%s address=%s connect=\"%s\"", k->conf.vm, k->conf.peer_name,
-			k->conf.peer_address, strerror(-s->connecting_fd));
+		rpl_log(RPL_LOG_DEBUG, "vm=%s peer=%s connect=\"%s\"", k->conf.vm, k->conf.peer_name, err.msg);
+		if (err.code == -EACCES || err.code == -EDESTADDRREQ)
+			(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
 		connect_later(k);
 		return;
 	}

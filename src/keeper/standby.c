@@ -103,18 +103,25 @@ static void pass_link(struct keeper *k)
 		rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
 }
 
-void standby_link(struct keeper *k, int fd)
+int standby_link(struct keeper *k, int fd, struct rpl_err *err)
 {
 	struct standby *b = &k->standby;
+	struct sockaddr_storage peer = { 0 };
+	socklen_t len = sizeof(peer);
 
+	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
+		return rpl_fail_errno(err, errno, "link: the peer of the connection");
+	if (keeper_cleartext_check(k, (struct sockaddr *)&peer, err) < 0)
+		return err->code;
 	rpl_close(&b->waiting_fd);
 	b->waiting_fd = fd;
 	if (movers_running(k->movers) && b->ready) {
 		pass_link(k);
-		return;
+		return 0;
 	}
 	standby_start(k);
 	ensure_mover(k);
+	return 0;
 }
 
 /* ---- a session begins */
