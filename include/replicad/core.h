@@ -389,7 +389,7 @@ enum rpl_claim_phase { RPL_CLAIM_NONE, RPL_CLAIM_SENT, RPL_CLAIM_READING, RPL_CL
 enum rpl_output { RPL_OUT_CLOSED, RPL_OUT_OPEN, RPL_OUT_OPENING, RPL_OUT_HOLDING, RPL_OUT_HELD };
 
 struct rpl_core {
-	struct rpl_core_conf conf; /* never changes after init */
+	struct rpl_core_conf conf; /* never changes after init, but for interval_ns, which the shell may set at any time */
 
 	enum rpl_state state;
 	uint64_t now_ns, since_ns;  /* the last event's time; when this state was entered */

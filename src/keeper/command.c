@@ -117,6 +117,8 @@ static json_t *shut_down(struct keeper *k, const json_t *request, struct control
 
 	if (k->started && s >= RPL_ST_P_ARM && s <= RPL_ST_P_DEPOSED && !force)
 		return control_refusal("refused", "the guest's output is held here: unprotect it first");
+	if (k->ending)
+		return done();
 	k->shutdown_call = call;
 	leave(k);
 	return NULL;
@@ -155,6 +157,19 @@ static json_t *with_descriptor(struct keeper *k, int fd)
 	return done();
 }
 
+/* What replicad.conf(5) says applies live; the rest of the file waits for the next keeper. */
+static json_t *reload(struct keeper *k)
+{
+	struct keeper_conf fresh;
+	struct rpl_err err;
+
+	if (keeper_conf_load(k->conf.dir, &fresh, &err) < 0)
+		return control_refusal("config", err.msg);
+	k->conf.core.interval_ns = k->core.conf.interval_ns = fresh.core.interval_ns;
+	keeper_conf_fini(&fresh);
+	return done();
+}
+
 json_t *keeper_command(void *arg, const char *cmd, const json_t *request, int fd, struct control_call call)
 {
 	struct keeper *k = arg;
@@ -170,6 +185,8 @@ json_t *keeper_command(void *arg, const char *cmd, const json_t *request, int fd
 		return unprotect(k, call);
 	if (!strcmp(cmd, "switchover"))
 		return ask_core(k, RPL_EV_CMD_SWITCHOVER);
+	if (!strcmp(cmd, "reload"))
+		return reload(k);
 	if (!strcmp(cmd, "solo"))
 		return operators_word(k, RPL_EV_CMD_SOLO, request);
 	if (!strcmp(cmd, "takeover"))

@@ -127,6 +127,7 @@ struct keeper {
 	const char *reason;
 	struct moments at;
 	unsigned progress_shown;
+	uint64_t progress_at_ns;
 };
 
 /* shell.c */
@@ -188,6 +189,7 @@ int keeper_mover_conf(struct keeper *k, enum rpl_role role, struct rpl_mover_con
 
 /* status.c */
 json_t *keeper_status(const struct keeper *k);
+int keeper_bulk_percent(const struct keeper *k); /* of the first copy under way; -1: none is */
 void keeper_tell(struct keeper *k, const char *event, json_t *fields); /* steals fields */
 void keeper_tell_state(struct keeper *k, const struct rpl_action *a);
 void keeper_alarm(struct keeper *k, const char *reason);

@@ -12,6 +12,7 @@
 #include <replicad/log.h>
 
 #define POLL_MS 10       /* how often the mover's counters are looked at */
+#define PROGRESS_MS 1000
 #define GOODBYE_MS 50    /* replies and events get out before the loop ends */
 
 /* The counters tell when the peer was last heard. Looked at before every deadline too: a keeper that was not
@@ -30,6 +31,19 @@ static void look_for_peer(struct keeper *k)
 	keeper_say(k, RPL_EV_HEARD);
 }
 
+/* The first copy of the memory takes a while: at most one event a second says how far it is. */
+static void show_progress(struct keeper *k)
+{
+	uint64_t now = rpl_now_ns();
+	int percent = keeper_bulk_percent(k);
+
+	if (percent < 0 || (unsigned)percent == k->progress_shown || now < k->progress_at_ns + PROGRESS_MS * RPL_MS)
+		return;
+	k->progress_shown = (unsigned)percent;
+	k->progress_at_ns = now;
+	keeper_tell(k, "progress", json_pack("{s:i}", "bulk_percent", percent));
+}
+
 static void on_poll(EV_P_ ev_timer *w, int revents)
 {
 	struct keeper *k = w->data;
@@ -37,6 +51,7 @@ static void on_poll(EV_P_ ev_timer *w, int revents)
 	(void)loop;
 	(void)revents;
 	look_for_peer(k);
+	show_progress(k);
 }
 
 static void on_deadline(EV_P_ ev_timer *w, int revents)

@@ -72,11 +72,21 @@ static void put_identity(const struct keeper *k, json_t *doc)
 	put(doc, "acked", primary_state(k->core.state) ? k->core.acked : k->core.replica);
 }
 
+int keeper_bulk_percent(const struct keeper *k)
+{
+	const struct rpl_mover_counters *c = movers_counters(k->movers);
+	uint64_t total = c->bulk_pages_total, sent = c->bulk_pages;
+
+	if (k->core.state != RPL_ST_P_SYNC && k->core.state != RPL_ST_B_SEED)
+		return -1;
+	return total == 0 ? 0 : sent >= total ? 100 : (int)(sent * 100 / total);
+}
+
 static void put_checkpoints(const struct keeper *k, json_t *doc)
 {
 	const struct rpl_mover_counters *c = movers_counters(k->movers);
 	const struct rpl_hist *h = &k->checkpoint.pauses;
-	uint64_t total = c->bulk_pages_total;
+	int percent = keeper_bulk_percent(k);
 
 	put(doc, "checkpoints", k->checkpoints);
 	if (h->count) {
@@ -88,8 +98,8 @@ static void put_checkpoints(const struct keeper *k, json_t *doc)
 	put(doc, "dirty_pages_last", c->last_dirty_pages);
 	put(doc, "raw_bytes", c->raw_bytes);
 	put(doc, "wire_bytes", c->wire_bytes);
-	if (k->core.state == RPL_ST_P_SYNC || k->core.state == RPL_ST_B_SEED)
-		put(doc, "bulk_percent", total ? (c->bulk_pages >= total ? 100 : c->bulk_pages * 100 / total) : 0);
+	if (percent >= 0)
+		put(doc, "bulk_percent", (uint64_t)percent);
 	if (k->acked_at_ns && primary_state(k->core.state))
 		put(doc, "lag_ms", ms_between(k->acked_at_ns, rpl_now_ns()));
 }
