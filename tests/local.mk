@@ -18,7 +18,7 @@ FLOW_TESTS = \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay \
 	tests/flow/keeper-faults
-EXTRA_DIST += $(FLOW_TESTS) tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/lib/packages.sh tests/lib/stock-kernel tests/soak .ci/run
+EXTRA_DIST += $(FLOW_TESTS) tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
 	@for t in $(FLOW_TESTS); do echo "flow-test: $$t"; done

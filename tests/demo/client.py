@@ -25,7 +25,6 @@ PROBE_KEYS = ("memcheck:bad", "memcheck:rounds", "memcheck:first", "guest:boot",
 GET_EVERY = 16      # every so many requests one GET
 PROBE_EVERY = 50    # and one probe
 CONNECT_TRIES = 100
-CONNECT_TIMEOUT_S = 1.0
 REPLY_MAX = 64 * 1024
 
 
@@ -113,11 +112,11 @@ def ask(sock, replies, cmd):
     return value if cmd == "INCR" else number(value, int) or 0
 
 
-def connect(host, port):
+def connect(host, port, timeout):
     """The only connection: until it stands, trying again is no reconnect."""
     for attempt in range(CONNECT_TRIES):
         try:
-            return socket.create_connection((host, port), CONNECT_TIMEOUT_S)
+            return socket.create_connection((host, port), timeout)
         except OSError as error:
             last = error
             time.sleep(0.1 if attempt else 0)
@@ -129,11 +128,12 @@ def main():
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, default=6379)
     parser.add_argument("--log", required=True)
+    parser.add_argument("--connect-timeout", type=float, default=1.0, help="seconds for one try")
     parser.add_argument("--think-ms", type=float, default=0.0)
     args = parser.parse_args()
     log = Log(args.log)
     try:
-        sock = connect(args.host, args.port)
+        sock = connect(args.host, args.port, args.connect_timeout)
     except OSError as error:
         log.put("error", what=str(error))
         return 1

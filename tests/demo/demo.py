@@ -16,6 +16,7 @@ import control  # noqa: E402
 import image  # noqa: E402
 import machine  # noqa: E402
 import oracle  # noqa: E402
+import patience  # noqa: E402
 import report  # noqa: E402
 import rounds  # noqa: E402
 import topology  # noqa: E402
@@ -48,6 +49,8 @@ def parser():
     p.add_argument("--accel", choices=["auto", "tcg", "kvm"], default="auto", help="of the guests (auto: KVM if it really works)")
     p.add_argument("--negative-control", action="store_true",
                    help="one checkpoint is sent without its pages, on purpose: success is that the oracle notices")
+    p.add_argument("--patience", type=number_between(1, patience.FACTOR_MAX), default=1, metavar="FACTOR",
+                   help="wait so many times longer for everything, for a slow machine (1)")
     p.add_argument("--keep", action="store_true", help="keep logs and configuration, and say where")
     p.add_argument("--picture", default=PICTURE, metavar="FILE", help=f"where the picture goes ({PICTURE})")
     p.add_argument("--json", action="store_true", help="the result as JSON on standard output; progress on standard error")
@@ -57,7 +60,8 @@ def parser():
 def arguments():
     options = parser().parse_args()
     options.seed = options.seed if options.seed is not None else str(random.SystemRandom().randrange(10 ** 9))
-    options.vm_keys = {"tracker": options.tracker}
+    patience.factor = options.patience
+    options.vm_keys = {"tracker": options.tracker, **patience.vm_keys(options.interval_ms)}
     return options
 
 
@@ -179,7 +183,7 @@ def run_rounds(options, work):
     made = image.build(cache_dir(), programs()["guest"], HERE)
     accel, why = machine.pick_accel(made, work) if options.accel == "auto" else (options.accel, "asked for")
     run = {"accel": accel, "accel_why": why, "qemu": machine.qemu_version(), "kernel": made["release"], "seed": options.seed,
-           "interval_ms": options.interval_ms, "tracker": options.tracker, "rounds": []}
+           "interval_ms": options.interval_ms, "tracker": options.tracker, "patience": options.patience, "rounds": []}
     options.progress(f"seed {options.seed}; guests by {accel} ({why}); logs in {work}")
     for number in range(1, options.rounds + 1):
         result = play_one(number, options, made, accel, programs(), work)

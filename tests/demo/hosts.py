@@ -9,6 +9,7 @@ import subprocess
 
 import control
 import machine
+import patience
 import ring
 from topology import NODES, REPL_ADDR, TAP, inside
 
@@ -104,7 +105,7 @@ class Host:
 
     def start_agent(self, env=None):
         process = self.spawn("agent", [self.programs["replicad"], "agent", "--config", self.etc("replicad.conf")], env)
-        control.wait_for_socket(self.agent_sock, lambda: process.poll() is None, AGENT_TIMEOUT_S)
+        control.wait_for_socket(self.agent_sock, lambda: process.poll() is None, patience.seconds(AGENT_TIMEOUT_S))
 
     def command(self, *argv):
         """A command of replicad on this host, as a person would type it. Its output, or ControlError."""
@@ -136,7 +137,7 @@ class Host:
     def reap(self):
         """After the host was killed: collect our own children of it."""
         for process in self.processes.values():
-            process.wait(STOP_TIMEOUT_S)
+            process.wait(patience.seconds(STOP_TIMEOUT_S))
         self.processes.clear()
 
     def stop(self, name):
@@ -144,9 +145,10 @@ class Host:
         if process is None:
             return
         process.terminate()
+        limit = patience.seconds(STOP_TIMEOUT_S)
         try:
-            process.wait(STOP_TIMEOUT_S)
+            process.wait(limit)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise control.ControlError(f"{name} on {self.node} did not end within {STOP_TIMEOUT_S} s of SIGTERM") from None
+            raise control.ControlError(f"{name} on {self.node} did not end within {limit} s of SIGTERM") from None

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 
+import patience
 from topology import GUEST_ADDR, PREFIX_LEN
 
 RAM_MB = 256
@@ -68,6 +69,7 @@ def ready(serial_path):
 
 def wait_ready(process, serial_path, timeout):
     """Seconds that the boot took; MachineError if the guest or QEMU does not get there."""
+    timeout = patience.seconds(timeout)
     start = time.monotonic()
     while not ready(serial_path):
         if process.poll() is not None:
@@ -126,7 +128,7 @@ class Qmp:
 
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(QMP_TIMEOUT_S)
+        self.sock.settimeout(patience.seconds(QMP_TIMEOUT_S))
         self.sock.connect(path)
         self.data = b""
         self._message()

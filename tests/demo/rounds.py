@@ -12,6 +12,7 @@ import uuid
 import control
 import machine
 import oracle
+import patience
 import report
 import ring
 from hosts import VM, Host, make_keys
@@ -23,6 +24,7 @@ PROTECT_TIMEOUT_S = 60
 TRAFFIC_TIMEOUT_S = 90        # for the replies on one side of the kill
 TAKEOVER_TIMEOUT_S = 30
 CLIENT_STOP_S = 5
+CONNECT_TIMEOUT_S = 1          # of each of the client's tries
 REPLIES_WANTED = 80           # on either side; the oracle needs fewer
 SETTLED_EPOCHS = 20           # before the kill
 DRIVE_ON_S = 3                # at least, after the takeover
@@ -40,6 +42,7 @@ class RoundError(Exception):
 
 def wait_until(what, check, timeout, alive=lambda: None):
     """The first true value of check(); alive() raises when waiting is pointless."""
+    timeout = patience.seconds(timeout)
     end = time.monotonic() + timeout
     while True:
         value = check()
@@ -57,8 +60,9 @@ class Client:
     def __init__(self, net, path, stderr_path):
         self.path = path
         with open(stderr_path, "wb") as err:
-            self.process = net.spawn("client", [sys.executable, os.path.join(HERE, "client.py"), "--host", GUEST_ADDR,
-                                                "--log", path, "--think-ms", str(THINK_MS)], stdout=err, stderr=err)
+            argv = [sys.executable, os.path.join(HERE, "client.py"), "--host", GUEST_ADDR, "--log", path,
+                    "--think-ms", str(THINK_MS), "--connect-timeout", str(patience.seconds(CONNECT_TIMEOUT_S))]
+            self.process = net.spawn("client", argv, stdout=err, stderr=err)
         self.offset, self.records = 0, []
 
     def poll(self):
@@ -87,7 +91,7 @@ class Client:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(CLIENT_STOP_S)
+                self.process.wait(patience.seconds(CLIENT_STOP_S))
             except Exception:
                 self.process.kill()
                 self.process.wait()
@@ -311,14 +315,14 @@ class Round:
         for path in self.beta.owners_files():
             if os.path.exists(path):
                 os.unlink(path)
-        end = time.monotonic() + LEFTOVER_WAIT_S
+        end = time.monotonic() + patience.seconds(LEFTOVER_WAIT_S)
         while (left := self._left_on_beta()) and time.monotonic() < end:
             time.sleep(POLL_S)
         self.result["leftovers"] += left
 
     def _wait_for_keeper(self):
         """A guest that was shut down needs no keeper: it ends and its directory goes, while the agent is there to see it."""
-        end = time.monotonic() + LEFTOVER_WAIT_S
+        end = time.monotonic() + patience.seconds(LEFTOVER_WAIT_S)
         while os.path.exists(self.beta.vm_dir) and time.monotonic() < end:
             time.sleep(POLL_S)
 

@@ -15,6 +15,7 @@ import demo  # noqa: E402
 import hosts  # noqa: E402
 import image  # noqa: E402
 import oracle  # noqa: E402
+import patience  # noqa: E402
 from test_oracle import KILL, good_round, receives, shift_values  # noqa: E402
 from test_report import a_round, a_run  # noqa: E402
 
@@ -122,6 +123,26 @@ class Files(unittest.TestCase):
     def test_keys_name_both_hosts(self):
         names = [line.split(":")[0] for line in hosts.make_keys().splitlines()]
         self.assertEqual(names, ["alpha", "beta"])
+
+
+class Patience(unittest.TestCase):
+    def setUp(self):
+        self.addCleanup(setattr, patience, "factor", 1)
+
+    def test_the_usual_pace_says_nothing(self):
+        self.assertEqual(patience.vm_keys(50), {})
+        self.assertEqual(patience.seconds(60), 60)
+
+    def test_suspicion_comes_after_a_late_ack(self):
+        for interval in (66, 67, 100, demo.INTERVAL_MAX_MS):
+            suspect = patience.vm_keys(interval).get("suspect_ms", patience.VM_MS["suspect_ms"][0])
+            self.assertGreater(suspect, 10 * interval)
+
+    def test_a_factor_stays_within_what_the_configuration_takes(self):
+        patience.factor = patience.FACTOR_MAX
+        keys = patience.vm_keys(50)
+        self.assertEqual((keys["suspect_ms"], keys["op_timeout_ms"], keys["heartbeat_ms"]), (60000, 60000, 1000))
+        self.assertEqual(patience.seconds(90), 90 * patience.FACTOR_MAX)
 
 
 class Manual(unittest.TestCase):
