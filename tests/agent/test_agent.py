@@ -22,7 +22,7 @@ PEER = "[peer beta]\naddress = 192.0.2.7:1234\n"
 STANDBY = f"[vm okstandby]\nuuid = {UUID}\nstandby = /nowhere/argv\n"
 QMP = ("--qmp", "/nowhere/qmp", "--backup", "beta")
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE = 0, 1, 2, 3, 4
-RESUME_S = 2  # a guest left paused by a dead keeper has to run again within this
+NO_BACKOFF_S = 10  # far below the backoff of a keeper that keeps failing, far above what a busy machine takes
 
 
 def real_program():
@@ -213,7 +213,7 @@ class Supervision(AgentTest):
             os.kill(pid, signal.SIGKILL)
             wait_until("protection", lambda: self.alpha.vm("ok1").get("restarts") == again and
                        self.alpha.vm("ok1")["state"] == "P_PROTECTED")
-            self.assertLess(time.monotonic() - killed, RESUME_S)
+            self.assertLess(time.monotonic() - killed, NO_BACKOFF_S)
             self.assertNotEqual(self.keeper_pid(), pid)
         self.assertEqual(sum(e["event"] == "keeper-died" for e in self.alpha.events("ok1")), 2)
 
