@@ -36,6 +36,7 @@
 /* The primary's side of a session, while the core wants one. */
 struct session {
 	bool wanted;              /* between SESSION_START and SESSION_END */
+	bool connected;           /* the peer's host took the connection and has not answered yet */
 	bool up;                  /* the peer is ready on a live connection */
 	bool synced;              /* SYNC_READY was reported */
 	struct rpl_uuid id;

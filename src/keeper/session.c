@@ -78,7 +78,8 @@ static void on_connected(EV_P_ ev_io *w, int revents)
 		return;
 	}
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (movers_link(k->movers, fd, &err) < 0)
+	s->connected = movers_link(k->movers, fd, &err) == 0;
+	if (!s->connected)
 		rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
 }
 
@@ -172,7 +173,7 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 	movers_kill(k->movers);
 	stop_connecting(k);
 	s->wanted = true;
-	s->up = s->synced = false;
+	s->up = s->connected = s->synced = false;
 	s->round = 0;
 	s->early_ack = 0;
 	s->id = *id;
@@ -187,7 +188,7 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 
 void session_end(struct keeper *k)
 {
-	k->session.wanted = k->session.up = false;
+	k->session.wanted = k->session.up = k->session.connected = false;
 	stop_connecting(k);
 	movers_retire(k->movers);
 	checkpoint_on_mover_gone(&k->checkpoint, "the session ended");
@@ -212,7 +213,7 @@ void session_on_gone(struct keeper *k, const char *why)
 static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	rpl_log(RPL_LOG_INFO, "vm=%s link=down void=%d reason=\"%s\"", k->conf.vm, (int)msg->value, msg->text);
-	k->session.up = false;
+	k->session.up = k->session.connected = false;
 	if (msg->value) {
 		lost(k, msg->text);
 		return;
@@ -227,6 +228,7 @@ static void on_peer_ready(struct keeper *k, const struct rpl_mover_msg *msg)
 	bool first = s->round == 0;
 
 	s->up = true;
+	s->connected = false; /* from here on it speaks for itself */
 	s->retry_ms = 0;
 	k->refused[0] = '\0';
 	keeper_say_link(k, RPL_EV_LINK_UP, &s->id, msg->epoch);

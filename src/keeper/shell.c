@@ -23,6 +23,10 @@ static void look_for_peer(struct keeper *k)
 
 	if (!movers_running(k->movers))
 		return;
+	/* Before the first copy a backup makes its standby, which takes longer than suspect on a busy host. Nothing is
+	 * protected yet; the mover's handshake time-out bounds the patience. */
+	if (k->core.state == RPL_ST_P_SYNC && k->session.connected)
+		keeper_say(k, RPL_EV_HEARD);
 	heard = atomic_load_explicit(&movers_counters(k->movers)->last_heard_ns, memory_order_relaxed);
 	if (heard <= k->heard_ns)
 		return;
