@@ -148,7 +148,6 @@ int keeper_conf_load(const char *dir, struct keeper_conf *ret, struct rpl_err *e
 	rd.object = c.doc;
 	c.vm = string(&rd, "vm");
 	c.dir = string(&rd, "dir");
-	c.restarts = number(&rd, "restarts");
 	c.standby_role = !strcmp(string(&rd, "role"), "backup");
 	rd = (struct reader){ json_object_get(c.doc, "agent"), "agent", err, rd.r };
 	read_agent(&c, &rd);

@@ -14,7 +14,6 @@ struct keeper_conf {
 	json_t *doc; /* all strings below live in it */
 	const char *vm, *dir;
 	bool standby_role;  /* it was asked to be the backup */
-	unsigned restarts;
 	struct rpl_core_conf core;
 	enum rpl_tls tls;
 	bool insecure;

@@ -38,7 +38,6 @@ struct session {
 	bool wanted;              /* between SESSION_START and SESSION_END */
 	bool connected;           /* the peer's host took the connection and has not answered yet */
 	bool up;                  /* the peer is ready on a live connection */
-	bool synced;              /* SYNC_READY was reported */
 	struct rpl_uuid id;
 	uint64_t generation;
 	int connecting_fd;        /* -1, or a connect() under way */

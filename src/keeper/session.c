@@ -173,7 +173,7 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 	movers_kill(k->movers);
 	stop_connecting(k);
 	s->wanted = true;
-	s->up = s->connected = s->synced = false;
+	s->up = s->connected = false;
 	s->round = 0;
 	s->early_ack = 0;
 	s->id = *id;
@@ -247,7 +247,6 @@ static void on_round_done(struct keeper *k, const struct rpl_mover_msg *msg)
 		movers_send(k->movers, RPL_MOVER_ROUND, 0, 0, 0, NULL);
 		return;
 	}
-	s->synced = true;
 	keeper_say_session(k, RPL_EV_SYNC_READY, &s->id);
 }
 
