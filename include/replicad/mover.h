@@ -54,7 +54,8 @@
 #define RPL_MOVER_REPORTS(X)                                                                              \
 	X(READY)        /* CONF was fine, privileges are gone */                                           \
 	X(LINK_UP)      /* backup: hello holds the primary's; its definition is in the text memfd, NUL behind it (length in value) */ \
-	X(LINK_DOWN)    /* text: why; value = 1: the session is void as well (see above) */                 \
+	X(LINK_DOWN)    /* text: why; value = 1: the session is void as well (see above); epoch = errno: EACCES, the \
+			* peer's name or key was refused or ours by the peer; ENOKEY, EINVAL: ours cannot be used */          \
 	X(PEER_READY)   /* primary: value = 1 if resumed; epoch = what the backup says it acked in this session, 0: nothing */ \
 	X(PEER_REFUSED) /* text: the peer's sentence; LINK_DOWN follows */                                  \
 	X(ROUND_DONE)   /* value = pages sent; epoch = pages dirty by now (estimate; a tracker that cannot tell: pages sent) */ \
@@ -87,15 +88,16 @@ struct rpl_mover_conf {
 	struct rpl_uuid vm;
 	char vm_name[64];
 	char node[RPL_NODE_NAME];
-	char identity[RPL_IDENTITY_MAX]; /* the PSK name we present */
-	char peers[512];            /* identities that may connect, comma-separated; "" = any that has a key */
+	char identity[RPL_IDENTITY_MAX]; /* psk: the name we present */
+	char peers[512];            /* identities that may connect, comma-separated; psk: "" = any that has a key; x509: required */
 	uint32_t heartbeat_ms, handshake_timeout_ms;
 	uint64_t arena_bytes;       /* primary: staging for uncommitted epochs, at least RPL_MOVER_ARENA_MIN */
 	uint64_t staging_bytes;     /* backup: size of the staging memfd, at least RPL_REPLICA_BYTES_MIN */
 	uint32_t max_uncommitted;   /* 1 ... RPL_MOVER_UNCOMMITTED_MAX */
 	uint32_t n_memory_fds;
 	uint32_t run_as_uid, run_as_gid; /* 0: stay */
-	uint32_t keys_len;          /* key text in the text memfd, from offset RPL_MOVER_TEXT_KEYS */
+	uint32_t keys_len;          /* key texts in the text memfd, from offset RPL_MOVER_TEXT_KEYS. psk: of a keys.psk;
+				     * x509: CA certificates, our certificate, its key, in PEM, a NUL behind each */
 	uint32_t definition_len;    /* primary: our definition, in the text memfd from offset 0 */
 	struct rpl_memory_desc memory;
 	char machine[64], producer[64]; /* for the stream's layout record */

@@ -21,19 +21,32 @@ static void forget(struct mover *m)
 	ev_timer_stop(m->loop, &m->greeting);
 }
 
-void connection_drop(struct mover *m, const char *why)
+static void report_down(struct mover *m, bool session_void, int code, const char *why)
+{
+	struct rpl_mover_msg msg = { .type = RPL_MOVER_LINK_DOWN, .value = session_void, .epoch = (uint64_t)-code };
+
+	(void)snprintf(msg.text, sizeof(msg.text), "%s", why);
+	mover_report_msg(m, &msg);
+}
+
+static void drop(struct mover *m, int code, const char *why)
 {
 	bool had = m->link != NULL, void_too;
 
 	forget(m);
 	void_too = m->role->down(m);
 	if (had || void_too)
-		mover_report_text(m, RPL_MOVER_LINK_DOWN, void_too, why);
+		report_down(m, void_too, code, why);
 }
 
-void connection_failed(struct mover *m, const char *why)
+void connection_drop(struct mover *m, const char *why)
 {
-	mover_report_text(m, RPL_MOVER_LINK_DOWN, 0, why);
+	drop(m, 0, why);
+}
+
+void connection_failed(struct mover *m, const struct rpl_err *err)
+{
+	report_down(m, false, err->code, err->msg);
 }
 
 static void on_up(void *arg, const char *identity)
@@ -70,7 +83,7 @@ static void on_down(void *arg, const struct rpl_err *err)
 {
 	struct mover *m = arg;
 
-	connection_drop(m, err->msg);
+	drop(m, err->code, err->msg);
 	if (m->quitting)
 		ev_break(m->loop, EVBREAK_ALL);
 }
@@ -85,6 +98,7 @@ int connection_take(struct mover *m, int fd, struct rpl_err *err)
 	struct rpl_link_conf conf = {
 		.fd = fd, .server = c->role == RPL_ROLE_BACKUP, .tls = (enum rpl_tls)c->tls, .vm = c->vm,
 		.identity = c->identity, .keys = m->keys, .keys_len = c->keys_len,
+		.x509_ca = m->x509_ca, .x509_cert = m->x509_cert, .x509_key = m->x509_key,
 		.peers = c->peers[0] ? c->peers : NULL, .handshake_timeout_ms = c->handshake_timeout_ms,
 		.queue_bytes_max = MOVER_QUEUE_BYTES,
 	};
@@ -92,7 +106,7 @@ int connection_take(struct mover *m, int fd, struct rpl_err *err)
 	if (m->link) { /* replaced: the keeper does not want to hear of it, unless the session dies with it */
 		forget(m);
 		if (m->role->down(m))
-			mover_report_text(m, RPL_MOVER_LINK_DOWN, 1, "replaced by a new connection");
+			report_down(m, true, 0, "replaced by a new connection");
 	}
 	m->link = rpl_link_new(&conf, m->loop, &link_ops, m, err);
 	if (!m->link)

@@ -45,7 +45,8 @@ struct mover {
 	struct rpl_mover_conf conf;
 	struct rpl_mover_counters *counters;
 	char *text; /* RPL_MOVER_TEXT_SIZE bytes, shared with the keeper */
-	char *keys;
+	char *keys;                             /* psk: text of the key file; x509: the texts that the next three point into */
+	const char *x509_ca, *x509_cert, *x509_key;
 	struct rpl_memory *memory;
 	const struct mover_role *role;
 	union {
@@ -82,7 +83,7 @@ int connection_take(struct mover *m, int fd, struct rpl_err *err); /* `fd` is ta
 /* End the connection for a reason of ours, and report it. Without one: nothing, unless the session is void too. */
 void connection_drop(struct mover *m, const char *why);
 /* A connection that could not even be begun. */
-void connection_failed(struct mover *m, const char *why);
+void connection_failed(struct mover *m, const struct rpl_err *err);
 /* Send the frame; a failure is left to the link's own report of its end. */
 int connection_send(struct mover *m, enum rpl_frame type, const void *body, size_t len);
 /* Say hello, with what the role put into *h; the rest is filled in. */

@@ -94,7 +94,7 @@ static int take_link(struct mover *m, int *fds, size_t n, struct rpl_err *err)
 		return rpl_fail(err, -EINVAL, "LINK with %zu descriptors, expected 1", n);
 	r = connection_take(m, rpl_steal_fd(&fds[0]), err);
 	if (r < 0) /* the connection's fault, not ours: it might be gone already */
-		connection_failed(m, err->msg);
+		connection_failed(m, err);
 	return 0;
 }
 
@@ -174,15 +174,35 @@ static void *map_shared(int fd, size_t size, const char *what, struct rpl_err *e
 	return p;
 }
 
+/* Three texts, each with its NUL inside keys_len. */
+static int split_x509(struct mover *m, struct rpl_err *err)
+{
+	const char **const texts[] = { &m->x509_ca, &m->x509_cert, &m->x509_key };
+	size_t left = m->conf.keys_len;
+	const char *at = m->keys;
+
+	for (size_t i = 0; i < RPL_ARRAY_LEN(texts); i++) {
+		size_t len = strnlen(at, left);
+
+		if (len == 0 || len == left)
+			return rpl_fail(err, -EINVAL, "x509: text %zu of %zu (CA, certificate, key) is missing in %u bytes", i + 1,
+					RPL_ARRAY_LEN(texts), m->conf.keys_len);
+		*texts[i] = at;
+		at += len + 1;
+		left -= len + 1;
+	}
+	return left ? rpl_fail(err, -EINVAL, "x509: %zu bytes behind the key", left) : 0;
+}
+
 static int take_keys(struct mover *m, struct rpl_err *err)
 {
 	const struct rpl_mover_conf *c = &m->conf;
 
 	if (c->tls == RPL_TLS_NONE)
 		return 0;
-	if (c->tls != RPL_TLS_PSK)
-		return rpl_fail(err, -EINVAL, "tls mode %u: a mover knows none (%d) and psk (%d)", c->tls, RPL_TLS_NONE,
-				RPL_TLS_PSK);
+	if (c->tls != RPL_TLS_PSK && c->tls != RPL_TLS_X509)
+		return rpl_fail(err, -EINVAL, "tls mode %u: a mover knows none (%d), psk (%d) and x509 (%d)", c->tls, RPL_TLS_NONE,
+				RPL_TLS_PSK, RPL_TLS_X509);
 	if (c->keys_len == 0 || c->keys_len > RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_KEYS)
 		return rpl_fail(err, -EINVAL, "%u bytes of keys: must be 1 to %d", c->keys_len,
 				RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_KEYS);
@@ -191,7 +211,7 @@ static int take_keys(struct mover *m, struct rpl_err *err)
 		return rpl_fail(err, -ENOMEM, "no memory for keys");
 	memcpy(m->keys, m->text + RPL_MOVER_TEXT_KEYS, c->keys_len);
 	explicit_bzero(m->text + RPL_MOVER_TEXT_KEYS, RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_KEYS);
-	return 0;
+	return c->tls == RPL_TLS_X509 ? split_x509(m, err) : 0;
 }
 
 static void end_texts(struct rpl_mover_conf *c)

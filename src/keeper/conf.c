@@ -114,6 +114,7 @@ static void read_agent(struct keeper_conf *c, struct reader *rd)
 	c->arbiter_timeout_ms = number(rd, "arbiter_timeout_ms");
 	c->cluster = string(rd, "cluster");
 	c->keys = string(rd, "keys");
+	c->x509_dir = string(rd, "x509_dir");
 	c->identity = string(rd, "identity");
 	c->mover_user = string(rd, "mover_user");
 	c->tls = (enum rpl_tls)word(rd, "tls", tls, RPL_ARRAY_LEN(tls));

@@ -18,7 +18,7 @@ struct keeper_conf {
 	enum rpl_tls tls;
 	bool insecure;
 	const char *backend, *qmp, *standby, *tracker, *standby_user, *netbuf, *relay, *disk;
-	const char *arbiter, *arbiter_location, *cluster, *keys, *identity, *mover_user;
+	const char *arbiter, *arbiter_location, *cluster, *keys, *x509_dir, *identity, *mover_user;
 	const char *peer_name, *peer_address, *peer_identity;
 	bool audit;
 	unsigned arbiter_timeout_ms, heartbeat_ms, arena_mb, op_timeout_ms;

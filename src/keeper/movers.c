@@ -256,10 +256,11 @@ size_t movers_put_text(struct movers *m, const char *text)
 	return len;
 }
 
-void movers_put_keys(struct movers *m, const char *text, size_t len)
+void movers_put_keys(struct movers *m, size_t offset, const char *text, size_t len)
 {
-	rpl_assert(len <= RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_KEYS);
-	memcpy(m->text + RPL_MOVER_TEXT_KEYS, text, len);
+	rpl_assert(offset <= RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_KEYS);
+	rpl_assert(len <= RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_KEYS - offset);
+	memcpy(m->text + RPL_MOVER_TEXT_KEYS + offset, text, len);
 }
 
 char *movers_get_text(const struct movers *m, size_t len)

@@ -35,7 +35,8 @@ void movers_send(struct movers *m, enum rpl_mover_type type, uint64_t epoch, uin
 		 const struct rpl_uuid *uuid);
 /* Place text for the mover (definition, reason) at offset 0 of the text area; returns its length. */
 size_t movers_put_text(struct movers *m, const char *text);
-void movers_put_keys(struct movers *m, const char *text, size_t len);
+/* Place key text, from `offset` of the area for keys. */
+void movers_put_keys(struct movers *m, size_t offset, const char *text, size_t len);
 /* What the mover placed there; NUL-terminated copy of at most `len` bytes, the caller frees it. */
 char *movers_get_text(const struct movers *m, size_t len);
 const struct rpl_mover_counters *movers_counters(const struct movers *m);

@@ -2,6 +2,7 @@
 #include "keeper.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -11,9 +12,11 @@
 #include <replicad/io.h>
 
 #define KEYS_BYTES_MAX (32 * 1024)
+#define PEM_BYTES_MAX (20 * 1024) /* three of them fit into the mover's text area */
+_Static_assert(3 * (PEM_BYTES_MAX + 1) <= RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_KEYS, "the area holds three texts");
 #define HANDSHAKE_TIMEOUT_MS 5000
 
-static int put_keys(struct keeper *k, struct rpl_mover_conf *m, struct rpl_err *err)
+static int put_psk(struct keeper *k, struct rpl_mover_conf *m, struct rpl_err *err)
 {
 	RPL_AUTO_FREE char *text = NULL;
 	size_t len;
@@ -21,10 +24,56 @@ static int put_keys(struct keeper *k, struct rpl_mover_conf *m, struct rpl_err *
 
 	if (r < 0)
 		return rpl_prefix(err, "keys for the link to %s", k->conf.peer_name);
-	movers_put_keys(k->movers, text, len);
+	movers_put_keys(k->movers, 0, text, len);
 	m->keys_len = (uint32_t)len;
 	explicit_bzero(text, len);
 	return 0;
+}
+
+/* One PEM file, with a NUL behind it. */
+static int put_pem(struct keeper *k, const char *name, struct rpl_mover_conf *m, struct rpl_err *err)
+{
+	RPL_AUTO_FREE char *text = NULL;
+	char path[PATH_MAX];
+	size_t len;
+	int r = rpl_path(path, sizeof(path), err, "%s/%s", k->conf.x509_dir, name);
+
+	if (r == 0)
+		r = rpl_read_file(path, PEM_BYTES_MAX, &text, &len, err);
+	if (r < 0)
+		return r;
+	if (len == 0 || strlen(text) != len)
+		r = rpl_fail(err, -EINVAL, "%s is no PEM file: %s", path, len ? "it holds a zero byte" : "it is empty");
+	else
+		movers_put_keys(k->movers, m->keys_len, text, len + 1);
+	m->keys_len += (uint32_t)len + 1;
+	explicit_bzero(text, len);
+	return r;
+}
+
+/* The primary connects, so it is the client of TLS. QEMU's names, so that one directory serves both. */
+static int put_x509(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *m, struct rpl_err *err)
+{
+	bool client = role == RPL_ROLE_PRIMARY;
+	int r = 0;
+
+	if (!m->peers[0])
+		r = rpl_fail(err, -EINVAL, "with tls = x509 any certificate of the authority would do: name the peer of %s in a [peer] "
+			     "section", k->conf.vm);
+	if (r == 0)
+		r = put_pem(k, "ca-cert.pem", m, err);
+	if (r == 0)
+		r = put_pem(k, client ? "client-cert.pem" : "server-cert.pem", m, err);
+	if (r == 0)
+		r = put_pem(k, client ? "client-key.pem" : "server-key.pem", m, err);
+	return r < 0 ? rpl_prefix(err, "certificates for the link to %s", k->conf.peer_name) : 0;
+}
+
+static int put_keys(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *m, struct rpl_err *err)
+{
+	if (m->tls == RPL_TLS_PSK)
+		return put_psk(k, m, err);
+	return m->tls == RPL_TLS_X509 ? put_x509(k, role, m, err) : 0;
 }
 
 static int put_user(const char *name, struct rpl_mover_conf *m, struct rpl_err *err)
@@ -66,16 +115,13 @@ int keeper_mover_conf(struct keeper *k, enum rpl_role role, struct rpl_mover_con
 		.handshake_timeout_ms = HANDSHAKE_TIMEOUT_MS, .arena_bytes = (uint64_t)c->arena_mb << 20,
 		.max_uncommitted = c->core.max_uncommitted,
 	};
-	int r = 0;
+	int r;
 
 	(void)snprintf(m.vm_name, sizeof(m.vm_name), "%s", c->vm);
 	(void)snprintf(m.node, sizeof(m.node), "%s", c->core.self);
 	(void)snprintf(m.identity, sizeof(m.identity), "%s", c->identity);
 	(void)snprintf(m.peers, sizeof(m.peers), "%s", c->peer_identity);
-	if (c->tls == RPL_TLS_PSK)
-		r = put_keys(k, &m, err);
-	else if (c->tls == RPL_TLS_X509)
-		r = rpl_fail(err, -EOPNOTSUPP, "tls = x509 is not built into movers yet: use psk");
+	r = put_keys(k, role, &m, err);
 	if (r == 0)
 		r = put_user(c->mover_user, &m, err);
 	if (r == 0)

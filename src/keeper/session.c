@@ -213,6 +213,9 @@ void session_on_gone(struct keeper *k, const char *why)
 static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	rpl_log(RPL_LOG_INFO, "vm=%s link=down void=%d reason=\"%s\"", k->conf.vm, (int)msg->value, msg->text);
+	/* Trying again changes nothing about who we are: the operator hears of it, and the attempts go on meanwhile. */
+	if (!k->session.up && (msg->epoch == EACCES || msg->epoch == ENOKEY || msg->epoch == EINVAL))
+		(void)snprintf(k->refused, sizeof(k->refused), "link to %s: %s", k->conf.peer_name, msg->text);
 	k->session.up = k->session.connected = false;
 	if (msg->value) {
 		lost(k, msg->text);

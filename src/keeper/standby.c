@@ -182,6 +182,17 @@ static void on_staged(struct keeper *k, const struct rpl_mover_msg *msg)
 	keeper_event(k, &ev);
 }
 
+static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	rpl_log(RPL_LOG_INFO, "vm=%s link=down reason=\"%s\"", k->conf.vm, msg->text);
+	/* a peer that is refused tries again and again: one alarm for each reason */
+	if (msg->epoch == EACCES && strcmp(k->refused, msg->text) != 0) {
+		(void)snprintf(k->refused, sizeof(k->refused), "%s", msg->text);
+		keeper_alarm(k, msg->text);
+	}
+	keeper_say(k, RPL_EV_LINK_DOWN);
+}
+
 void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	switch ((enum rpl_mover_type)msg->type) {
@@ -192,8 +203,7 @@ void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 		on_hello(k, msg);
 		break;
 	case RPL_MOVER_LINK_DOWN:
-		rpl_log(RPL_LOG_INFO, "vm=%s link=down reason=\"%s\"", k->conf.vm, msg->text);
-		keeper_say(k, RPL_EV_LINK_DOWN);
+		on_link_down(k, msg);
 		break;
 	case RPL_MOVER_EPOCH_STAGED:
 		on_staged(k, msg);

@@ -319,8 +319,11 @@ static int setup_x509(struct rpl_tls_conn *t, const struct rpl_link_conf *conf, 
 	g = gnutls_credentials_set(t->session, GNUTLS_CRD_CERTIFICATE, t->x509);
 	if (g < 0)
 		return setup_fail(g, "x509 credentials", err);
-	if (t->server)
-		gnutls_certificate_server_set_request(t->session, GNUTLS_CERT_REQUIRE);
+	if (!t->server)
+		return 0;
+	gnutls_certificate_server_set_request(t->session, GNUTLS_CERT_REQUIRE);
+	/* no list of authorities: a client of another one shows its certificate all the same, and we can say what is wrong */
+	gnutls_certificate_send_x509_rdn_sequence(t->session, 1);
 	return 0;
 }
 

@@ -17,6 +17,7 @@ import image  # noqa: E402
 import machine  # noqa: E402
 import oracle  # noqa: E402
 import patience  # noqa: E402
+import pki  # noqa: E402
 import report  # noqa: E402
 import rounds  # noqa: E402
 import topology  # noqa: E402
@@ -25,7 +26,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 ROUNDS_MAX = 10000
 INTERVAL_MIN_MS, INTERVAL_MAX_MS = 5, 10000
 PICTURE = "replicad-demo.svg"
-EXPECTED = (image.ImageError, machine.MachineError, topology.TopologyError, control.ControlError, rounds.RoundError)
+EXPECTED = (image.ImageError, machine.MachineError, topology.TopologyError, control.ControlError, rounds.RoundError,
+            pki.PkiError)
 
 
 def number_between(low, high):
@@ -46,6 +48,7 @@ def parser():
                    metavar="MS", help="time from checkpoint to checkpoint (50)")
     p.add_argument("--kill", choices=["all"], default="all", help="what is killed: everything of the primary")
     p.add_argument("--tracker", choices=["auto", "uffd", "compare"], default="auto", help="how written pages are found (auto)")
+    p.add_argument("--tls", choices=["psk", "x509"], default="psk", help="what the two hosts know each other by (psk)")
     p.add_argument("--accel", choices=["auto", "tcg", "kvm"], default="auto", help="of the guests (auto: KVM if it really works)")
     p.add_argument("--negative-control", action="store_true",
                    help="one checkpoint is sent without its pages, on purpose: success is that the oracle notices")

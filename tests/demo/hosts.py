@@ -10,6 +10,7 @@ import subprocess
 import control
 import machine
 import patience
+import pki
 import ring
 from topology import NODES, REPL_ADDR, TAP, inside
 
@@ -30,6 +31,34 @@ def make_keys():
     return "".join(f"{node}:{secrets.token_hex(KEY_BYTES)}\n" for node in NODES)
 
 
+class Psk:
+    """A keys.psk, the same on both hosts."""
+
+    def __init__(self):
+        self.text = make_keys()
+
+    def equip(self, host):
+        """Place what the host needs; the [agent] keys that say so."""
+        with open(os.open(host.etc("keys.psk"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as f:
+            f.write(self.text)
+        return {"tls": "psk", "keys": host.etc("keys.psk")}
+
+
+class X509:
+    """An authority of ours, and a directory of certificates on each host."""
+
+    def __init__(self, base):
+        self.authority = pki.Authority(os.path.join(base, "authority"))
+
+    def equip(self, host):
+        self.authority.issue(host.etc("pki"), host.node)
+        return {"tls": "x509", "x509_dir": host.etc("pki")}
+
+
+def credentials(tls, base):
+    return X509(base) if tls == "x509" else Psk()
+
+
 def section(name, keys):
     return f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items()) + "\n"
 
@@ -38,7 +67,7 @@ class Host:
     def __init__(self, node, net, base, run, shared, programs, interval_ms, uuid, extra_vm_keys):
         self.node, self.net, self.base, self.run = node, net, os.path.join(base, node), os.path.join(run, node)
         self.shared, self.programs, self.interval_ms, self.uuid = shared, programs, interval_ms, uuid
-        self.extra_vm_keys = extra_vm_keys
+        self.extra_vm_keys, self.extra_agent_keys = extra_vm_keys, {}
         self.processes = {}  # name: Popen, of this host, started by us
         self.logs = []
         for sub in ("etc/conf.d", "state", "log"):
@@ -76,9 +105,8 @@ class Host:
     def arguments(self, image, accel):
         return machine.arguments(image, name=VM, uuid=self.uuid, netdev=self.netdev(), accel=accel, **self.vm_paths())
 
-    def write_config(self, keys, primary, image, accel):
-        with open(os.open(self.etc("keys.psk"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as f:
-            f.write(keys)
+    def write_config(self, who, primary, image, accel):
+        proof = who.equip(self)
         with open(self.etc("standby.args"), "w", encoding="utf-8") as f:
             f.write("".join(a + "\n" for a in [*self.arguments(image, accel), "-incoming", "defer", "-S"]))
         vm = {"uuid": self.uuid, "qmp": self.sock("guest.qmp"), "relay": self.sock("relay.ctl"), "interval_ms": self.interval_ms,
@@ -88,7 +116,7 @@ class Host:
             f.write(section("agent", {
                 "node": self.node, "cluster": CLUSTER, "listen": f"{REPL_ADDR[self.node]}:{PORT}", "run_dir": self.run,
                 "state_dir": os.path.join(self.base, "state"), "arbiter": "file",
-                "arbiter_location": os.path.join(self.shared, "arbiter"), "tls": "psk", "keys": self.etc("keys.psk")}))
+                "arbiter_location": os.path.join(self.shared, "arbiter"), **proof, **self.extra_agent_keys}))
             f.write(section(f"peer {other(self.node)}", {"address": f"{REPL_ADDR[other(self.node)]}:{PORT}"}))
             f.write(section(f"vm {VM}", vm))
 

@@ -2,7 +2,7 @@
 demodir = $(pkglibexecdir)/demo
 dist_demo_SCRIPTS = tests/demo/client.py tests/demo/demo.py
 dist_demo_DATA = tests/demo/control.py tests/demo/hosts.py tests/demo/image.py tests/demo/machine.py \
-	tests/demo/oracle.py tests/demo/patience.py tests/demo/report.py tests/demo/ring.py tests/demo/rounds.py tests/demo/topology.py
+	tests/demo/oracle.py tests/demo/patience.py tests/demo/pki.py tests/demo/report.py tests/demo/ring.py tests/demo/rounds.py tests/demo/topology.py
 demoguestdir = $(demodir)/guest
 dist_demoguest_SCRIPTS = tests/demo/guest/init
 demoguest_PROGRAMS = tests/demo/guest/memcheck

@@ -15,7 +15,7 @@ import oracle
 import patience
 import report
 import ring
-from hosts import VM, Host, make_keys
+from hosts import VM, Host, credentials
 from topology import GUEST_ADDR, Topology
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -161,12 +161,12 @@ class Round:
     # ---- before
 
     def _prepare(self):
-        keys = make_keys()
+        who = credentials(getattr(self.options, "tls", "psk"), self.base)
         extra = dict(self.options.vm_keys)
         for node in ("alpha", "beta"):
             host = Host(node, self.net, self.base, self.ram_dir, self.base, self.programs, self.options.interval_ms,
                         self.vm_uuid, extra)
-            host.write_config(keys, node == "alpha", self.image, self.accel)
+            host.write_config(who, node == "alpha", self.image, self.accel)
             host.start_relay("open" if node == "alpha" else "closed")
             setattr(self, node, host)
         paths = self.alpha.vm_paths()

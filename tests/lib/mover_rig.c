@@ -111,9 +111,9 @@ static void start_side(struct rig *r, struct side *s, uint32_t role, const char 
 	}
 	memset(s->counters, 0, sizeof(*s->counters));
 	memcpy(s->text, definition, sizeof(definition));
-	memcpy(s->text + RPL_MOVER_TEXT_KEYS, keys, sizeof(keys));
 	msg.conf.role = role;
-	msg.conf.keys_len = sizeof(keys) - 1;
+	msg.conf.keys_len = r->keys[!primary] ? r->keys_len[!primary] : sizeof(keys) - 1;
+	memcpy(s->text + RPL_MOVER_TEXT_KEYS, r->keys[!primary] ? r->keys[!primary] : keys, msg.conf.keys_len);
 	msg.conf.definition_len = sizeof(definition) - 1;
 	msg.conf.staging_bytes = r->staging_bytes;
 	if (!primary)
@@ -126,7 +126,7 @@ static void start_side(struct rig *r, struct side *s, uint32_t role, const char 
 	fds[3] = s->ram_fd;
 	memcpy(fds + 4, r->memory_fd, r->n_memory_fds * sizeof(*fds));
 	assert_int_equal(rpl_send_fds(s->sock, &msg, sizeof(msg), fds, 3 + msg.conf.n_memory_fds), 0);
-	(void)side_expect(s, RPL_MOVER_READY);
+	(void)side_expect(s, r->conf_refused ? RPL_MOVER_FAILED : RPL_MOVER_READY);
 }
 
 void rig_start_primary(struct rig *r)
@@ -137,6 +137,12 @@ void rig_start_primary(struct rig *r)
 void rig_start_backup(struct rig *r)
 {
 	start_side(r, &r->b, RPL_ROLE_BACKUP, r->fault[1]);
+}
+
+void rig_start(struct rig *r)
+{
+	rig_start_primary(r);
+	rig_start_backup(r);
 }
 
 void rig_stop_side(struct side *s)
@@ -383,6 +389,21 @@ void rig_protect(struct rig *r)
 	rig_stage(r);
 	rig_commit(r);
 	rig_wait_folded(r, r->epoch);
+}
+
+void rig_checkpoint(struct rig *r, uint64_t writes)
+{
+	rig_run(r, writes);
+	rig_stage(r);
+	rig_commit(r);
+	rig_wait_folded(r, r->epoch);
+	assert_int_equal(rig_differs(r, r->epoch), -1);
+}
+
+void rig_expect_text(const struct rpl_mover_msg *m, const char *part)
+{
+	if (!strstr(m->text, part))
+		fail_msg("%s says '%s', expected '%s'", rpl_mover_type_name((enum rpl_mover_type)m->type), m->text, part);
 }
 
 int64_t rig_differs(struct rig *r, uint64_t epoch)

@@ -35,6 +35,9 @@ struct rig {
 	uint64_t pages;
 	struct rpl_mover_conf conf; /* of both; role and memory kind are set per side */
 	const char *fault[2];       /* RPL_FAULT of the primary and of the backup */
+	const char *keys[2];        /* key texts of both, keys_len bytes; NULL: one line that both have */
+	uint32_t keys_len[2];
+	bool conf_refused;          /* a start ends with FAILED */
 	int memory_fd[RPL_MEMORY_FDS_MAX]; /* the primary's, behind the RAM's; by default the dirty bitmap alone */
 	uint32_t n_memory_fds;
 	uint64_t staging_bytes;
@@ -53,6 +56,7 @@ struct rig {
 void rig_init(struct rig *r, uint64_t pages); /* defaults; nothing is started */
 void rig_start_primary(struct rig *r);
 void rig_start_backup(struct rig *r);
+void rig_start(struct rig *r);                /* both */
 void rig_stop_side(struct side *s);           /* kills and reaps; descriptors and memory stay for rig_fini */
 void rig_fini(struct rig *r);
 
@@ -79,6 +83,9 @@ void rig_stage(struct rig *r);              /* STAGE -> STAGED, keeps the image 
 void rig_commit(struct rig *r);             /* until the last epoch is staged there; ack; until ACKED here */
 void rig_wait_folded(struct rig *r, uint64_t epoch);
 void rig_protect(struct rig *r);            /* session, rounds, first checkpoint committed */
+/* The guest writes so many pages; a checkpoint of it arrives whole. After rig_protect(). */
+void rig_checkpoint(struct rig *r, uint64_t writes);
+void rig_expect_text(const struct rpl_mover_msg *m, const char *part); /* in a report's text */
 /* Does the backup's RAM equal the image of `epoch`? The first page that differs, or -1. */
 int64_t rig_differs(struct rig *r, uint64_t epoch);
 uint64_t rig_count(_Atomic uint64_t *counter);

@@ -25,21 +25,6 @@
 
 #define PAGES 1024
 
-static void start(struct rig *r)
-{
-	rig_start_primary(r);
-	rig_start_backup(r);
-}
-
-static void checkpoint_and_compare(struct rig *r, uint64_t writes)
-{
-	rig_run(r, writes);
-	rig_stage(r);
-	rig_commit(r);
-	rig_wait_folded(r, r->epoch);
-	assert_int_equal(rig_differs(r, r->epoch), -1);
-}
-
 /* Both sides' LINK_DOWN, with the same `value`. */
 static void expect_down(struct rig *r, uint64_t value)
 {
@@ -47,21 +32,15 @@ static void expect_down(struct rig *r, uint64_t value)
 	(void)side_expect(&r->b, RPL_MOVER_LINK_DOWN);
 }
 
-static void expect_text(const struct rpl_mover_msg *m, const char *part)
-{
-	if (!strstr(m->text, part))
-		fail_msg("%s says '%s', expected '%s'", rpl_mover_type_name(m->type), m->text, part);
-}
-
 static void run_checkpoints(struct rig *r)
 {
-	start(r);
+	rig_start(r);
 	rig_run(r, 300);
 	rig_protect(r);
 	assert_int_equal(rig_differs(r, r->epoch), -1);
 	for (int i = 0; i < 40; i++) {
 		r->state_len = 1 + rig_random(r, 20000);
-		checkpoint_and_compare(r, rig_random(r, 200));
+		rig_checkpoint(r, rig_random(r, 200));
 	}
 	assert_int_equal(rig_count(&r->p.counters->epochs), 41);
 	assert_int_equal(rig_count(&r->p.counters->overflows), 0);
@@ -139,7 +118,7 @@ static void an_audit_finds_what_the_tracker_missed(void **state)
 	(void)state;
 	rig_init(&r, PAGES);
 	r.conf.memory.audit = 1;
-	start(&r);
+	rig_start(&r);
 	rig_run(&r, 300);
 	rig_protect(&r);
 	rig_run(&r, 100);
@@ -163,7 +142,7 @@ static void heartbeats_go_on_during_a_bulk_copy(void **state)
 	(void)state;
 	rig_init(&r, pages);
 	memset(r.p.ram, 0x5a, pages * RPL_PAGE_SIZE);
-	start(&r);
+	rig_start(&r);
 	rig_session(&r, true);
 	side_send(&r.p, RPL_MOVER_ROUND, 0, 0, 0, NULL, -1);
 	while (!side_receive(&r.p, 5)) {
@@ -201,7 +180,7 @@ static void uncommitted_epochs_pile_up_to_their_limit(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	for (int round = 0; round < 5; round++) {
 		for (unsigned i = 0; i < r.conf.max_uncommitted; i++) {
@@ -225,7 +204,7 @@ static void a_reset_connection_costs_no_bulk_copy(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_run(&r, 300);
 	rig_protect(&r);
 	bulk = rig_count(&r.p.counters->bulk_pages);
@@ -255,7 +234,7 @@ static void an_epoch_cut_in_the_middle_is_sent_again(void **state)
 	(void)state;
 	rig_init(&r, PAGES);
 	r.fault[0] = "cut_at_s3:4";
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	rig_run(&r, 2000);
 	rig_stage(&r);
@@ -264,7 +243,7 @@ static void an_epoch_cut_in_the_middle_is_sent_again(void **state)
 	rig_commit(&r);
 	rig_wait_folded(&r, r.epoch);
 	assert_int_equal(rig_differs(&r, r.epoch), -1);
-	checkpoint_and_compare(&r, 100);
+	rig_checkpoint(&r, 100);
 	rig_fini(&r);
 }
 
@@ -275,7 +254,7 @@ static void a_lost_ack_is_told_on_resumption(void **state)
 	(void)state;
 	rig_init(&r, PAGES);
 	r.fault[1] = "cut_at_s4:2";
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	rig_run(&r, 100);
 	rig_stage(&r);
@@ -287,7 +266,7 @@ static void a_lost_ack_is_told_on_resumption(void **state)
 	assert_int_equal(r.p.acked, r.epoch); /* came before PEER_READY */
 	rig_wait_folded(&r, r.epoch);
 	assert_int_equal(rig_differs(&r, r.epoch), -1);
-	checkpoint_and_compare(&r, 100);
+	rig_checkpoint(&r, 100);
 	rig_fini(&r);
 }
 
@@ -297,7 +276,7 @@ static void an_ack_decided_without_a_connection_is_kept(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	rig_stage(&r);
 	(void)side_expect(&r.b, RPL_MOVER_EPOCH_STAGED);
@@ -307,7 +286,7 @@ static void an_ack_decided_without_a_connection_is_kept(void **state)
 	rig_wait_folded(&r, r.epoch);
 	rig_session(&r, false);
 	assert_int_equal(r.p.acked, r.epoch);
-	checkpoint_and_compare(&r, 100);
+	rig_checkpoint(&r, 100);
 	rig_fini(&r);
 }
 
@@ -317,14 +296,14 @@ static void a_cut_bulk_copy_voids_the_session(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_session(&r, true);
 	(void)rig_round(&r);
 	rig_cut(&r);
 	expect_down(&r, 1);
 	rig_run(&r, 100);
 	rig_protect(&r);
-	checkpoint_and_compare(&r, 100);
+	rig_checkpoint(&r, 100);
 	rig_fini(&r);
 }
 
@@ -336,7 +315,7 @@ static void a_backup_that_lost_its_state_voids_the_session(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	rig_stage(&r);
 	rig_stop_side(&r.b);
@@ -349,11 +328,11 @@ static void a_backup_that_lost_its_state_voids_the_session(void **state)
 	side_send(&r.b, RPL_MOVER_ACCEPT, 0, 0, 0, &r.session, -1);
 	m = side_expect(&r.p, RPL_MOVER_LINK_DOWN);
 	assert_int_equal(m->value, 1);
-	expect_text(m, "no complete replica of this session");
+	rig_expect_text(m, "no complete replica of this session");
 	(void)side_expect(&r.b, RPL_MOVER_LINK_DOWN);
 	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 1, 100, 0, NULL, -1); /* dropped: the report explains it */
 	rig_protect(&r);
-	checkpoint_and_compare(&r, 100);
+	rig_checkpoint(&r, 100);
 	rig_fini(&r);
 }
 
@@ -363,16 +342,16 @@ static void a_new_session_forgets_the_old_one(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
-	checkpoint_and_compare(&r, 500);
+	rig_checkpoint(&r, 500);
 	for (int i = 0; i < 3; i++) {
 		rig_run(&r, 500);
 		rig_stage(&r);
 		rig_cut(&r);
 		expect_down(&r, 0);
 		rig_protect(&r);
-		checkpoint_and_compare(&r, 100);
+		rig_checkpoint(&r, 100);
 	}
 	rig_fini(&r);
 }
@@ -385,7 +364,7 @@ static void a_refusal_carries_its_sentence(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rpl_uuid_random(&r.session);
 	rig_connect(&r);
 	side_send(&r.p, RPL_MOVER_SESSION, 1, 0, 1, &r.session, -1);
@@ -406,7 +385,7 @@ static void other_frames_reach_the_backups_keeper(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	side_send(&r.p, RPL_MOVER_SEND, 17, RPL_FRAME_FLUSHED, 0, NULL, -1);
 	m = side_expect(&r.b, RPL_MOVER_PEER_FRAME);
@@ -435,9 +414,9 @@ static void an_epoch_larger_than_the_arena_is_streamed(void **state)
 	(void)state;
 	rig_init(&r, BIG);
 	r.conf.arena_bytes = RPL_MOVER_ARENA_MIN;
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
-	checkpoint_and_compare(&r, 100);
+	rig_checkpoint(&r, 100);
 	assert_int_equal(rig_count(&r.p.counters->overflows), 0);
 	for (int i = 0; i < 3; i++) {
 		for (uint64_t page = 0; page < 3000; page++)
@@ -462,14 +441,14 @@ static void a_cut_epoch_larger_than_the_arena_voids_the_session(void **state)
 	rig_init(&r, BIG);
 	r.conf.arena_bytes = RPL_MOVER_ARENA_MIN;
 	r.fault[0] = "cut_at_s3:12";
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	for (uint64_t page = 0; page < BIG; page++)
 		rig_write(&r, page);
 	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 1, 100, 0, NULL, -1);
 	expect_down(&r, 1);
 	rig_protect(&r);
-	checkpoint_and_compare(&r, 100);
+	rig_checkpoint(&r, 100);
 	rig_fini(&r);
 }
 
@@ -483,14 +462,14 @@ static void an_epoch_beyond_the_backups_staging_is_refused_here(void **state)
 	rig_init(&r, pages);
 	r.conf.arena_bytes = 64 << 20;
 	r.staging_bytes = RPL_REPLICA_BYTES_MIN;
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	for (uint64_t page = 0; page < pages; page++)
 		rig_write(&r, page);
 	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 1, 100, 0, NULL, -1);
 	m = side_expect(&r.p, RPL_MOVER_LINK_DOWN);
 	assert_int_equal(m->value, 1);
-	expect_text(m, "the backup has");
+	rig_expect_text(m, "the backup has");
 	rig_fini(&r);
 }
 
@@ -502,7 +481,7 @@ static void the_keeper_is_told_before_the_arena_is_full(void **state)
 	(void)state;
 	rig_init(&r, BIG);
 	r.conf.arena_bytes = RPL_MOVER_ARENA_MIN;
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	for (uint64_t page = 0; page < 400; page++)
 		rig_write(&r, page);
@@ -512,7 +491,7 @@ static void the_keeper_is_told_before_the_arena_is_full(void **state)
 	while (!r.p.full && rpl_now_ns() < until)
 		(void)side_receive(&r.p, 100);
 	assert_int_equal(r.p.full, 1);
-	checkpoint_and_compare(&r, 0);
+	rig_checkpoint(&r, 0);
 	assert_int_equal(r.p.full, 1);
 	assert_int_equal(rig_count(&r.p.counters->overflows), 0);
 	rig_fini(&r);
@@ -557,7 +536,7 @@ static void what_was_staged_survives_its_mover(void **state)
 
 		rig_init(&r, PAGES);
 		r.rng = seed * 7919;
-		start(&r);
+		rig_start(&r);
 		rig_run(&r, 300);
 		rig_protect(&r);
 		for (uint64_t i = rig_random(&r, 5); i; i--) {
@@ -650,7 +629,7 @@ static void any_story_ends_with_a_true_copy(void **state)
 		r.rng = seed * UINT64_C(0x9e3779b97f4a7c15);
 		r.conf.arena_bytes = RPL_MOVER_ARENA_MIN;
 		r.conf.tls = seed % 2 ? RPL_TLS_NONE : RPL_TLS_PSK;
-		start(&r);
+		rig_start(&r);
 		rig_run(&r, 500);
 		rig_protect(&r);
 		for (int i = 0; i < 60; i++)
@@ -673,7 +652,7 @@ static void dies_at(const char *fault, bool backup, uint64_t writes)
 	rig_init(&r, 8192);
 	r.conf.arena_bytes = 48 << 20;
 	r.fault[backup] = fault;
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	rig_run(&r, writes);
 	r.epoch++;
@@ -716,9 +695,9 @@ static void dropped_pages_are_seen_by_comparison_only(void **state)
 	(void)state;
 	rig_init(&r, PAGES);
 	r.fault[0] = "drop_epoch_pages:3";
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
-	checkpoint_and_compare(&r, 100);
+	rig_checkpoint(&r, 100);
 	rig_run(&r, 100);
 	rig_stage(&r);
 	rig_commit(&r);
@@ -733,13 +712,13 @@ static void a_keeper_that_breaks_the_rules_ends_the_mover(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 2, 100, 0, NULL, -1);
-	expect_text(side_expect(&r.p, RPL_MOVER_FAILED), "STAGE 103: the last one was 101");
+	rig_expect_text(side_expect(&r.p, RPL_MOVER_FAILED), "STAGE 103: the last one was 101");
 	assert_true(side_gone(&r.p));
 	side_send(&r.b, RPL_MOVER_STAGE, 1, 1, 0, NULL, -1);
-	expect_text(side_expect_past(&r.b, RPL_MOVER_FAILED, RPL_MOVER_LINK_DOWN), "no command for a backup");
+	rig_expect_text(side_expect_past(&r.b, RPL_MOVER_FAILED, RPL_MOVER_LINK_DOWN), "no command for a backup");
 	assert_true(side_gone(&r.b));
 	rig_fini(&r);
 }
@@ -751,7 +730,7 @@ static void a_mover_ends_with_its_keeper(void **state)
 
 	(void)state;
 	rig_init(&r, PAGES);
-	start(&r);
+	rig_start(&r);
 	rig_protect(&r);
 	rpl_close(&r.p.sock);
 	assert_int_equal(waitpid(r.p.pid, &status, 0), r.p.pid);
