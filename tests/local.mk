@@ -17,8 +17,9 @@ FLOW_TESTS = \
 	tests/flow/demo-kill-all \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay \
-	tests/flow/keeper-faults
-EXTRA_DIST += $(FLOW_TESTS) tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak .ci/run
+	tests/flow/keeper-faults \
+	tests/flow/failover
+EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
 	@for t in $(FLOW_TESTS); do echo "flow-test: $$t"; done

@@ -77,6 +77,7 @@
 	X(durability, ENUM, "memory", 0, 0, "memory|journal|both", PROTECT, "what an ack promises about disk writes") \
 	X(disk, ENUM, "none", 0, 0, "none", PROTECT, "what carries the guest's disk writes")                          \
 	X(on_crash, ENUM, "keep", 0, 0, "keep|down", PROTECT, "a guest kernel's panic: go on, or count it as a shutdown") \
+	X(reprotect, BOOL, "yes", 0, 1, NULL, PROTECT, "after a takeover or switchover the heir protects it again by itself") \
 	X(insecure, BOOL, "no", 0, 1, NULL, PROTECT, "allow tls = none beyond loopback, and netbuf = none")
 
 enum rpl_conf_type {

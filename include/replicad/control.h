@@ -77,7 +77,7 @@
 /* ---- events of a keeper: {"v":1,"event":NAME,"vm":...,"message":...} plus what is said here. The agent adds
  * "time" (RFC 3339, UTC), "seq" and "node", keeps and journals them. */
 #define RPL_KEEPER_EVENTS(X)                                                                  \
-	X(state)    /* from, to, gen, sess, epoch, reason: the state machine changed state */  \
+	X(state)    /* from, to, role, wanted, gen, sess, epoch, reason: the state machine changed state */ \
 	X(progress) /* bulk_percent: at most one a second */                                   \
 	X(refused)  /* reason: protection was asked for and cannot be; nothing is half done */ \
 	X(takeover) /* generation, detect_ms, claim_ms, run_ms, run_us: the guest runs here now */     \

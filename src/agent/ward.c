@@ -42,6 +42,7 @@ static void on_retry(struct ev_loop *loop, ev_timer *timer, int revents);
 static void on_pid(struct ev_loop *loop, ev_io *io, int revents);
 static void on_again(struct ev_loop *loop, ev_timer *timer, int revents);
 static void on_protect_again(void *arg, const json_t *reply, const struct rpl_err *err);
+static void take_wish(struct rpl_ward *w, bool wanted);
 
 struct rpl_ward *rpl_ward_find(struct rpl_agent *a, const char *vm)
 {
@@ -249,10 +250,16 @@ static void on_protect_again(void *arg, const json_t *reply, const struct rpl_er
 		ask_again(w);
 }
 
+/* It may have become the heir while no agent was there to hear of it. */
 static void on_first_status(void *arg, const json_t *reply, const struct rpl_err *err)
 {
+	const json_t *status = json_object_get(reply, "status");
+	struct rpl_ward *w = arg;
+
 	(void)err;
-	rpl_ward_learn(arg, json_object_get(reply, "status"));
+	rpl_ward_learn(w, status);
+	if (json_is_true(json_object_get(status, "wanted")) && strcmp(w->role, "primary") == 0)
+		take_wish(w, true);
 }
 
 static int try_connect(struct rpl_ward *w)
@@ -508,6 +515,40 @@ static void take_state(struct rpl_ward *w, const char *state)
 	}
 }
 
+/* The wish to protect a VM goes with it: it is the heir's from a takeover or switchover on, and no more the wish of the
+ * node that it left, which would otherwise look for a guest to protect at its next start. */
+static void take_wish(struct rpl_ward *w, bool wanted)
+{
+	struct rpl_err err;
+
+	if (w->wanted == wanted || w->stopping)
+		return;
+	rpl_ward_want(w, wanted);
+	if (rpl_wanted_set(w->agent, w->name, wanted, &err) < 0)
+		rpl_log(RPL_LOG_ERROR, "vm=%s msg=\"%s\"", w->name, err.msg);
+}
+
+static void take_role(struct rpl_ward *w, const char *role)
+{
+	/* "none" is a keeper between two roles: what it was started for still holds */
+	if (role && (strcmp(role, "primary") == 0 || strcmp(role, "backup") == 0))
+		(void)snprintf(w->role, sizeof(w->role), "%s", role);
+}
+
+static void take_change(struct rpl_ward *w, const json_t *event)
+{
+	const char *to = json_string_value(json_object_get(event, "to"));
+	const char *from = json_string_value(json_object_get(event, "from"));
+	const char *role = json_string_value(json_object_get(event, "role"));
+
+	take_role(w, role);
+	take_state(w, to);
+	if (from && strcmp(from, "B_PROMOTE") == 0 && json_is_true(json_object_get(event, "wanted")))
+		take_wish(w, true);
+	else if ((to && strcmp(to, "P_DEPOSED") == 0) || strcmp(w->role, "backup") == 0)
+		take_wish(w, false);
+}
+
 void rpl_ward_learn(struct rpl_ward *w, const json_t *status)
 {
 	const char *role = json_string_value(json_object_get(status, "role"));
@@ -519,9 +560,9 @@ void rpl_ward_learn(struct rpl_ward *w, const json_t *status)
 	json_decref(w->status);
 	w->status = json_deep_copy(status);
 	take_state(w, json_string_value(json_object_get(status, "state")));
-	/* "none" is a keeper between two roles: what it was started for still holds */
-	if (role && (strcmp(role, "primary") == 0 || strcmp(role, "backup") == 0))
-		(void)snprintf(w->role, sizeof(w->role), "%s", role);
+	take_role(w, role);
+	if (role && strcmp(role, "backup") == 0)
+		take_wish(w, false);
 	if (uuid && rpl_uuid_parse(uuid, &parsed, NULL) == 0)
 		(void)rpl_uuid_text(&parsed, w->uuid);
 }
@@ -549,7 +590,7 @@ void rpl_ward_on_event(struct rpl_ward *w, json_t *event)
 	if (strcmp(name, "progress") != 0)
 		log_event(w, event, name);
 	if (strcmp(name, "state") == 0)
-		take_state(w, json_string_value(json_object_get(event, "to")));
+		take_change(w, event);
 	else if (strcmp(name, "refused") == 0)
 		on_refused(w, json_string_value(json_object_get(event, "reason")));
 	else if (strcmp(name, "end") == 0)

@@ -100,6 +100,11 @@ bool checkpoint_busy(const struct checkpoint *c)
 	return c->step != CK_IDLE;
 }
 
+void checkpoint_abort(struct checkpoint *c)
+{
+	c->step = CK_IDLE;
+}
+
 static void on_paused(struct checkpoint *c, int r, const struct rpl_err *err)
 {
 	c->times.pause = lap(c);

@@ -57,6 +57,8 @@ struct checkpoint {
 /* Begin; ends in one call of done(). Only when idle (asserted). */
 void checkpoint_begin(struct checkpoint *c, uint64_t epoch, enum checkpoint_kind kind);
 bool checkpoint_busy(const struct checkpoint *c);
+/* Its guest is to be killed: forget it, without a call of done(). What still comes of it belongs to nobody. */
+void checkpoint_abort(struct checkpoint *c);
 /* Every completion that may belong to it; true if it did. */
 bool checkpoint_on_guest(struct checkpoint *c, enum rpl_guest_op op, int r, const struct rpl_err *err);
 bool checkpoint_on_netbuf(struct checkpoint *c, enum rpl_netbuf_op op, int r, const struct rpl_err *err);

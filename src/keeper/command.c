@@ -136,19 +136,33 @@ void keeper_answer_waiting(struct keeper *k)
 		leave(k);
 }
 
+/* A mover of the backup's writes to the staging area: none may be started while what is staged is needed. */
+static const char *no_backup_now(struct keeper *k)
+{
+	enum rpl_state s = k->started ? k->core.state : RPL_ST_START;
+
+	if (!*k->conf.standby)
+		return "this VM has no standby= here: it cannot be a backup";
+	if (!standby_possible(k))
+		return "the guest runs here, or what it left is being put away: it is no backup now";
+	if (s == RPL_ST_START || s == RPL_ST_IDLE || s == RPL_ST_B_SEED || s == RPL_ST_B_READY)
+		return NULL;
+	if (s == RPL_ST_B_SUSPECT) /* the primary lives, it seems: what does the record say? */
+		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_SESSION_OPEN });
+	return "a takeover is under way here";
+}
+
 static json_t *with_descriptor(struct keeper *k, int fd)
 {
 	struct rpl_err err;
+	const char *no;
 
 	if (fd < 0)
 		return control_refusal("bad_request", "link: no connection came along");
-	if (!*k->conf.standby) {
+	no = no_backup_now(k);
+	if (no) {
 		(void)close(fd);
-		return control_refusal("refused", "this VM has no standby= here: it cannot be a backup");
-	}
-	if (k->guest_here && !k->standby.ready) {
-		(void)close(fd);
-		return control_refusal("refused", "the guest runs here: it is no backup now");
+		return control_refusal("refused", no);
 	}
 	if (standby_link(k, fd, &err) < 0) {
 		(void)close(fd);

@@ -88,6 +88,7 @@ static void read_vm(struct keeper_conf *c, struct reader *rd)
 	c->netbuf = string(rd, "netbuf");
 	c->relay = string(rd, "relay");
 	c->disk = string(rd, "disk");
+	c->core.reprotect = yes(rd, "reprotect");
 	c->insecure = yes(rd, "insecure");
 	c->heartbeat_ms = number(rd, "heartbeat_ms");
 	c->arena_mb = number(rd, "arena_mb");
@@ -158,7 +159,6 @@ int keeper_conf_load(const char *dir, struct keeper_conf *ret, struct rpl_err *e
 	read_peer(&c, &rd);
 	c.core.store = RPL_STORE_NONE;
 	c.core.auto_claim = true;
-	c.core.reprotect = false;
 	c.core.retry_ns = RETRY_MS * RPL_MS;
 	c.core.drain_timeout_ns = DRAIN_TIMEOUT_MS * RPL_MS;
 	c.core.cold_delay_ns = COLD_DELAY_MS * RPL_MS;

@@ -8,7 +8,8 @@
  *         └──────────────── completions: guest, netbuf, disk, arbiter, mover ◄───────────────┘
  *
  * Completions may come from inside an action; the queue keeps steps apart. session.c is the primary's side of the
- * link, standby.c the backup's, checkpoint.c one pause; status.c tells people, persist.c tells the next keeper.
+ * link, standby.c the backup's, roles.c goes from one to the other, checkpoint.c one pause; status.c tells people,
+ * persist.c tells the next keeper.
  */
 #ifndef KEEPER_H
 #define KEEPER_H
@@ -79,6 +80,7 @@ struct wishes {
 
 struct arbiter_op {
 	bool cas, create;
+	bool look;                /* not the core's question: keeper_looked() */
 	struct rpl_record expect, want;
 };
 
@@ -108,18 +110,20 @@ struct keeper {
 	bool arbiter_busy;        /* the first of them is under way */
 
 	struct wishes wish;
-	bool guest_found;         /* ATTACH succeeded with this handle, whatever came of it */
-	bool guest_here;          /* ATTACH or ACTIVATE succeeded */
+	bool guest_used;          /* this handle was attached or made a standby: it is replaced, not used again */
+	bool guest_here;          /* ATTACH, STANDBY or ACTIVATE succeeded, and it was not lost since */
+	bool guest_process;       /* ... or it was lost, and its process may live on without a monitor */
 	bool guest_busy;          /* an operation that is not the checkpoint's is under way */
+	bool killing;             /* ... and it is the last one of this handle */
 	bool paused;              /* by us, outside a checkpoint */
 	bool netbuf_here;
 	bool leaving;             /* unprotect was asked for: end when SOLO and let go */
 	bool ending;
-	bool rest;                /* a standby is to be made as soon as nothing else is here */
+	struct rpl_err not_found; /* why there is no guest, while the record is looked at */
 	struct control_call protect_call, unprotect_call, shutdown_call;
 	json_t *reply;            /* of the command being stepped */
 
-	ev_timer deadline, poll, quit, netbuf_retry;
+	ev_timer deadline, poll, quit, netbuf_retry, rest;
 	uint64_t heard_ns;        /* newest last_heard_ns that the core knows of */
 	uint64_t acked_at_ns;
 	uint64_t dirty_pages_sum, checkpoints, takeovers;
@@ -142,20 +146,30 @@ void keeper_say_session(struct keeper *k, enum rpl_event_kind kind, const struct
 void keeper_say_link(struct keeper *k, enum rpl_event_kind kind, const struct rpl_uuid *session, uint64_t epoch);
 /* Everything that the core must know at its start is known: deliver EV_START. */
 void keeper_start_core(struct keeper *k, enum rpl_found found, bool memory_ours);
-/* IDLE was reached: what the machine had here is over. Become (again) a backup where that is wanted, else end. */
-void keeper_rest(struct keeper *k, enum rpl_reason why);
 /* Leave the loop soon; replies and events get out first. */
 void keeper_end(struct keeper *k);
 
 /* actions.c */
 void keeper_perform(struct keeper *k, const struct rpl_action *a);
 
+/* roles.c */
+/* IDLE was reached: what the machine had here is over. Become the peer's backup, or end. */
+void keeper_rest(struct keeper *k, enum rpl_reason why);
+/* Make the standby from the loop, if the state is still IDLE then and nothing else is under way. */
+void keeper_rest_soon(struct keeper *k);
+/* The guest is not here: look at the record; refuse protection, or leave the VM to the peer that owns it. */
+void keeper_not_found(struct keeper *k, const struct rpl_err *why);
+void keeper_looked(struct keeper *k, const struct rpl_record *record); /* NULL: there is none, or it cannot be read */
+
 /* rooms.c: completions of guest, netbuf, disk, arbiter, mover */
 int keeper_rooms_open(struct keeper *k, struct rpl_err *err);
 void keeper_arbiter_read(struct keeper *k);
+void keeper_arbiter_look(struct keeper *k); /* -> keeper_looked() */
 void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a);
 /* Begin whatever is wished for and possible now. */
 void keeper_pursue(struct keeper *k);
+/* A handle attaches, or is made a standby, once: put a new one in the place of a used one. */
+void keeper_fresh_guest(struct keeper *k);
 /* Try (again) to attach the guest, the output buffer and the disk; ends in keeper_start_core() or a refusal. */
 void keeper_attach(struct keeper *k);
 
@@ -170,11 +184,13 @@ void session_fini(struct keeper *k);
 /* standby.c */
 /* Take a peer's connection: 0, or an error and `fd` stays the caller's. */
 int standby_link(struct keeper *k, int fd, struct rpl_err *err);
+bool standby_possible(const struct keeper *k); /* nothing of another life is here any more */
 void standby_start(struct keeper *k);
 void standby_on_started(struct keeper *k, int r, const struct rpl_err *err);
 void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
 void standby_on_gone(struct keeper *k, const char *why);
 void standby_on_lost(struct keeper *k); /* the standby guest itself is gone */
+void standby_drop(struct keeper *k);    /* what only a replica needs: staging area, its RAM's descriptors */
 void standby_accept(struct keeper *k, const struct rpl_uuid *session);
 void standby_refuse(struct keeper *k, const char *why);
 void standby_freeze(struct keeper *k);

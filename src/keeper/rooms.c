@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <replicad/auto.h>
 #include <replicad/clock.h>
@@ -19,20 +20,34 @@ static bool guest_free_now(const struct keeper *k)
 	return k->guest_here && !k->guest_busy && !checkpoint_busy(&k->checkpoint);
 }
 
+/* It waits for nothing: an operation under way, or a whole checkpoint, ends here. */
+static void kill_now(struct keeper *k)
+{
+	k->wish = (struct wishes){ .open = k->wish.open };
+	k->paused = false;
+	checkpoint_abort(&k->checkpoint);
+	if (!k->guest_process) {
+		keeper_say(k, RPL_EV_GUEST_KILLED);
+		return;
+	}
+	k->killing = k->guest_busy = true;
+	rpl_guest_quit(k->guest);
+}
+
 void keeper_pursue(struct keeper *k)
 {
 	struct wishes *w = &k->wish;
 
-	if (w->kill && !k->guest_here) {
-		w->kill = false;
-		keeper_say(k, RPL_EV_GUEST_KILLED);
+	if (k->killing)
+		return;
+	if (w->kill) {
+		kill_now(k);
+		return;
 	}
 	if (!guest_free_now(k))
 		return;
 	k->guest_busy = true;
-	if (w->kill) {
-		rpl_guest_quit(k->guest);
-	} else if (w->paused && !k->paused) {
+	if (w->paused && !k->paused) {
 		rpl_guest_pause(k->guest);
 	} else if (!w->paused && k->paused) {
 		rpl_guest_resume(k->guest);
@@ -99,16 +114,15 @@ static void on_attached(struct keeper *k, int r, const struct rpl_err *err)
 {
 	struct rpl_err mine;
 
-	k->guest_found = r == 0;
-	if (r == 0) {
-		r = check_found(k, &mine);
-		err = &mine;
-	}
 	if (r < 0) {
-		keeper_refuse(k, err);
+		keeper_not_found(k, err);
 		return;
 	}
-	k->guest_here = true;
+	if (check_found(k, &mine) < 0) {
+		keeper_refuse(k, &mine);
+		return;
+	}
+	k->guest_here = k->guest_process = true;
 	rpl_netbuf_attach(k->netbuf);
 }
 
@@ -119,9 +133,24 @@ static void on_activated(struct keeper *k, int r, const struct rpl_err *err)
 		keeper_say(k, RPL_EV_GUEST_FAILED);
 		return;
 	}
-	k->guest_here = true;
 	k->at.running = rpl_now_ns();
+	standby_drop(k);
 	keeper_say(k, RPL_EV_GUEST_RUNNING);
+}
+
+/* A process that does not die of SIGKILL hangs in the kernel: asked again until it is gone, since all that follows
+ * relies on that. */
+static void on_killed(struct keeper *k, int r, const struct rpl_err *err)
+{
+	k->killing = false;
+	if (r == -ETIMEDOUT) {
+		keeper_alarm(k, err->msg);
+		k->wish.kill = true;
+		return;
+	}
+	k->guest_here = k->guest_process = false;
+	keeper_say(k, RPL_EV_GUEST_KILLED);
+	keeper_rest_soon(k);
 }
 
 static void on_guest_done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err)
@@ -131,6 +160,8 @@ static void on_guest_done(void *arg, enum rpl_guest_op op, int r, const struct r
 	if (r < 0)
 		rpl_log(RPL_LOG_WARNING, "vm=%s guest=%s failed reason=\"%s\"", k->conf.vm, rpl_guest_op_name(op),
 			err->msg);
+	if (k->killing && op != RPL_GUEST_QUIT)
+		return; /* what it takes the place of */
 	if (!k->guest_busy && checkpoint_on_guest(&k->checkpoint, op, r, err)) {
 		keeper_pursue(k);
 		return;
@@ -154,9 +185,7 @@ static void on_guest_done(void *arg, enum rpl_guest_op op, int r, const struct r
 			k->wish.paused = k->paused; /* its loss, if it is lost, comes as an event */
 		break;
 	case RPL_GUEST_QUIT:
-		k->wish.kill = false;
-		k->guest_here = false;
-		keeper_say(k, RPL_EV_GUEST_KILLED);
+		on_killed(k, r, err);
 		break;
 	default:
 		break;
@@ -181,8 +210,12 @@ static void on_guest_event(void *arg, enum rpl_guest_event event, const char *ms
 		break;
 	case RPL_GUEST_LOST:
 		k->guest_here = false;
-		keeper_say(k, k->standby.ready ? RPL_EV_REPLICA_LOST : RPL_EV_GUEST_DIED);
-		standby_on_lost(k);
+		if (k->standby.ready) {
+			standby_on_lost(k);
+			keeper_say(k, RPL_EV_REPLICA_LOST);
+		} else {
+			keeper_say(k, RPL_EV_GUEST_DIED);
+		}
 		break;
 	case RPL_GUEST_CHANGED: /* the standby is not its equal any more: protection ends, by the arbiter's leave */
 		keeper_alarm(k, msg);
@@ -356,6 +389,11 @@ void keeper_arbiter_read(struct keeper *k)
 	arbiter_queue(k, &(struct arbiter_op){ .cas = false });
 }
 
+void keeper_arbiter_look(struct keeper *k)
+{
+	arbiter_queue(k, &(struct arbiter_op){ .look = true });
+}
+
 void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
 {
 	arbiter_queue(k, &(struct arbiter_op){ .cas = true,
@@ -383,6 +421,7 @@ static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const s
 {
 	struct keeper *k = arg;
 	struct rpl_event ev = { .kind = arbiter_event(k->arbiter_queue[0].cas, outcome) };
+	bool look = k->arbiter_queue[0].look;
 
 	rpl_assert(k->arbiter_n > 0 && k->arbiter_busy);
 	k->arbiter_busy = false;
@@ -394,7 +433,10 @@ static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const s
 			k->conf.arbiter, err->msg);
 	if (ev.kind == RPL_EV_CLAIM_GRANTED)
 		k->at.claim_granted = rpl_now_ns();
-	keeper_event(k, &ev);
+	if (look)
+		keeper_looked(k, outcome == RPL_ARBITER_OK ? record : NULL);
+	else
+		keeper_event(k, &ev);
 	arbiter_next(k);
 }
 
@@ -442,27 +484,30 @@ static struct rpl_guest *new_guest(struct keeper *k, struct rpl_err *err)
 	return rpl_guest_new(&gc, k->loop, on_guest_done, on_guest_event, k, err);
 }
 
-/* Look at the guest, again after a refusal. A handle attaches once: one whose guest was found, but not as it should be
- * (another VM, paused by somebody, no relay), is replaced. */
-void keeper_attach(struct keeper *k)
+void keeper_fresh_guest(struct keeper *k)
 {
 	struct rpl_err err = { .code = -EINVAL };
-	struct rpl_guest *anew;
 
-	if (k->guest_busy)
+	if (!k->guest_used)
 		return;
-	if (k->guest_found) {
-		anew = new_guest(k, &err);
-		if (!anew) {
-			keeper_refuse(k, &err);
-			return;
-		}
-		rpl_guest_free(k->guest);
-		k->guest = anew;
-		k->guest_found = k->guest_here = false;
+	rpl_guest_free(k->guest); /* first: the files that it puts away have the names of the next one's */
+	k->guest = new_guest(k, &err);
+	if (!k->guest) {
+		rpl_log(RPL_LOG_ERROR, "vm=%s error=\"%s\" next=exit", k->conf.vm, err.msg);
+		_exit(EXIT_FAILURE); /* the agent starts another */
 	}
+	k->checkpoint.guest = k->guest;
+	k->guest_used = k->guest_here = k->guest_process = k->paused = false;
+}
+
+/* Look at the guest, again after a refusal. */
+void keeper_attach(struct keeper *k)
+{
+	if (k->guest_busy || k->started)
+		return;
+	keeper_fresh_guest(k);
 	k->refused[0] = '\0';
-	k->guest_busy = true;
+	k->guest_busy = k->guest_used = true;
 	rpl_guest_attach(k->guest);
 }
 

@@ -129,10 +129,6 @@ void keeper_event(struct keeper *k, const struct rpl_event *ev)
 		return;
 	arm_deadline(k);
 	keeper_answer_waiting(k);
-	if (k->rest && k->core.state == RPL_ST_IDLE && !k->ending && (k->standby.ready || !k->guest_here)) {
-		k->rest = false;
-		standby_start(k);
-	}
 }
 
 void keeper_say(struct keeper *k, enum rpl_event_kind kind)
@@ -183,16 +179,6 @@ void keeper_end(struct keeper *k)
 	keeper_tell(k, "end", NULL);
 	ev_timer_set(&k->quit, GOODBYE_MS / 1e3, 0.);
 	ev_timer_start(k->loop, &k->quit);
-}
-
-void keeper_rest(struct keeper *k, enum rpl_reason why)
-{
-	bool over = why == RPL_WHY_GUEST_DOWN || why == RPL_WHY_FORGET;
-
-	if (over || !*k->conf.standby)
-		keeper_end(k);
-	else
-		k->rest = true; /* once this step's actions have put away what was here */
 }
 
 static void init_timers(struct keeper *k)
@@ -251,6 +237,7 @@ void keeper_close(struct keeper *k)
 		ev_timer_stop(k->loop, &k->deadline);
 		ev_timer_stop(k->loop, &k->poll);
 		ev_timer_stop(k->loop, &k->netbuf_retry);
+		ev_timer_stop(k->loop, &k->rest);
 		session_fini(k);
 		standby_fini(k);
 	}

@@ -19,11 +19,18 @@
 #include <replicad/log.h>
 #include <replicad/replica.h>
 
+bool standby_possible(const struct keeper *k)
+{
+	return k->standby.ready || k->standby.starting ||
+	       (k->started && k->core.state == RPL_ST_IDLE && !k->guest_process && !k->guest_busy && !k->ending);
+}
+
 void standby_start(struct keeper *k)
 {
-	if (k->standby.starting || k->standby.ready)
+	if (k->standby.starting || k->standby.ready || !standby_possible(k))
 		return;
-	k->standby.starting = true;
+	keeper_fresh_guest(k);
+	k->standby.starting = k->guest_used = true;
 	k->guest_busy = true;
 	rpl_guest_standby(k->guest);
 	rpl_netbuf_attach(k->netbuf);
@@ -73,6 +80,12 @@ static void drop_memory(struct standby *b)
 		(void)close(b->memory_fd[--b->n_memory_fds]);
 }
 
+void standby_drop(struct keeper *k)
+{
+	rpl_close(&k->standby.staging_fd);
+	drop_memory(&k->standby);
+}
+
 void standby_on_started(struct keeper *k, int r, const struct rpl_err *err)
 {
 	struct standby *b = &k->standby;
@@ -90,7 +103,7 @@ void standby_on_started(struct keeper *k, int r, const struct rpl_err *err)
 		return;
 	}
 	k->refused[0] = '\0';
-	k->guest_here = b->ready = true;
+	k->guest_here = k->guest_process = b->ready = true;
 	ensure_mover(k);
 }
 
@@ -235,11 +248,11 @@ void standby_on_lost(struct keeper *k)
 {
 	struct standby *b = &k->standby;
 
-	if (!b->ready)
-		return;
 	b->ready = b->accepted = false;
 	movers_kill(k->movers);
 	drop_memory(b);
+	k->wish.kill = true; /* what closed its monitor may still have its files */
+	keeper_pursue(k);
 }
 
 /* ---- the end of a session, in its three ways */
@@ -313,9 +326,6 @@ void standby_activate(struct keeper *k, uint64_t epoch)
 
 void standby_fini(struct keeper *k)
 {
-	struct standby *b = &k->standby;
-
-	rpl_close(&b->waiting_fd);
-	rpl_close(&b->staging_fd);
-	drop_memory(b);
+	rpl_close(&k->standby.waiting_fd);
+	standby_drop(k);
 }

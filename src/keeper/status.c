@@ -193,12 +193,13 @@ void keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 		(unsigned long long)k->core.rec.generation, session, (unsigned long long)k->core.epoch,
 		rpl_state_name(from), rpl_state_name(to), k->reason);
 	keeper_tell(k, "state",
-		    json_pack("{s:s, s:s, s:I, s:s, s:I, s:s}", "from", rpl_state_name(from), "to", rpl_state_name(to),
-			      "gen", (json_int_t)k->core.rec.generation, "sess", session, "epoch",
-			      (json_int_t)k->core.epoch, "reason", k->reason));
+		    json_pack("{s:s, s:s, s:s, s:b, s:I, s:s, s:I, s:s}", "from", rpl_state_name(from), "to",
+			      rpl_state_name(to), "role", role(k), "wanted", (int)k->core.want, "gen",
+			      (json_int_t)k->core.rec.generation, "sess", session, "epoch", (json_int_t)k->core.epoch,
+			      "reason", k->reason));
 	if (from == RPL_ST_B_PROMOTE && to == RPL_ST_P_SOLO)
 		tell_takeover(k);
 	keeper_past_save(k);
-	if (to == RPL_ST_IDLE && from != RPL_ST_START)
+	if (to == RPL_ST_IDLE && (from != RPL_ST_START || (!k->conf.standby_role && !k->guest_here)))
 		keeper_rest(k, a->u.state.reason);
 }

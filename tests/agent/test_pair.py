@@ -33,7 +33,7 @@ class PairTest(unittest.TestCase):
         self.key = secrets.token_hex(KEY_BYTES)
         self.ports = {"alpha": free_port(), "beta": free_port()}
         os.mkdir(os.path.join(self.base.path, "arbiter"))
-        self.alpha = self.node("alpha", "beta", "backup = beta\n")
+        self.alpha = self.node("alpha", "beta", "backup = beta\nstandby = /dev/null\n")
         self.beta = self.node("beta", "alpha", "backup = alpha\nstandby = /dev/null\nrole = backup\n")
         self.beta.start()
         self.alpha.start()
@@ -104,6 +104,19 @@ class PairTest(unittest.TestCase):
         self.assertEqual(told[0]["generation"], vm["generation"])
         self.assertEqual(self.beta.command("status", VM).returncode, 1)
         wait_until("the end of the movers", lambda: not any(alive(pid) for pid in movers))
+
+    def test_there_and_back_twice(self):
+        self.protect()
+        primary, backup = self.alpha, self.beta
+        for _ in range(4):
+            self.assertTrue(primary.ask("switchover", vm=VM)["ok"])
+            wait_until("protection on the other side", lambda: backup.vm(VM)["state"] == "P_PROTECTED")
+            wait_until("a ready backup on the old one", lambda: primary.vm(VM)["state"] == "B_READY")
+            self.assertEqual((primary.vm(VM)["role"], backup.vm(VM)["role"]), ("backup", "primary"))
+            self.assertEqual((primary.wanted(), backup.wanted()), ([], [VM]))
+            primary, backup = backup, primary
+        self.assertEqual([e for a in (self.alpha, self.beta) for e in a.events(VM) if e["event"] == "keeper-died"], [],
+                         self.keeper_logs())
 
     def test_unprotected(self):
         self.protect()

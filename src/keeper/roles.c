@@ -1,0 +1,80 @@
+/* roles.c - between two roles: a keeper whose guest is gone from here, or was not found when it started
+ *
+ * Who owns the VM says the record, and it alone. Is it the peer's, then what is to be done here is to be its backup: a
+ * deposed or handed-over primary puts away what it had (the core's P_DEPOSED) and makes a standby, on the guest handle
+ * of a new life. Is it ours, the guest may come back (an operator boots it), and a standby would only be in its way.
+ */
+#include "keeper.h"
+
+#include <string.h>
+
+#include <replicad/log.h>
+
+static bool is_ours(const struct keeper *k, const struct rpl_record *r)
+{
+	return strncmp(r->owner, k->conf.core.self, sizeof(r->owner)) == 0;
+}
+
+/* From the loop, not from the callback of a guest whose handle is replaced here. */
+static void on_rest(EV_P_ ev_timer *w, int revents)
+{
+	struct keeper *k = w->data;
+
+	(void)loop;
+	(void)revents;
+	if (k->core.state != RPL_ST_IDLE || k->ending || !standby_possible(k))
+		return; /* a connection that came first has begun it, or an operation ends and this comes again */
+	standby_start(k);
+}
+
+void keeper_rest(struct keeper *k, enum rpl_reason why)
+{
+	bool ours = k->core.rec_known && is_ours(k, &k->core.rec);
+
+	if (k->netbuf_here && !ours)
+		rpl_netbuf_shut(k->netbuf); /* whatever still sends here is not the guest that clients talk to */
+	if (ours || why == RPL_WHY_FORGET || !*k->conf.standby) {
+		keeper_end(k);
+		return;
+	}
+	k->wish = (struct wishes){ 0 };
+	k->checkpoints = k->dirty_pages_sum = k->acked_at_ns = 0;
+	memset(&k->checkpoint.pauses, 0, sizeof(k->checkpoint.pauses));
+	keeper_rest_soon(k);
+}
+
+void keeper_rest_soon(struct keeper *k)
+{
+	if (k->core.state != RPL_ST_IDLE || k->ending || k->standby.ready || !*k->conf.standby)
+		return;
+	ev_timer_stop(k->loop, &k->rest);
+	ev_timer_init(&k->rest, on_rest, 0., 0.);
+	k->rest.data = k;
+	ev_timer_start(k->loop, &k->rest);
+}
+
+/* A host that was dead comes back, and with it the wish to protect what ran on it. */
+void keeper_not_found(struct keeper *k, const struct rpl_err *why)
+{
+	k->not_found = *why;
+	if (k->started || !*k->conf.standby || rpl_uuid_is_zero(&k->conf.core.vm))
+		keeper_refuse(k, why);
+	else
+		keeper_arbiter_look(k);
+}
+
+void keeper_looked(struct keeper *k, const struct rpl_record *record)
+{
+	bool left_to_peer = record && (!is_ours(k, record) || record->mode == RPL_MODE_PROTECTED);
+
+	if (k->started)
+		return;
+	if (!left_to_peer) {
+		keeper_refuse(k, &k->not_found);
+		return;
+	}
+	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu mode=%s owner=%.63s guest=\"%s\"", k->conf.vm,
+		(unsigned long long)record->generation, rpl_mode_name((enum rpl_mode)record->mode), record->owner,
+		k->not_found.msg);
+	keeper_start_core(k, RPL_FOUND_NONE, false);
+}
