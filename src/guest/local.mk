@@ -1,13 +1,13 @@
 # src/guest: two archives, because the mover links the memory half only and must not hold any QMP code.
 noinst_LTLIBRARIES += src/guest/libmemory.la src/guest/libguest.la
-src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/memory.c src/guest/memory_kinds.c
+src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/xen_layout.c src/guest/memory.c src/guest/memory_kinds.c
 src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c src/guest/xen_standin.c \
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
 	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_watch.c src/guest/qemu_memory.c \
 	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c
 src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 src_guest_libguest_la_LIBADD = $(JANSSON_LIBS) $(EV_LIBS)
-noinst_HEADERS += include/replicad/qemu.h src/guest/memory_impl.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
+noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h src/guest/memory_impl.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
 	src/guest/qmp_parse.h src/guest/qmp.h src/guest/qemu_impl.h src/guest/qemu_facts.h src/guest/note.h \
 	src/guest/procmem.h src/guest/uffd.h src/guest/inject.h
 
@@ -40,6 +40,12 @@ tests_unit_memory_SOURCES = tests/unit/memory.c
 tests_unit_memory_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_memory_LDADD = src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
 EXTRA_DIST += tests/data/qmp
+check_PROGRAMS += tests/unit/xen_layout
+TESTS += tests/unit/xen_layout
+tests_unit_xen_layout_SOURCES = tests/unit/xen_layout.c
+tests_unit_xen_layout_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_xen_layout_LDADD = src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
+dist_man_MANS += man/replicad-xen.7
 
 fuzz_targets += tests/fuzz/fuzz_qmp
 tests_fuzz_fuzz_qmp_SOURCES = tests/fuzz/fuzz_qmp.c $(fuzz_main)
