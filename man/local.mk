@@ -7,3 +7,4 @@ dist_man_MANS += man/replicad-link.7 man/replicad-protocol.7
 dist_man_MANS += man/replicad-security.7
 dist_man_MANS += man/replicad-doctor.8 man/replicad-qemu-args.8 man/replicad-qemu.7
 dist_man_MANS += man/replicad-attach.8
+dist_man_MANS += man/replicad-restore.8 man/replicad-receive.8

@@ -59,3 +59,8 @@ tests_fuzz_fuzz_qemu_text_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_qemu_text_LDADD = src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/base/libbase.la \
 	$(JANSSON_LIBS) $(EV_LIBS)
 EXTRA_DIST += tests/fuzz/corpus/qmp tests/fuzz/corpus/qemu_text
+
+# The Xen backup's half that commands and short-lived programs share: a stored guest as a stream, and xl to read it.
+noinst_LTLIBRARIES += src/guest/libxenstandby.la
+src_guest_libxenstandby_la_SOURCES = src/guest/xen_standby_xl.h src/guest/xen_standby_xl.c src/guest/xen_standby_image.h \
+	src/guest/xen_standby_image.c

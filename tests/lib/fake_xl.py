@@ -1,0 +1,92 @@
+#!/usr/bin/python3 -SE
+"""Stands in for xl, for tests without Xen: domains are files in $FAKE_XL, named by number and holding name and state.
+
+restore reads all of its stream into $FAKE_XL/stream.DOMID, and takes the name out of the configuration in front of it.
+$FAKE_XL_FAIL names one sub-command that fails.
+"""
+import json
+import os
+import struct
+import sys
+
+DIR = os.environ["FAKE_XL"]
+CREATE = os.path.join(DIR, "create.json") # what `create --dryrun` prints
+
+
+def path(domid):
+    return os.path.join(DIR, "domain.%d" % int(domid))
+
+
+def load(domid):
+    try:
+        with open(path(domid), encoding="utf-8") as f:
+            return json.load(f)
+    except FileNotFoundError:
+        sys.exit("%s is an invalid domain identifier (rc=-6)" % domid)
+
+
+def store(domid, dom):
+    with open(path(domid), "w", encoding="utf-8") as f:
+        json.dump(dom, f)
+
+
+def domains():
+    return {int(n[7:]): load(n[7:]) for n in os.listdir(DIR) if n.startswith("domain.")}
+
+
+def restore(args):
+    flags = [a for a in args if a.startswith("-")]
+    files = [a for a in args if not a.startswith("-")]
+    with open(files[-1], "rb") as f:
+        head = f.read(48)
+        if head[:32] != b"Xen saved domain, xl format\n \0 \r":
+            sys.exit("File has wrong magic number - corrupt or for a different tool?")
+        _, flags_m, _, optional = struct.unpack("<IIII", head[32:])
+        config = json.loads(f.read(optional)[4:-1]) if optional else None
+        if not config and len(files) < 2:
+            sys.exit("Config file not specified and none in save file")
+        domid = max([0, *domains()]) + 1
+        with open(os.path.join(DIR, "stream.%d" % domid), "wb") as out:
+            while True:
+                part = f.read(1 << 20)
+                if not part:
+                    break
+                out.write(part)
+    if os.environ.get("FAKE_XL_FAIL") == "restore-late":
+        sys.exit("libxl: error: libxl_create.c:1: Domain 1: out of patience\nlibxl: consequence")
+    name = config["c_info"]["name"] if len(files) < 2 else os.path.basename(files[0])
+    if name in [d["name"] for d in domains().values()]:
+        sys.exit("libxl: error: domain with name \"%s\" already exists." % name)
+    store(domid, {"name": name, "paused": "-p" in flags, "monitor": "-e" not in flags,
+                  "config": files[0] if len(files) > 1 else None})
+
+
+def main():
+    command, args = sys.argv[1], sys.argv[2:]
+    if os.environ.get("FAKE_XL_FAIL") == command:
+        sys.exit("libxl: error: told to fail: %s" % command)
+    if command == "restore":
+        restore(args)
+    elif command == "domid":
+        found = [i for i, d in domains().items() if d["name"] == args[0]]
+        if not found:
+            sys.exit("Can't get domid of domain name '%s', maybe this domain does not exist." % args[0])
+        print(found[0])
+    elif command == "rename":
+        store(args[0], {**load(args[0]), "name": args[1]})
+    elif command == "unpause":
+        store(args[0], {**load(args[0]), "paused": False})
+    elif command == "destroy":
+        load(args[0])
+        os.unlink(path(args[0]))
+    elif command == "info":
+        print("host                   : fake\nfree_memory            : %s\ncores                  : 1"
+              % os.environ.get("FAKE_XL_FREE", "4096"))
+    elif command == "create" and "-n" in args:
+        with open(CREATE, encoding="utf-8") as f:
+            sys.stdout.write(f.read())
+    else:
+        sys.exit("command not implemented: %s" % command)
+
+
+main()
