@@ -79,6 +79,9 @@ static const struct row table[RPL_EV_N][HANDLERS_MAX] = {
 	[RPL_EV_GUEST_FAILED] = { { ST(B_PROMOTE) | ST(C_REPLAY), rpl_core_on_guest_failed } },
 	[RPL_EV_GUEST_SHUTDOWN] = { { ST(START) | P_OWNER, rpl_core_on_guest_shutdown } },
 	[RPL_EV_GUEST_CRASHED] = { { ST(START) | P_OWNER, rpl_core_on_guest_crashed } },
+	[RPL_EV_GUEST_CHANGED] = { { ST(START) | P_OWNER, rpl_core_on_guest_changed } },
+	[RPL_EV_GUEST_FIT] = { { ST(P_SOLO), rpl_core_on_guest_fit } },
+	[RPL_EV_GUEST_UNFIT] = { { ST(P_SOLO), rpl_core_on_guest_unfit } },
 	[RPL_EV_GUEST_DIED] = { { ST(START) | P_ALL, rpl_core_on_guest_died },
 				{ ST(B_PROMOTE) | ST(C_REPLAY), rpl_core_on_guest_stillborn } },
 	[RPL_EV_GUEST_KILLED] = { { ST(P_DEPOSED) | ST(P_DOWN), rpl_core_on_guest_killed } },
@@ -278,7 +281,7 @@ void rpl_core_enter(struct rpl_core *c, struct rpl_actions *out, enum rpl_state 
 	c->won = c->refused = c->fresh = c->failed = false;
 	c->doing = RPL_ACT_N;
 	if (to == RPL_ST_IDLE || to == RPL_ST_P_LOST || to == RPL_ST_P_DEPOSED)
-		c->died_pending = c->down_pending = false;
+		c->died_pending = c->down_pending = c->unfit = false;
 	c->last_alarm = RPL_WHY_NONE;
 }
 

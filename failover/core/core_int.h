@@ -126,8 +126,11 @@ void rpl_core_end_session(struct rpl_core *c, struct rpl_actions *out, bool forg
 
 /* ---- owner.c: without one: solo, claiming, lost, down, deposed */
 rpl_core_handler rpl_core_on_guest_shutdown, rpl_core_on_guest_crashed, rpl_core_on_guest_died;
+rpl_core_handler rpl_core_on_guest_changed, rpl_core_on_guest_fit, rpl_core_on_guest_unfit;
 rpl_core_handler rpl_core_on_guest_killed, rpl_core_on_store_discarded;
 rpl_core_pump rpl_core_pump_claim, rpl_core_pump_lost, rpl_core_pump_down;
+/* Whether the guest must be looked at before a session; asks for that when it is time. */
+bool rpl_core_look_first(struct rpl_core *c, struct rpl_actions *out);
 void rpl_core_become_solo(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);
 void rpl_core_want_solo(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);
 void rpl_core_depose(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why);

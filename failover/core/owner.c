@@ -63,7 +63,9 @@ void rpl_core_armed(struct rpl_core *c, struct rpl_actions *out)
 	rpl_core_enter(c, out, RPL_ST_P_PROTECTED, RPL_WHY_CLAIM_WON);
 	if (rpl_core_overtaken(c, out))
 		return;
-	if (!c->want || c->session_dead)
+	if (c->unfit)
+		rpl_core_want_solo(c, out, RPL_WHY_GUEST_CHANGED);
+	else if (!c->want || c->session_dead)
 		rpl_core_want_solo(c, out, c->want ? RPL_WHY_SESSION_LOST : RPL_WHY_OPERATOR);
 }
 
@@ -195,6 +197,47 @@ void rpl_core_pump_down(struct rpl_core *c, struct rpl_actions *out)
 		rpl_core_depose(c, out, RPL_WHY_PEER_OWNS);
 	else
 		rpl_core_claim(c, out, RPL_CLAIM_DOWN);
+}
+
+/* A checkpoint of the changed guest may not load at the peer: protection ends as if an operator had ended it, but
+ * stays wanted. A handover under way goes on: its last epoch was taken before. */
+void rpl_core_on_guest_changed(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	c->unfit = true;
+	if (in_states(c, ST(P_SYNC))) {
+		rpl_core_end_session(c, out, true);
+		rpl_core_become_solo(c, out, RPL_WHY_GUEST_CHANGED);
+	} else if (in_states(c, ST(P_ARM)) && !rpl_core_unresolved(c)) {
+		rpl_core_disarm(c, out, RPL_WHY_GUEST_CHANGED);
+	} else if (in_states(c, ST(P_PROTECTED) | ST(P_STALLED)) || (in_states(c, ST(P_DRAIN)) && !c->handover)) {
+		rpl_core_want_solo(c, out, RPL_WHY_GUEST_CHANGED);
+	}
+}
+
+bool rpl_core_look_first(struct rpl_core *c, struct rpl_actions *out)
+{
+	if (c->unfit && (c->failed || c->doing != RPL_ACT_GUEST_LOOK))
+		rpl_core_begin(c, out, RPL_ACT_GUEST_LOOK);
+	return c->unfit;
+}
+
+void rpl_core_on_guest_fit(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	(void)out;
+	if (rpl_core_done(c, RPL_ACT_GUEST_LOOK))
+		c->unfit = false;
+}
+
+void rpl_core_on_guest_unfit(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	if (c->doing != RPL_ACT_GUEST_LOOK || c->failed)
+		return;
+	c->failed = true;
+	c->retry_at_ns = c->now_ns + RPL_LOOK_RETRY_NS;
+	rpl_core_alarm(c, out, RPL_WHY_GUEST_UNFIT);
 }
 
 /* ---- P_LOST: the record names us, the memory is not here; only the peer, a cold start or an operator can help */

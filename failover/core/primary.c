@@ -265,7 +265,7 @@ void rpl_core_pump_solo(struct rpl_core *c, struct rpl_actions *out)
 {
 	if (record_moved(c, out) || (!rpl_core_unresolved(c) && rpl_core_overtaken(c, out)))
 		return;
-	if (c->want && c->guest && c->output == RPL_OUT_OPEN && !c->reading && rpl_core_due(c))
+	if (c->want && c->guest && c->output == RPL_OUT_OPEN && !c->reading && rpl_core_due(c) && !rpl_core_look_first(c, out))
 		begin_session(c, out);
 }
 
@@ -418,6 +418,8 @@ uint64_t rpl_core_session_deadline(const struct rpl_core *c)
 {
 	switch (c->state) {
 	case RPL_ST_P_SOLO:
+		if (c->doing == RPL_ACT_GUEST_LOOK && !c->failed)
+			return UINT64_MAX;
 		return c->want && c->guest && c->output == RPL_OUT_OPEN && !c->reading ? c->retry_at_ns : UINT64_MAX;
 	case RPL_ST_P_SYNC:
 		return c->link_up ? UINT64_MAX : c->heard_ns + c->conf.suspect_ns;

@@ -59,5 +59,5 @@ void rpl_core_pump_work(struct rpl_core *c, struct rpl_actions *out)
 
 uint64_t rpl_core_work_deadline(const struct rpl_core *c)
 {
-	return c->failed ? c->retry_at_ns : UINT64_MAX;
+	return c->failed && !in_states(c, ST(P_SOLO)) ? c->retry_at_ns : UINT64_MAX; /* GUEST_LOOK waits for being wanted */
 }

@@ -117,6 +117,7 @@
 	X(wire_bytes, integer, "bytes", "bytes sent so far")                                                   \
 	X(held_frames, integer, "frames", "output held now")                                                   \
 	X(dropped_frames, integer, "frames", "output dropped at the buffer's limit")                           \
+	X(guest, string, "", "running, paused (by replicad) or stopped (by another program: checkpoints wait)") \
 	X(tracker, string, "", "how written pages are found")                                                  \
 	X(netbuf, string, "", "what holds the output; none is unsafe")                                         \
 	X(tls, string, "", "psk, x509 or none")                                                                \

@@ -81,6 +81,9 @@ enum rpl_state {
 	X(GUEST_SHUTDOWN, none, "the guest powered itself off, or an operator had it do so")                         \
 	X(GUEST_CRASHED, none, "the guest's system crashed (panic event); its process lives")                        \
 	X(GUEST_RESET, none, "the guest rebooted; protection goes on")                                               \
+	X(GUEST_CHANGED, none, "a device was plugged or changed: its checkpoints fit the standby no more")            \
+	X(GUEST_FIT, none, "answer to GUEST_LOOK: as it is now it may be protected")                                  \
+	X(GUEST_UNFIT, none, "answer to GUEST_LOOK: it may not, or changed again; may be tried again")                \
 	X(GUEST_DIED, none, "its process ended without a shutdown event, or lost its overlay: the memory is gone")   \
 	X(GUEST_KILLED, none, "answer to GUEST_KILL: surely gone")                                                   \
 	/* output and disk of the primary */                                                                         \
@@ -150,6 +153,7 @@ enum rpl_event_kind {
 	X(GUEST_ACTIVATE, epoch, "fold staged epochs <= `epoch`, start output open, run the standby "                \
 				 "-> GUEST_RUNNING, GUEST_FAILED")                                                   \
 	X(GUEST_BOOT, none, "boot it from its disk, output open -> GUEST_RUNNING, GUEST_FAILED")                     \
+	X(GUEST_LOOK, none, "inspect the running guest anew, as for a first protection -> GUEST_FIT, GUEST_UNFIT")     \
 	X(ANNOUNCE, none, "gratuitous ARP and unsolicited neighbour advertisements")                                 \
 	/* the backup */                                                                                             \
 	X(SESSION_ACCEPT, session, "make room for a fresh replica and let the primary send")                         \
@@ -291,6 +295,8 @@ enum rpl_claim_kind {
 	X(GUEST_DOWN, "the guest shut down on purpose")                         \
 	X(GUEST_CRASHED, "the guest's system crashed")                          \
 	X(GUEST_FAILED, "the guest could not be started; trying again")         \
+	X(GUEST_CHANGED, "a device of the guest changed")                       \
+	X(GUEST_UNFIT, "the guest as it is now cannot be protected; looking again") \
 	X(HANDOVER, "handed over by the primary")                               \
 	X(HANDED_OVER, "handed over to the backup")                             \
 	X(DRAIN_TIMEOUT, "switchover not finished in time")                     \
@@ -383,6 +389,7 @@ struct rpl_core_conf {
 	uint64_t cold_delay_ns;     /* a host without its guest leaves it to the peer so long; the non-owner twice that */
 };
 
+#define RPL_LOOK_RETRY_NS (5 * UINT64_C(1000000000)) /* between two looks at a guest that cannot be protected */
 #define RPL_TAKEOVER_DELAY_MIN_NS (200 * UINT64_C(1000000))
 
 enum rpl_claim_phase { RPL_CLAIM_NONE, RPL_CLAIM_SENT, RPL_CLAIM_READING, RPL_CLAIM_WAITING };
@@ -419,6 +426,7 @@ struct rpl_core {
 	bool paused;                /* by us */
 	bool down_pending, died_pending; /* seen while a claim was unresolved: acted on as soon as it is */
 	bool capturing;             /* a CHECKPOINT is unanswered */
+	bool unfit;                 /* it changed: looked at anew before the next session */
 
 	/* epochs; the primary's unless said otherwise */
 	uint64_t epoch;             /* the one being executed */

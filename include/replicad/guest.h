@@ -33,6 +33,7 @@ struct rpl_guest;
 
 enum rpl_guest_op {
 	RPL_GUEST_ATTACH,   /* connected, inspected, found protectable */
+	RPL_GUEST_LOOK,     /* inspected again, after a change: the definition is fresh */
 	RPL_GUEST_PAUSE,    /* stopped; all its output and block I/O has reached us */
 	RPL_GUEST_SAVE,     /* device state is in the state descriptor, *ret length known */
 	RPL_GUEST_RESUME,   /* running */
@@ -96,6 +97,9 @@ struct rpl_guest *rpl_guest_new(const struct rpl_guest_conf *conf, struct ev_loo
  * is found paused gives info.running = false, and info.paused_by_us tells whether an earlier keeper with the same
  * run_dir paused it (then resume it soon) or somebody else (then leave it). */
 void rpl_guest_attach(struct rpl_guest *g);
+/* Inspect an attached guest once more, after RPL_GUEST_CHANGED: info.definition is made anew, or it is refused as attach
+ * would refuse it and info stays as it was. It goes on running, attached. */
+void rpl_guest_look(struct rpl_guest *g);
 /* After -ETIMEDOUT of a pause it may still take effect later: resume then, the order is kept. */
 void rpl_guest_pause(struct rpl_guest *g);
 /* Write the device state of the paused guest into the state descriptor (a memfd), from offset 0. -EBUSY if it runs:

@@ -20,7 +20,7 @@
 
 static const struct rpl_guest_ops *const backends[] = { &rpl_guest_qemu, &rpl_guest_sim, &rpl_guest_xen };
 
-static const char *const op_names[] = { "attach", "pause", "save", "resume", "standby", "activate", "announce", "quit" };
+static const char *const op_names[] = { "attach", "look", "pause", "save", "resume", "standby", "activate", "announce", "quit" };
 _Static_assert(RPL_ARRAY_LEN(op_names) == RPL_GUEST_NOPS, "a name per operation");
 
 static const char *const event_names[] = { "shutdown", "reboot", "crash", "lost", "changed", "stopped", "resumed", "io-error" };
@@ -271,6 +271,19 @@ void rpl_guest_attach(struct rpl_guest *g)
 {
 	rpl_assert(g->phase == RPL_GP_NEW);
 	start(g, RPL_GUEST_ATTACH, g->ops->attach);
+}
+
+static int nothing_changes(struct rpl_guest *g, struct rpl_err *err)
+{
+	(void)err;
+	rpl_guest_op_done(g, 0, NULL);
+	return 0;
+}
+
+void rpl_guest_look(struct rpl_guest *g)
+{
+	rpl_assert(g->phase == RPL_GP_LIVE || g->phase == RPL_GP_GONE);
+	start(g, RPL_GUEST_LOOK, g->ops->look ? g->ops->look : nothing_changes);
 }
 
 void rpl_guest_standby(struct rpl_guest *g)

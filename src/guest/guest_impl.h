@@ -22,6 +22,7 @@ struct rpl_guest_ops {
 	const char *name;
 	int (*init)(struct rpl_guest *g, struct rpl_err *err);
 	int (*attach)(struct rpl_guest *g, struct rpl_err *err);
+	int (*look)(struct rpl_guest *g, struct rpl_err *err); /* NULL: its devices cannot change */
 	int (*pause)(struct rpl_guest *g, struct rpl_err *err);
 	int (*save)(struct rpl_guest *g, struct rpl_err *err);
 	int (*resume)(struct rpl_guest *g, struct rpl_err *err);

@@ -52,7 +52,7 @@ static bool is_dead(const struct qemu *q)
 static void ended(struct qemu *q, const struct rpl_err *why)
 {
 	struct rpl_err err = *why;
-	bool told = q->over || q->shutdown_seen || q->quitting;
+	bool told = q->over || q->meant || q->quitting;
 
 	if (q->over)
 		return;
@@ -160,7 +160,8 @@ static void on_shutdown(struct qemu *q, json_t *data)
 		return; /* its end follows, and is a loss */
 	q->shutdown_seen = true;
 	note_set(&q->note, false);
-	if (strcmp(reason, "guest-panic") == 0)
+	q->meant = strcmp(reason, "guest-panic") != 0; /* else its end is a loss, whatever the crash is taken for */
+	if (!q->meant)
 		rpl_guest_tell(q->g, RPL_GUEST_CRASH, "the guest panicked and QEMU ends");
 	else
 		rpl_guest_tell(q->g, RPL_GUEST_SHUTDOWN, "%s (%s)", json_is_true(json_object_get(data, "guest")) ?
@@ -412,6 +413,17 @@ static int do_attach(struct rpl_guest *g, struct rpl_err *err)
 	return r < 0 ? rpl_prefix(err, "%s: attach", g->conf.name) : 0;
 }
 
+static int do_look(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct qemu *q = qemu_of(g);
+
+	(void)err;
+	memset(q->watched_names, 0, sizeof(q->watched_names)); /* what is found now is what later looks compare with */
+	q->watched_ns = 0;
+	qemu_collect(q);
+	return 0;
+}
+
 static void do_abandon(struct rpl_guest *g)
 {
 	struct qemu *q = qemu_of(g);
@@ -480,6 +492,7 @@ const struct rpl_guest_ops rpl_guest_qemu = {
 	.name = "qemu",
 	.init = do_init,
 	.attach = do_attach,
+	.look = do_look,
 	.pause = do_pause,
 	.save = do_save,
 	.resume = do_resume,

@@ -20,19 +20,26 @@ static void finish(struct qemu *q)
 {
 	struct rpl_guest *g = q->g;
 	pid_t pid = qmp_peer_pid(q->qmp);
+	struct rpl_guest_info info = { .running = false };
 	struct rpl_err err;
 	int r;
 
-	free(g->info.definition);
-	memset(&g->info, 0, sizeof(g->info));
-	r = qemu_inspect(g->conf.name, &q->facts, g->conf.any_netdev, &g->info, &q->ram, &err);
+	r = qemu_inspect(g->conf.name, &q->facts, g->conf.any_netdev, &info, &q->ram, &err);
 	if (r == 0 && pid <= 0)
 		r = rpl_fail(&err, -ESRCH, "the process behind the monitor is not visible from here (another pid namespace?)");
 	if (r == 0)
 		r = qemu_watch_process(q, pid, &err);
 	if (r < 0) {
+		free(info.definition);
 		let_go(q);
 		rpl_guest_op_done(g, r, &err);
+		return;
+	}
+	free(g->info.definition);
+	info.paused_by_us = g->info.paused_by_us;
+	g->info = info;
+	if (g->op == RPL_GUEST_LOOK) {
+		rpl_guest_op_done(g, 0, NULL);
 		return;
 	}
 	g->info.paused_by_us = note_claim(&q->note, pid) && !g->info.running;

@@ -38,7 +38,8 @@ struct qemu {
 	bool watched;
 	bool quitting;
 	bool over;          /* shut down, lost or killed: nothing more is told */
-	bool shutdown_seen; /* it will end, on purpose */
+	bool shutdown_seen; /* it will end */
+	bool meant;         /* ... on purpose */
 
 	/* inspection */
 	struct qemu_facts facts;
@@ -84,7 +85,7 @@ void qemu_step(struct qemu *q, const char *command, json_t *args, qmp_reply_fn *
 int qemu_connect(struct qemu *q, const char *path, struct rpl_err *err);
 int qemu_watch_process(struct qemu *q, pid_t pid, struct rpl_err *err);
 
-/* qemu_attach.c: ask for all facts, then judge; ends the operation (ATTACH), or goes on (STANDBY). */
+/* qemu_attach.c: ask for all facts, then judge; ends the operation (ATTACH, LOOK), or goes on (STANDBY). */
 void qemu_collect(struct qemu *q);
 /* qemu_standby.c */
 int qemu_load_argv(struct qemu *q, struct rpl_err *err); /* of conf.standby_path: argv, qmp_path, ram_path */

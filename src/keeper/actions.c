@@ -24,6 +24,7 @@ static void wish_running(struct keeper *k)
 static void wish_open(struct keeper *k)
 {
 	k->wish.open = true;
+	k->wish.capture = false; /* one that still waits for the guest would hold the output again */
 	rpl_disk_start(k->disk, RPL_DISK_DRAIN, 0); /* the output follows when the store has everything */
 }
 
@@ -54,6 +55,10 @@ static void do_guest(struct keeper *k, const struct rpl_action *a)
 		break;
 	case RPL_ACT_ANNOUNCE:
 		k->wish.announce = true;
+		keeper_pursue(k);
+		break;
+	case RPL_ACT_GUEST_LOOK:
+		k->wish.look = true;
 		keeper_pursue(k);
 		break;
 	default: /* GUEST_BOOT, GUEST_POWERDOWN */
@@ -172,6 +177,7 @@ void keeper_perform(struct keeper *k, const struct rpl_action *a)
 	case RPL_ACT_GUEST_POWERDOWN:
 	case RPL_ACT_GUEST_ACTIVATE:
 	case RPL_ACT_GUEST_BOOT:
+	case RPL_ACT_GUEST_LOOK:
 	case RPL_ACT_ANNOUNCE:
 		do_guest(k, a);
 		break;

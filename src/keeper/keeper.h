@@ -8,8 +8,8 @@
  *         └──────────────── completions: guest, netbuf, disk, arbiter, mover ◄───────────────┘
  *
  * Completions may come from inside an action; the queue keeps steps apart. session.c is the primary's side of the
- * link, standby.c the backup's, roles.c goes from one to the other, checkpoint.c one pause; status.c tells people,
- * persist.c tells the next keeper.
+ * link, standby.c the backup's, roles.c goes from one to the other, checkpoint.c one pause, life.c what the guest itself
+ * does; status.c tells people, persist.c tells the next keeper.
  */
 #ifndef KEEPER_H
 #define KEEPER_H
@@ -71,7 +71,7 @@ struct moments {
 /* What the core asked of the guest and the output and could not be begun at once: the guest does one thing at a time,
  * and the buffer's process may be away for a moment. Carried out by keeper_pursue(). */
 struct wishes {
-	bool kill, activate, announce, capture;
+	bool kill, activate, announce, look, capture;
 	bool paused;              /* how it should be, outside a checkpoint */
 	bool open;                /* output should flow straight through */
 	enum checkpoint_kind capture_kind;
@@ -116,6 +116,8 @@ struct keeper {
 	bool guest_busy;          /* an operation that is not the checkpoint's is under way */
 	bool killing;             /* ... and it is the last one of this handle */
 	bool paused;              /* by us, outside a checkpoint */
+	bool paused_by_others;    /* no checkpoint is taken: it would resume what somebody wants paused */
+	bool changed;             /* since the look under way began */
 	bool netbuf_here;
 	bool leaving;             /* unprotect was asked for: end when SOLO and let go */
 	bool ending;
@@ -172,6 +174,11 @@ void keeper_pursue(struct keeper *k);
 void keeper_fresh_guest(struct keeper *k);
 /* Try (again) to attach the guest, the output buffer and the disk; ends in keeper_start_core() or a refusal. */
 void keeper_attach(struct keeper *k);
+
+/* life.c: what happens to the guest by its own or by other hands */
+void life_on_event(void *arg, enum rpl_guest_event event, const char *msg);
+void life_look(struct keeper *k); /* the guest is free: inspect it anew */
+void life_on_looked(struct keeper *k, int r, const struct rpl_err *err);
 
 /* session.c */
 void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation);

@@ -54,9 +54,11 @@ void keeper_pursue(struct keeper *k)
 	} else if (w->announce) {
 		w->announce = false;
 		rpl_guest_announce(k->guest);
+	} else if (w->look) {
+		life_look(k);
 	} else {
 		k->guest_busy = false;
-		if (w->capture) {
+		if (w->capture && !k->paused_by_others) {
 			w->capture = false;
 			if (w->capture_kind != CHECKPOINT_HOLD)
 				rpl_trace_mark(k->trace, w->capture_epoch, RPL_TRACE_BEGUN);
@@ -171,6 +173,9 @@ static void on_guest_done(void *arg, enum rpl_guest_op op, int r, const struct r
 	case RPL_GUEST_ATTACH:
 		on_attached(k, r, err);
 		break;
+	case RPL_GUEST_LOOK:
+		life_on_looked(k, r, err);
+		break;
 	case RPL_GUEST_STANDBY:
 		standby_on_started(k, r, err);
 		break;
@@ -191,39 +196,6 @@ static void on_guest_done(void *arg, enum rpl_guest_op op, int r, const struct r
 		break;
 	}
 	keeper_pursue(k);
-}
-
-static void on_guest_event(void *arg, enum rpl_guest_event event, const char *msg)
-{
-	struct keeper *k = arg;
-
-	keeper_tell(k, "guest", json_pack("{s:s, s:s}", "reason", rpl_guest_event_name(event), "message", msg));
-	switch (event) {
-	case RPL_GUEST_SHUTDOWN:
-		keeper_say(k, RPL_EV_GUEST_SHUTDOWN);
-		break;
-	case RPL_GUEST_REBOOT:
-		keeper_say(k, RPL_EV_GUEST_RESET);
-		break;
-	case RPL_GUEST_CRASH:
-		keeper_say(k, RPL_EV_GUEST_CRASHED);
-		break;
-	case RPL_GUEST_LOST:
-		k->guest_here = false;
-		if (k->standby.ready) {
-			standby_on_lost(k);
-			keeper_say(k, RPL_EV_REPLICA_LOST);
-		} else {
-			keeper_say(k, RPL_EV_GUEST_DIED);
-		}
-		break;
-	case RPL_GUEST_CHANGED: /* the standby is not its equal any more: protection ends, by the arbiter's leave */
-		keeper_alarm(k, msg);
-		keeper_say(k, RPL_EV_CMD_UNPROTECT);
-		break;
-	default:
-		break;
-	}
 }
 
 /* ---- output */
@@ -481,7 +453,7 @@ static struct rpl_guest *new_guest(struct keeper *k, struct rpl_err *err)
 		.op_timeout_ms = c->op_timeout_ms,
 	};
 
-	return rpl_guest_new(&gc, k->loop, on_guest_done, on_guest_event, k, err);
+	return rpl_guest_new(&gc, k->loop, on_guest_done, life_on_event, k, err);
 }
 
 void keeper_fresh_guest(struct keeper *k)
@@ -497,7 +469,7 @@ void keeper_fresh_guest(struct keeper *k)
 		_exit(EXIT_FAILURE); /* the agent starts another */
 	}
 	k->checkpoint.guest = k->guest;
-	k->guest_used = k->guest_here = k->guest_process = k->paused = false;
+	k->guest_used = k->guest_here = k->guest_process = k->paused = k->paused_by_others = false;
 }
 
 /* Look at the guest, again after a refusal. */

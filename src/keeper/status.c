@@ -113,6 +113,8 @@ static void put_safety(const struct keeper *k, json_t *doc)
 	enum rpl_state s = k->core.state;
 	bool covered = s == RPL_ST_P_PROTECTED || s == RPL_ST_B_READY;
 
+	if (k->guest_here)
+		put_text(doc, "guest", k->paused_by_others ? "stopped" : k->paused ? "paused" : "running");
 	put(doc, "held_frames", n->held_frames);
 	put(doc, "dropped_frames", n->dropped_frames);
 	put_text(doc, "tracker", k->conf.tracker);

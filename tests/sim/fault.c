@@ -134,6 +134,8 @@ static void guest_fault(struct sim *s, enum fault f, int node)
 		deliver(s, node, RPL_EV_GUEST_CRASHED);
 	} else if (f == F_GUEST_RESET) {
 		deliver(s, node, RPL_EV_GUEST_RESET);
+	} else if (f == F_GUEST_CHANGES) {
+		deliver(s, node, RPL_EV_GUEST_CHANGED);
 	} else if (f == F_BUFFER_FULL && n->overlay) {
 		deliver(s, node, RPL_EV_BUFFER_FULL);
 	}
@@ -252,6 +254,7 @@ static void strike(struct sim *s, enum fault f)
 	case F_POWER_OFF:
 	case F_GUEST_PANIC:
 	case F_GUEST_RESET:
+	case F_GUEST_CHANGES:
 		guest_fault(s, f, node);
 		break;
 	case F_HEARSAY:

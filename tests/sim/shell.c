@@ -572,6 +572,9 @@ void shell_slow_part(struct sim *s, const struct item *it)
 	case RPL_ACT_GUEST_BOOT:
 		boot(s, node);
 		break;
+	case RPL_ACT_GUEST_LOOK:
+		answer(s, node, 0, fails(s, &n->fail_guest) ? RPL_EV_GUEST_UNFIT : RPL_EV_GUEST_FIT);
+		break;
 	default:
 		break;
 	}
@@ -692,6 +695,7 @@ void shell_act(struct sim *s, int node, const struct rpl_action *a)
 	case RPL_ACT_GUEST_POWERDOWN:
 	case RPL_ACT_GUEST_ACTIVATE:
 	case RPL_ACT_GUEST_BOOT:
+	case RPL_ACT_GUEST_LOOK:
 	case RPL_ACT_STORE_DISCARD:
 	case RPL_ACT_REPLAY:
 	case RPL_ACT_STORE_PROMOTE:

@@ -372,6 +372,29 @@ static void unprotect_power_off_and_process_death(void **state)
 	SEE(EV(GUEST_KILLED), IDLE, "DROP_OUTPUT");
 }
 
+static void a_changed_guest_is_looked_at_first(void **state)
+{
+	struct bench bench, *b = &bench;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	to_protected(b);
+	SEE(EV(GUEST_CHANGED), P_CLAIM, "CLAIM"); /* by the arbiter, as every end of protection */
+	SEE(grant(b), P_SOLO, "SEND_FORGET SESSION_END OPEN");
+	SEE(EV(OPENED), P_SOLO, "");
+	pass(b, 200);
+	SEE(EV(TIMER), P_SOLO, "GUEST_LOOK"); /* protection is still wanted */
+	pass(b, 200);
+	SEE(EV(TIMER), P_SOLO, ""); /* it takes what it takes */
+	assert_true(rpl_core_deadline(&b->c) == UINT64_MAX);
+	SEE(EV(GUEST_UNFIT), P_SOLO, "");
+	assert_int_equal(rpl_core_deadline(&b->c), b->c.now_ns + RPL_LOOK_RETRY_NS);
+	SEE(EV(CMD_PROTECT), P_SOLO, "REPLY GUEST_LOOK"); /* an operator need not wait */
+	SEE(EV(GUEST_CHANGED), P_SOLO, "");
+	SEE(EV(GUEST_FIT), P_SYNC, "SESSION_START");
+	SEE(EV(GUEST_CHANGED), P_SOLO, "SESSION_END GUEST_LOOK");
+}
+
 static void a_switchover_waits_for_the_backup(void **state)
 {
 	struct bench bench, *b = &bench;
@@ -722,6 +745,7 @@ int main(void)
 		cmocka_unit_test(arming_is_bounded),
 		cmocka_unit_test(a_deposed_primary_cleans_up),
 		cmocka_unit_test(unprotect_power_off_and_process_death),
+		cmocka_unit_test(a_changed_guest_is_looked_at_first),
 		cmocka_unit_test(a_switchover_waits_for_the_backup),
 		cmocka_unit_test(a_takeover_freezes_claims_and_promotes),
 		cmocka_unit_test(a_refused_takeover_forgets),

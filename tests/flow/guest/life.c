@@ -320,6 +320,15 @@ static void plugged(void)
 	must(&s, rpl_guest_pause, "pause");
 	must(&s, rpl_guest_resume, "resume");
 	expect_event(&s, RPL_GUEST_CHANGED);
+	check(strstr(rpl_guest_info(s.g)->definition, "usb-tablet") == NULL, "known since the last inspection");
+	must(&s, rpl_guest_look, "look");
+	check(strstr(rpl_guest_info(s.g)->definition, "usb-tablet") != NULL, "the definition is fresh");
+	check(rpl_guest_info(s.g)->running, "it runs");
+	run_for(1100);
+	must(&s, rpl_guest_pause, "pause");
+	must(&s, rpl_guest_resume, "resume");
+	run_for(200);
+	check(total(&s) == 0, "what was looked at is no change");
 	finish(&s);
 }
 
