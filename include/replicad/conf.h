@@ -44,7 +44,7 @@
 	X(x509_dir, PATH, RPL_SYSCONFDIR "/pki", 0, 128, NULL, PROTECT, "x509: directory with QEMU's PKI file names")   \
 	X(identity, NAME, "", 0, RPL_IDENTITY_MAX - 1, NULL, PROTECT, "the name we prove to peers; default: node")      \
 	X(insecure, BOOL, "no", 0, 1, NULL, PROTECT, "allow tls = none beyond the loopback interface")                  \
-	X(mover_user, NAME, "", 0, 31, NULL, PROTECT, "movers run as this user; empty: as the agent")                   \
+	X(mover_user, NAME, "", 0, 31, NULL, PROTECT, "movers run as this user; empty: replicad-mover if there is one, else as the agent")                   \
 	X(control_users, LIST, "", 0, 128, NULL, RELOAD, "users who may use the control socket besides root")           \
 	X(control_group, NAME, "", 0, 31, NULL, START, "a group whose members may use the control socket")              \
 	X(log_level, ENUM, "info", 0, 0, "error|warning|info|debug", RELOAD, "what is logged")

@@ -107,6 +107,8 @@ void qemu_disarm(struct qemu *q);
 /* The migration stream that -incoming takes, around a blob of xen-save-devices-state; pure. *ret is new. */
 int qemu_wrap_state(const char *machine, const uint8_t *blob, size_t len, uint8_t **ret, size_t *ret_len,
 		    struct rpl_err *err);
+/* Add QEMU's system call filter, -sandbox, unless the arguments have one. -E2BIG without room for it. */
+int qemu_confine_argv(char *argv[QEMU_ARGS_MAX + 1], struct rpl_err *err);
 /* The standby's argv file: one argument a line, '#' comments, empty lines skipped; pure. Cuts `text` in place. */
 int qemu_parse_argv(char *text, char *argv[QEMU_ARGS_MAX + 1], struct rpl_err *err);
 /* It must wait for us (-S, -incoming defer) and have a monitor and a RAM file; pure. */

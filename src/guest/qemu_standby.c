@@ -1,7 +1,8 @@
 /* qemu_standby.c - the standby instance: a QEMU of our own that waits for device state
  *
  * Its command line is the operator's file on this host (the peer never supplies one): one argument a line. It must
- * have -S and -incoming defer, so that it never runs by itself, a monitor socket and a RAM file of its own. It gets a
+ * have -S and -incoming defer, so that it never runs by itself, a monitor socket and a RAM file of its own. It loads a
+ * peer's device state, so it gets QEMU's own system call filter unless the file says otherwise. It gets a
  * session of its own and outlives us; a keeper that is restarted adopts it. A RAM file that is left from earlier is
  * unlinked first, not reused: if some guest still runs on it, that guest keeps its memory.
  */
@@ -26,6 +27,8 @@
 #include <replicad/log.h>
 
 #define LOG_TAIL_MAX 65536
+#define STANDBY_UMASK 077 /* RAM file, monitor and other sockets: its user's and root's alone */
+#define SANDBOX "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 /* ---- the argv file */
 
@@ -112,6 +115,21 @@ int qemu_check_argv(char *const argv[], const char *conf_qmp, char qmp_path[256]
 	return 0;
 }
 
+int qemu_confine_argv(char *argv[QEMU_ARGS_MAX + 1], struct rpl_err *err)
+{
+	size_t n = 0;
+
+	for (; argv[n]; n++)
+		if (n && has_option(argv[n], "sandbox"))
+			return 0;
+	if (n + 2 > QEMU_ARGS_MAX)
+		return rpl_fail(err, -E2BIG, "%zu arguments: no room for -sandbox beside them, at most %d", n, QEMU_ARGS_MAX);
+	argv[n] = (char *)(uintptr_t)"-sandbox";
+	argv[n + 1] = (char *)(uintptr_t)SANDBOX;
+	argv[n + 2] = NULL;
+	return 0;
+}
+
 int qemu_load_argv(struct qemu *q, struct rpl_err *err)
 {
 	RPL_AUTO_FREE char *text = NULL;
@@ -129,6 +147,8 @@ int qemu_load_argv(struct qemu *q, struct rpl_err *err)
 	r = qemu_parse_argv(text, argv, err);
 	if (r == 0)
 		r = qemu_check_argv(argv, q->g->conf.qmp_path, q->qmp_path, q->ram_path, err);
+	if (r == 0)
+		r = qemu_confine_argv(argv, err);
 	if (r < 0)
 		return rpl_prefix(err, "standby file %.80s", path);
 	for (size_t i = 0; argv[i]; i++) {
@@ -177,6 +197,7 @@ RPL_NORETURN static void child(struct qemu *q, const struct identity *who, int l
 	(void)signal(SIGPIPE, SIG_DFL);
 	if (dup2(null, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0)
 		_exit(126);
+	(void)umask(STANDBY_UMASK);
 	if (who->change && (initgroups(who->name, who->gid) < 0 || setgid(who->gid) < 0 || setuid(who->uid) < 0)) {
 		dprintf(2, "cannot become user %s: %s\n", who->name, strerror(errno));
 		_exit(126);

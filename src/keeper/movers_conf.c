@@ -7,6 +7,7 @@
 #include <pwd.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <replicad/auto.h>
 #include <replicad/io.h>
@@ -15,6 +16,7 @@
 #define PEM_BYTES_MAX (20 * 1024) /* three of them fit into the mover's text area */
 _Static_assert(3 * (PEM_BYTES_MAX + 1) <= RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_KEYS, "the area holds three texts");
 #define HANDSHAKE_TIMEOUT_MS 5000
+#define DEFAULT_USER "replicad-mover" /* conf/replicad.sysusers makes it */
 
 static int put_psk(struct keeper *k, struct rpl_mover_conf *m, struct rpl_err *err)
 {
@@ -76,15 +78,22 @@ static int put_keys(struct keeper *k, enum rpl_role role, struct rpl_mover_conf 
 	return m->tls == RPL_TLS_X509 ? put_x509(k, role, m, err) : 0;
 }
 
+/* Without a name: a user of ours if the system has it, and we may become it. */
 static int put_user(const char *name, struct rpl_mover_conf *m, struct rpl_err *err)
 {
+	bool asked = *name != '\0';
 	struct passwd *pw;
 
-	if (!*name)
+	if (!asked && geteuid() != 0)
 		return 0;
-	pw = getpwnam(name);
-	if (!pw)
+	pw = getpwnam(asked ? name : DEFAULT_USER);
+	if (!pw && asked)
 		return rpl_fail(err, -ENOENT, "mover_user: there is no user '%s'", name);
+	if (!pw)
+		return 0;
+	if (pw->pw_uid == 0 || pw->pw_gid == 0)
+		return rpl_fail(err, -EINVAL, "mover_user: '%s' is user %u, group %u: a mover's user must not be root", pw->pw_name,
+				(unsigned)pw->pw_uid, (unsigned)pw->pw_gid);
 	m->run_as_uid = pw->pw_uid;
 	m->run_as_gid = pw->pw_gid;
 	return 0;

@@ -386,6 +386,31 @@ static void too_many_arguments_are_refused(void **state)
 	assert_int_equal(qemu_parse_argv(text, argv, &err), -E2BIG);
 }
 
+static void a_standby_gets_a_system_call_filter(void **state)
+{
+	char text[] = GOOD "-S\n-incoming\ndefer\n", own[] = GOOD "-sandbox\noff\n", full[QEMU_ARGS_MAX * 2];
+	char *argv[QEMU_ARGS_MAX + 1];
+	struct rpl_err err;
+	size_t n = 0;
+
+	(void)state;
+	assert_int_equal(qemu_parse_argv(text, argv, &err), 0);
+	assert_int_equal(qemu_confine_argv(argv, &err), 0);
+	while (argv[n])
+		n++;
+	assert_string_equal(argv[n - 2], "-sandbox");
+	assert_int_equal(strncmp(argv[n - 1], "on,", 3), 0);
+	/* whoever writes one knows why */
+	assert_int_equal(qemu_parse_argv(own, argv, &err), 0);
+	assert_int_equal(qemu_confine_argv(argv, &err), 0);
+	for (n = 0; argv[n]; n++)
+		assert_int_not_equal(strncmp(argv[n], "on,", 3), 0);
+	for (size_t i = 0; i + 1 < QEMU_ARGS_MAX; i++)
+		memcpy(full + i * 2, "a\n", 3);
+	assert_int_equal(qemu_parse_argv(full, argv, &err), 0);
+	assert_int_equal(qemu_confine_argv(argv, &err), -E2BIG);
+}
+
 /* ---- qemu-args */
 
 static char *written(const char *cmdline, size_t len, const struct rpl_qemu_args_conf *conf, int want)
@@ -509,6 +534,7 @@ int main(void)
 		cmocka_unit_test(a_definition_agrees_with_itself_and_not_with_another),
 		cmocka_unit_test(a_standby_must_wait_for_us),
 		cmocka_unit_test(too_many_arguments_are_refused),
+		cmocka_unit_test(a_standby_gets_a_system_call_filter),
 		cmocka_unit_test(a_standbys_arguments_have_paths_of_their_own),
 		cmocka_unit_test(arguments_that_a_file_cannot_hold_are_refused),
 		cmocka_unit_test(saved_state_becomes_a_migration_stream),

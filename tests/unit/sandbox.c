@@ -137,6 +137,84 @@ static int try_memfd(void)
 	return met(memfd_create("x", MFD_CLOEXEC));
 }
 
+static int try_openat2(void)
+{
+	uint64_t how[3] = { O_RDONLY, 0, 0 };
+
+	return met(syscall(SYS_openat2, AT_FDCWD, "/dev/null", how, sizeof(how)));
+}
+
+static int try_execveat(void)
+{
+	char *const argv[] = { NULL };
+
+	return met(syscall(SYS_execveat, AT_FDCWD, "/bin/true", argv, argv, 0));
+}
+
+static int try_open_by_handle(void)
+{
+	struct file_handle h = { .handle_bytes = 0 };
+
+	return met(syscall(SYS_open_by_handle_at, inherited[0], &h, O_RDONLY));
+}
+
+static int try_pidfd(void)
+{
+	return met(syscall(SYS_pidfd_open, parent, 0));
+}
+
+static int try_tgkill(void)
+{
+	return met(syscall(SYS_tgkill, parent, parent, 0));
+}
+
+static int try_write_memory(void)
+{
+	char c = 0;
+	struct iovec here = { &c, 1 }, there = { &c, 1 };
+
+	return met(process_vm_writev(parent, &here, 1, &there, 1, 0));
+}
+
+static int try_io_uring(void)
+{
+	char params[256] = { 0 };
+
+	return met(syscall(SYS_io_uring_setup, 1, params));
+}
+
+static int try_userfaultfd(void)
+{
+	return met(syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */));
+}
+
+static int try_mount(void)
+{
+	return met(syscall(SYS_mount, "none", "/nowhere", "tmpfs", 0, NULL)); /* nor outside: it is not there */
+}
+
+static int try_chroot(void)
+{
+	return met(chroot("."));
+}
+
+static int try_keys(void)
+{
+	return met(syscall(SYS_keyctl, 0 /* KEYCTL_GET_KEYRING_ID */, -3, 0));
+}
+
+static int try_dumpable(void)
+{
+	return met(prctl(PR_SET_DUMPABLE, 1));
+}
+
+static int try_socketpair(void)
+{
+	int sv[2];
+
+	return met(socketpair(AF_UNIX, SOCK_STREAM, 0, sv));
+}
+
 static int try_setuid(void)
 {
 	return met(setuid(12345));
@@ -156,6 +234,10 @@ static const struct {
 	{ "signal", try_signal }, { "process_vm_readv", try_peer_memory }, { "executable mmap", try_exec_memory },
 	{ "executable mprotect", try_exec_protection }, { "unshare", try_namespace }, { "ioctl", try_ioctl },
 	{ "memfd_create", try_memfd }, { "setuid", try_setuid }, { "bpf", try_bpf },
+	{ "openat2", try_openat2 }, { "execveat", try_execveat }, { "open_by_handle_at", try_open_by_handle },
+	{ "pidfd_open", try_pidfd }, { "tgkill", try_tgkill }, { "process_vm_writev", try_write_memory },
+	{ "io_uring_setup", try_io_uring }, { "userfaultfd", try_userfaultfd }, { "mount", try_mount }, { "chroot", try_chroot },
+	{ "keyctl", try_keys }, { "prctl", try_dumpable }, { "socketpair", try_socketpair },
 };
 
 /* Run in a child; its exit status is the answer. */
@@ -208,6 +290,54 @@ static void outside_they_are_not_refused_alike(void **state)
 	}
 	(void)unlink("/tmp/rpl-sandbox-must-not-exist");
 	assert_true(differing >= (int)RPL_ARRAY_LEN(forbidden) / 2);
+}
+
+/* The layers below the filter, each alone: without it a path still leads nowhere. */
+static int paths_lead_nowhere(void)
+{
+	struct rpl_err err;
+
+	if (sandbox_leave_paths(&err) < 0) {
+		(void)dprintf(STDERR_FILENO, "%s\n", err.msg);
+		return 1;
+	}
+	if (try_open() == 0 || try_create() == 0 || open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) >= 0 || try_exec() == 0)
+		return 2;
+	return mkdir("x", 0700) == 0 || open("/proc/self/status", O_RDONLY | O_CLOEXEC) >= 0 ? 3 : 0;
+}
+
+static int exit_of(int (*what)(void))
+{
+	int status = 0;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0)
+		_exit(what());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void an_empty_root_holds_nothing(void **state)
+{
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	assert_int_equal(exit_of(paths_lead_nowhere), 0);
+}
+
+static int as_nobody(void)
+{
+	return setgid(65534) < 0 || setuid(65534) < 0 ? 9 : paths_lead_nowhere();
+}
+
+static void landlock_alone_denies_paths(void **state)
+{
+	(void)state;
+	if (syscall(444 /* landlock_create_ruleset */, NULL, 0, 1) < 1)
+		skip();
+	assert_int_equal(exit_of(geteuid() == 0 ? as_nobody : paths_lead_nowhere), 0);
 }
 
 static int work(void)
@@ -314,6 +444,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_reaches_beyond_its_descriptors_is_refused),
 		cmocka_unit_test(outside_they_are_not_refused_alike),
+		cmocka_unit_test(an_empty_root_holds_nothing),
+		cmocka_unit_test(landlock_alone_denies_paths),
 		cmocka_unit_test(its_work_goes_on),
 		cmocka_unit_test(no_capability_is_left),
 		cmocka_unit_test(it_becomes_the_user_that_was_named),
