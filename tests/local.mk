@@ -30,3 +30,4 @@ tests_unit_trace_SOURCES = tests/unit/trace.c
 tests_unit_trace_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_trace_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 include tests/manual/local.mk
+include tests/lab/local.mk

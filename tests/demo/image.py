@@ -46,9 +46,9 @@ def kernel_release():
     return usable[-1]
 
 
-def module_order(release, wanted=MODULES):
-    """Paths of the wanted modules and all they need, in an order that insmod can follow."""
-    root = f"/lib/modules/{release}"
+def module_order(release, wanted=MODULES, root=""):
+    """Paths of the wanted modules and all they need, in an order that insmod can follow; root: below another directory."""
+    root = f"{root}/lib/modules/{release}"
     deps = {}
     with open(f"{root}/modules.dep", encoding="ascii") as f:
         for line in f:
@@ -63,7 +63,7 @@ def module_order(release, wanted=MODULES):
         for need in deps.get(path, []):
             visit(need)
         order.append(path)
-    for name in wanted:
+    for name in (name.replace("-", "_") for name in wanted):
         if name in by_name:  # else it is built in
             visit(by_name[name])
     return [f"{root}/{path}" for path in order]

@@ -30,8 +30,13 @@
 #define MC_PAGE 4096u
 #define MC_WORDS (MC_PAGE / sizeof(uint64_t))
 #define MC_HEAD 2u                 /* words in front of the pattern: index, sequence number */
+#ifdef MC_SMALL                    /* for a guest of 96 MB on an emulated machine below an emulated hypervisor */
+#define MC_PAGES 1024u             /* 4 MiB */
+#define MC_TICK_MS 100
+#else
 #define MC_PAGES 4096u             /* 16 MiB */
 #define MC_TICK_MS 10
+#endif
 #define MC_MUTATE 16u              /* pages rewritten in a tick: few of them again within the next epochs */
 #define MC_VERIFY 64u              /* pages verified in a tick: a pass takes MC_PAGES / MC_VERIFY ticks */
 #define MC_REPORT_TICKS 10u        /* ticks between two reports */
