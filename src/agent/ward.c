@@ -314,7 +314,7 @@ static int launch(struct rpl_ward *w, struct rpl_err *err)
 		return (int)pid;
 	w->keeper = RPL_WARD_STARTING;
 	w->stopping = w->was_reached = false;
-	w->started_ns = rpl_now_ns();
+	w->started_ns = w->unheard_ns = rpl_now_ns();
 	watch_pid(w, pid, true);
 	retry_in(w, CONNECT_RETRY_S);
 	rpl_agent_note(w->agent, "keeper-start", w->name, "keeper %d, role %s%s", (int)pid, w->role,
@@ -451,8 +451,7 @@ void rpl_ward_on_eof(struct rpl_ward *w)
 		return;
 	}
 	w->keeper = RPL_WARD_STARTING;
-	if (!w->stopping)
-		w->started_ns = rpl_now_ns();
+	w->unheard_ns = rpl_now_ns();
 	retry_in(w, CONNECT_RETRY_S);
 	rpl_ward_fail_calls(w, true, &why);
 }
@@ -472,10 +471,10 @@ static void on_retry(struct ev_loop *loop, ev_timer *timer, int revents)
 	}
 	if (w->keeper != RPL_WARD_STARTING || try_connect(w) == 0)
 		return;
-	if (rpl_now_ns() - w->started_ns > CONNECT_MAX_NS && w->pidfd >= 0) {
+	if (rpl_now_ns() - w->unheard_ns > CONNECT_MAX_NS && w->pidfd >= 0) {
 		rpl_agent_note(w->agent, "keeper-died", w->name, "keeper %d does not listen; killed", (int)w->pid);
 		(void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0); /* its end is seen by pidfd */
-		w->started_ns = rpl_now_ns();
+		w->unheard_ns = rpl_now_ns();
 	}
 	retry_in(w, CONNECT_RETRY_S);
 }

@@ -36,7 +36,7 @@ struct rpl_ward {
 	pid_t pid;
 	int pidfd;         /* -1: none */
 	ev_io pid_w;
-	uint64_t started_ns;
+	uint64_t started_ns, unheard_ns; /* unheard: since when nobody listens at its socket */
 	unsigned failures, restarts; /* in a row; since the agent wanted it */
 	ev_timer again;    /* refused: ask again */
 	ev_timer retry;    /* STARTING: connect again; DEAD: start again */
