@@ -14,10 +14,10 @@ FLOW_TESTS = \
 	tests/flow/guest-refusals \
 	tests/flow/guest-life \
 	tests/flow/demo-guest \
-	tests/flow/demo-kill-all \
+	tests/flow/fault-matrix \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay \
-	tests/flow/keeper-faults \
+	tests/flow/keeper-wishes \
 	tests/flow/failover
 EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak .ci/run
 .PHONY: list-flow-tests

@@ -12,22 +12,20 @@ import tempfile
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-import control  # noqa: E402
+import campaign  # noqa: E402
+import faults  # noqa: E402
 import image  # noqa: E402
 import machine  # noqa: E402
 import oracle  # noqa: E402
 import patience  # noqa: E402
-import pki  # noqa: E402
 import report  # noqa: E402
 import rounds  # noqa: E402
-import topology  # noqa: E402
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 ROUNDS_MAX = 10000
 INTERVAL_MIN_MS, INTERVAL_MAX_MS = 5, 10000
 PICTURE = "replicad-demo.svg"
-EXPECTED = (image.ImageError, machine.MachineError, topology.TopologyError, control.ControlError, rounds.RoundError,
-            pki.PkiError)
+EXPECTED = (image.ImageError, *campaign.EXPECTED)
 
 
 def number_between(low, high):
@@ -39,14 +37,44 @@ def number_between(low, high):
     return parse
 
 
+def kinds(text):
+    """Kinds from their names, in the order given; twice is twice."""
+    found = []
+    for name in text.split(","):
+        try:
+            found += faults.KINDS if name == faults.MATRIX else [faults.find(name)]
+        except StopIteration:
+            raise argparse.ArgumentTypeError(f"'{name}' is no kind; see --list-kinds") from None
+    return found
+
+
+def order(options):
+    """The kind of each round: all that were asked for, shuffled by the seed, again and again."""
+    drawn = random.Random(f"{options.seed}/kinds")
+    found = []
+    while len(found) < options.rounds:
+        found += drawn.sample(options.kill, len(options.kill))
+    return found[:options.rounds]
+
+
+def list_kinds():
+    for kind in faults.KINDS:
+        outcome = " or ".join((kind.must, *kind.also))
+        print(f"{kind.name:24} {outcome:24} {kind.text}")
+
+
 def parser():
     p = argparse.ArgumentParser(prog="replicad demo", description=__doc__)
     p.add_argument("--rounds", type=number_between(1, ROUNDS_MAX), default=1, metavar="N",
-                   help="so many kills, each of a fresh guest (1)")
-    p.add_argument("--seed", default=None, help="of the kill instants; printed, so that a run can be repeated")
+                   help="so many faults, one after the other (1)")
+    p.add_argument("--seed", default=None, help="of the instants and of the order of kinds; printed, so that a run can be repeated")
     p.add_argument("--interval", type=number_between(INTERVAL_MIN_MS, INTERVAL_MAX_MS), default=50, dest="interval_ms",
                    metavar="MS", help="time from checkpoint to checkpoint (50)")
-    p.add_argument("--kill", choices=["all"], default="all", help="what is killed: everything of the primary")
+    p.add_argument("--kill", type=kinds, default=kinds("all"), metavar="KIND[,KIND...]",
+                   help="what is done: a kind of --list-kinds, several, or 'matrix' for each of them (all: everything of the "
+                        "primary is killed)")
+    p.add_argument("--list-kinds", action="store_true", help="say which kinds there are, and what must come of each")
+    p.add_argument("--fresh", action="store_true", help="a fresh guest and fresh hosts for each round")
     p.add_argument("--tracker", choices=["auto", "uffd", "compare"], default="auto", help="how written pages are found (auto)")
     p.add_argument("--tls", choices=["psk", "x509"], default="psk", help="what the two hosts know each other by (psk)")
     p.add_argument("--accel", choices=["auto", "tcg", "kvm"], default="auto", help="of the guests (auto: KVM if it really works)")
@@ -68,41 +96,9 @@ def arguments():
     return options
 
 
-def programs():
-    """The programs of the build tree that started us, else the installed ones."""
-    build = os.environ.get("RPL_BUILDDIR")
-    if build:
-        found = {"replicad": os.path.join(build, "replicad"), "relay": os.path.join(build, "replicad-relay"),
-                 "guest": os.path.join(build, "tests", "demo", "guest")}
-    else:
-        libexec = os.path.dirname(HERE)
-        found = {"replicad": shutil.which("replicad") or "/usr/bin/replicad", "relay": os.path.join(libexec, "replicad-relay"),
-                 "guest": os.path.join(HERE, "guest")}
-    for name, path in found.items():
-        if not os.path.exists(path):
-            raise rounds.RoundError(f"{name}: {path} does not exist; run make, or install replicad whole")
-    return found
-
-
 def cache_dir():
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(base, "replicad-demo")
-
-
-def play_one(number, options, *rest):
-    """A round's result; a round that could not be played counts as failed, with the reason."""
-    r = rounds.Round(number, options, *rest)
-    try:
-        return r.play()
-    except EXPECTED as error:
-        result = {"state": "failed", "violations": [("played", str(error))], "invalid": [], "lost": 0, "in_flight": False,
-                  "replies_before": 0, "replies_after": 0, "step": None, "pauses_ns": [], "pauses": [], "latencies": [],
-                  "marks": r.marks, "verdict": None}
-        result.update({k: v for k, v in r.result.items() if k not in ("state", "violations")})
-        for key in ("detect_ns", "takeover_ns", "outage_ns", "checkpoints", "dirty_pages", "raw_bytes", "wire_bytes"):
-            result.setdefault(key, None)
-        result["leftovers"] = result["leftovers"] + r.net.leftovers()
-        return result
 
 
 def all_caught(results):
@@ -183,24 +179,27 @@ def conclude(run, options, work):
 
 
 def run_rounds(options, work):
-    made = image.build(cache_dir(), programs()["guest"], HERE)
+    programs = campaign.programs(HERE)
+    made = image.build(cache_dir(), programs["guest"], HERE)
     accel, why = machine.pick_accel(made, work) if options.accel == "auto" else (options.accel, "asked for")
     run = {"accel": accel, "accel_why": why, "qemu": machine.qemu_version(), "kernel": made["release"], "seed": options.seed,
            "interval_ms": options.interval_ms, "tracker": options.tracker, "patience": options.patience, "rounds": []}
     options.progress(f"seed {options.seed}; guests by {accel} ({why}); logs in {work}")
-    for number in range(1, options.rounds + 1):
-        result = play_one(number, options, made, accel, programs(), work)
-        run["rounds"].append(result)
-        options.progress(report.round_line(result, options.rounds))
-        for name, detail in result["violations"] + [("left behind", what) for what in result["leftovers"]]:
-            options.progress(f"  {name}: {detail}")
-        if result["state"] == "passed" and not result["leftovers"] and not options.keep:
-            shutil.rmtree(os.path.join(work, f"round-{number}"), ignore_errors=True)
+    with campaign.Campaign(options, made, accel, programs, work) as played:
+        for number, kind in enumerate(order(options), 1):
+            result = played.play(number, kind)
+            run["rounds"].append(result)
+            options.progress(report.round_line(result, options.rounds))
+            for name, detail in result["violations"] + [("left behind", what) for what in result["leftovers"]]:
+                options.progress(f"  {name}: {detail}")
     return run
 
 
 def main():
     options = arguments()
+    if options.list_kinds:
+        list_kinds()
+        return EXIT_DONE
     if os.geteuid() != 0:
         print("replicad demo: needs root, for network namespaces and the dirty-page tracker: run it with sudo", file=sys.stderr)
         return EXIT_FAILED

@@ -69,7 +69,8 @@ class Host:
         self.shared, self.programs, self.interval_ms, self.uuid = shared, programs, interval_ms, uuid
         self.extra_vm_keys, self.extra_agent_keys = extra_vm_keys, {}
         self.processes = {}  # name: Popen, of this host, started by us
-        self.logs = []
+        self.relay_state = None
+        self.booted = False  # the guest was started here by us
         for sub in ("etc/conf.d", "state", "log"):
             os.makedirs(os.path.join(self.base, sub))
         os.makedirs(self.run)
@@ -96,8 +97,8 @@ class Host:
 
     def owners_files(self):
         """What stays when a guest's QEMU ends and is for whoever owns the VM to remove: the socket that QEMU binds and never
-        unlinks."""
-        return [self.sock("qemu.net")]
+        unlinks, and, where we booted it ourselves, its memory."""
+        return [self.sock("qemu.net")] + ([self.sock("guest.ram")] if self.booted else [])
 
     def netdev(self):
         return machine.dgram_netdev(self.sock("qemu.net"), self.sock("relay.net"))
@@ -128,6 +129,7 @@ class Host:
 
     def start_relay(self, state):
         """The relay belongs to the VM, not to the protection: it is started before QEMU and ends after it."""
+        self.relay_state = state
         return self.spawn("relay", [self.programs["relay"], "--vm", VM, "--control", self.sock("relay.ctl"), "--state", state,
                                     "--port", f"{self.sock('relay.net')},{self.sock('qemu.net')},tap={TAP}"])
 
@@ -148,6 +150,19 @@ class Host:
         vms = control.ask(self.agent_sock, "status").get("vms", [])
         return next((vm for vm in vms if vm.get("vm") == VM), {})
 
+    def look(self):
+        """The status, or {} while nobody answers."""
+        try:
+            return self.status()
+        except (control.ControlError, ValueError):
+            return {}
+
+    def check(self):
+        """Raises if something that we started here, and nobody was to end, has ended."""
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                raise control.ControlError(f"{name} on {self.node} ended with {process.returncode}; see {self.log(name)}")
+
     def trace(self):
         """The checkpoints that this host's keeper noted; also after its death."""
         try:
@@ -162,11 +177,20 @@ class Host:
                 if name.endswith((".log", ".json")) or name == "trace":
                     shutil.copyfile(os.path.join(directory, name), self.log(name))
 
-    def reap(self):
-        """After the host was killed: collect our own children of it."""
-        for process in self.processes.values():
-            process.wait(patience.seconds(STOP_TIMEOUT_S))
-        self.processes.clear()
+    def reap(self, names):
+        """After they were killed: collect those of them that are our own children."""
+        for name in list(names):
+            process = self.processes.pop(name, None)
+            if process is not None:
+                process.wait(patience.seconds(STOP_TIMEOUT_S))
+
+    def power_on(self):
+        """The host was dead and starts again: what stood on tmpfs is gone, the VM's relay and the agent start at boot."""
+        self.save_logs()
+        shutil.rmtree(self.run)
+        os.makedirs(self.run)
+        self.start_relay("closed")
+        self.start_agent()
 
     def stop(self, name):
         process = self.processes.pop(name, None)

@@ -56,8 +56,9 @@ def spread(rounds, key):
 
 def round_line(r, count):
     flight = "INCR under way" if r["in_flight"] else "no INCR under way"
-    return (f"round {r['round']}/{count} {r['state']}: killed in {r['step'] or 'unknown step'}, {flight}; "
-            f"noticed after {ms(r['detect_ns'], 0)}, taken over in {ms(r['takeover_ns'])}; client waited "
+    came = (f"noticed after {ms(r['detect_ns'], 0)}, taken over in {ms(r['takeover_ns'])}" if r["outcome"] == "takeover"
+            else r["outcome"] or "no outcome")
+    return (f"round {r['round']}/{count} {r['state']}: {r['kind']} in {r['step'] or 'unknown step'}, {flight}; {came}; client waited "
             f"{ms(r['outage_ns'], 0)}; {r['replies_before']} replies before, {r['replies_after']} after; lost {r['lost']}")
 
 

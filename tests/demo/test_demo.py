@@ -24,7 +24,7 @@ def judged(change=lambda records, facts: None, **fields):
     records, facts = good_round()
     change(records, facts)
     verdict = oracle.judge(records, facts)
-    marks = {"kill": KILL, "kill_end": KILL + 1, "takeover": facts.takeover, "protected": 0}
+    marks = {"kill": KILL, "kill_end": KILL + 1, "takeover": facts.after, "protected": 0}
     return a_round(verdict=verdict, state=verdict.state, lost=verdict.lost, violations=verdict.violations, invalid=verdict.invalid,
                    leftovers=[], marks=marks, latencies=[(t, v) for t, v, _ in verdict.latencies], pauses=[(KILL - 1, 5)], **fields)
 

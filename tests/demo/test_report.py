@@ -14,7 +14,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def a_round(**changes):
-    r = {"round": 1, "state": "passed", "in_flight": True, "step": "s4", "detect_ns": 1500 * MS, "takeover_ns": 12 * MS,
+    r = {"round": 1, "kind": "all-primary", "outcome": "takeover", "state": "passed", "in_flight": True, "step": "s4", "detect_ns": 1500 * MS, "takeover_ns": 12 * MS,
          "outage_ns": 1800 * MS, "replies_before": 100, "replies_after": 120, "lost": 0, "pauses_ns": [4 * MS, 6 * MS, 5 * MS],
          "boot_ns": 3800 * MS, "protect_ns": 900 * MS, "checkpoints": 3, "dirty_pages": 600, "raw_bytes": 2_500_000,
          "wire_bytes": 1_400}

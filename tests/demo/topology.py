@@ -7,6 +7,7 @@
 The names carry the demo's process id, so that several demos run side by side, and everything with a name of ours is
 looked for when a round is over: what is left is a failure of the round.
 """
+import json
 import os
 import signal
 import subprocess
@@ -101,6 +102,20 @@ class Topology:
         self._ip(role, "addr", "add", f"{addr}/{PREFIX_LEN}", "dev", link)
         self._ip(role, "link", "set", link, "up")
 
+    def link(self, role, name, *change):
+        """Change a link inside a host: link("alpha", "repl0", "down")."""
+        self._ip(role, "link", "set", name, *change)
+
+    def frames_out(self, role):
+        """How many frames the guest's relay has put into the host's tap."""
+        text = run(*inside(self.names[role], ["ip", "-s", "-j", "link", "show", "dev", TAP]), check=False)
+        return json.loads(text)[0]["stats64"]["rx"]["packets"] if text else None
+
+    def reset(self, role, port):
+        """Break every TCP connection of a host from or to a port, as a firewall that forgot it would."""
+        for side in ("sport", "dport"):
+            run(*inside(self.names[role], ["ss", "-K", "-t", "state", "established", side, "=", f":{port}"]))
+
     def spawn(self, role, argv, **popen):
         """Start a program inside a host. The process started *is* the program: nsenter only changes the namespace."""
         return subprocess.Popen(inside(self.names[role], argv), stdin=subprocess.DEVNULL, **popen)
@@ -121,43 +136,48 @@ class Topology:
                     continue  # ended meanwhile
         return sorted(found, reverse=True)
 
-    def kill_host(self, role, when=0):
-        """SIGKILL everything on a host at `when` (now, if that is past): first from a list made before, then whatever was
-        forked meanwhile.
+    def send(self, pids, number, when=0):
+        """A signal to processes at `when` (now, if that is past). Returns the times (CLOCK_MONOTONIC) of the first and the last.
 
-        Returns (first kill, last kill, [(pid, command)]), times of CLOCK_MONOTONIC. Processes are held by pidfd
-        before the first kill, so that no other process that gets a number again is hit.
+        They are held by pidfd before, so that no other process that gets a number again is hit.
         """
-        victims = []
-        for pid in self.pids(role):
+        held = []
+        for pid in pids:
             try:
-                victims.append((os.pidfd_open(pid), pid, command_of(pid)))
+                held.append(os.pidfd_open(pid))
             except ProcessLookupError:
                 continue
         while (left := when - time.monotonic_ns()) > 0:
             time.sleep(left / 1e9)
         begin = time.monotonic_ns()
-        for fd, _, _ in victims:
-            send_kill(fd)
+        for fd in held:
+            try:
+                signal.pidfd_send_signal(fd, number)
+            except ProcessLookupError:
+                pass
         end = time.monotonic_ns()
-        for fd, _, _ in victims:
+        for fd in held:
             os.close(fd)
-        killed = [(pid, command) for _, pid, command in victims]
+        return begin, end
+
+    def kill_host(self, role, when=0):
+        """SIGKILL everything on a host: first from a list made before, then whatever was forked meanwhile.
+
+        Returns (first kill, last kill, [(pid, command)]), times of CLOCK_MONOTONIC.
+        """
+        victims = self.pids(role)
+        killed = [(pid, command_of(pid)) for pid in victims]
+        begin, end = self.send(victims, signal.SIGKILL, when)
         for _ in range(KILL_SWEEPS_MAX):
-            left = [pid for pid in self.pids(role) if pid not in [p for p, _ in killed]]
-            if not left and not self.pids(role):
-                break
-            for pid in left:
-                killed.append((pid, command_of(pid)))
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    end = time.monotonic_ns()
-                except ProcessLookupError:
-                    pass
+            left = self.pids(role)
+            if not left:
+                return begin, end, killed
+            late = [pid for pid in left if pid not in [p for p, _ in killed]]
+            killed += [(pid, command_of(pid)) for pid in late]
+            if late:
+                _, end = self.send(late, signal.SIGKILL)
             time.sleep(0.005)
-        else:
-            raise TopologyError(f"{role}: processes {self.pids(role)} survive SIGKILL")
-        return begin, end, killed
+        raise TopologyError(f"{role}: processes {self.pids(role)} survive SIGKILL")
 
     def down(self):
         """Remove all of it; processes that are still inside are killed (a round has reported them by then)."""
@@ -174,11 +194,13 @@ class Topology:
         return left
 
 
-def send_kill(pidfd):
+def machine_name(pid):
+    """The program's name as the kernel has it: at most 15 characters; "?" for a process that is gone."""
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as f:
+            return f.read().strip()
+    except OSError:
+        return "?"
 
 
 def command_of(pid):

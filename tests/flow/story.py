@@ -1,58 +1,61 @@
-"""What the flow tests with a real guest on two hosts have in common: a demo's round with another misfortune than the
-death of everything, and a client whose replies must stay strictly +1 on its one connection."""
+"""What the flow tests with a real guest on two hosts have in common: the demo's pair, something done to it that is no row of
+the demo's fault matrix, and a client whose replies must stay strictly +1 on its one connection."""
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
+import uuid
 
 sys.dont_write_bytecode = True
 TOP = os.environ.get("top_srcdir", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 BUILD = os.environ.get("top_builddir", os.path.join(TOP, "build"))
 os.environ["RPL_BUILDDIR"] = BUILD
 sys.path.insert(0, os.path.join(TOP, "tests", "demo"))
+import campaign  # noqa: E402
 import demo  # noqa: E402
 import image  # noqa: E402
-import rounds  # noqa: E402
+import pair  # noqa: E402
 
 WAIT_S = 60
 REPLIES = 60
 
 
-class Story(rounds.Round):
-    """A demo's round with another misfortune than the death of everything."""
+class Story(pair.Pair):
+    unprotected = ()  # stories that begin without protection
 
     def __init__(self, name, made, programs, work):
-        options = argparse.Namespace(seed=1, rounds=1, interval_ms=50, vm_keys={}, negative_control=False, json=False,
-                                     progress=lambda text: print(f"{name}: {text}", flush=True))
-        super().__init__(name, options, made, "tcg", programs, work)
-        self.survivor = "alpha"
+        options = argparse.Namespace(interval_ms=50, vm_keys={}, progress=lambda text: print(f"{name}: {text}", flush=True))
+        super().__init__(name, options, made, "tcg", programs, work, str(uuid.uuid4()))
+        self.name = name
+
+    @property
+    def alpha(self):
+        return self.hosts["alpha"]
+
+    @property
+    def beta(self):
+        return self.hosts["beta"]
 
     def play(self):
-        for path in (self.base, os.path.join(self.base, "arbiter"), self.ram_dir):
-            os.makedirs(path)
+        self.open()
         try:
-            with self.net:
-                self._prepare()
-                if self.number != "cleartext":
-                    self._protect()
-                self.replies(REPLIES)
-                getattr(self, f"play_{self.number}")()
-                self.replies(REPLIES)
-                self.check_client()
-        except BaseException:
-            for host in (self.alpha, self.beta):
-                host.save_logs()
-            raise
+            if self.name not in self.unprotected:
+                self.start_agents()
+                self.protect()
+            self.replies(REPLIES)
+            getattr(self, f"play_{self.name}")()
+            self.replies(REPLIES)
+            self.check_client()
         finally:
-            rounds.shutil.rmtree(self.ram_dir, ignore_errors=True)
-        left = self.net.leftovers()
+            left = self.close()
         if left:
-            raise SystemExit(f"FAIL: {self.number}: left behind: {left}")
+            raise SystemExit(f"FAIL: {self.name}: left behind: {left}")
 
     def replies(self, count):
         now = time.monotonic_ns()
-        rounds.wait_until(f"{count} replies", lambda: self.client.replies_since(now) >= count, WAIT_S, self.client.check)
+        pair.wait_until(f"{count} replies", lambda: self.client.replies_since(now) >= count, WAIT_S, self.client.check)
 
     def check_client(self):
         """Replies to INCR are strictly +1: none lost, none twice, on the one connection."""
@@ -61,27 +64,10 @@ class Story(rounds.Round):
         values = [r["val"] for r in records if r["e"] == "recv" and asked.get(r["n"]) == "INCR"]
         steps = {b - a for a, b in zip(values, values[1:])}
         if len(values) < REPLIES or steps != {1}:
-            raise SystemExit(f"FAIL: {self.number}: {len(values)} replies to INCR, steps {steps}")
-
-    def pid(self, host, role):
-        """None while there is no such process, as for a moment between two keepers."""
-        return next((p for p in self.net.pids(host) if rounds.machine_name(p).startswith(role)), None)
-
-    def state(self, host):
-        try:
-            return host.status().get("state")
-        except (rounds.control.ControlError, ValueError):
-            return None
+            raise SystemExit(f"FAIL: {self.name}: {len(values)} replies to INCR, steps {steps}")
 
     def until(self, host, *states):
-        rounds.wait_until(f"{host.node} {states}", lambda: self.state(host) in states, WAIT_S)
-
-    def left_and_back(self):
-        """Protection was lost and came back, on alpha, without a takeover."""
-        rounds.wait_until("protection lost", lambda: self.state(self.alpha) != "P_PROTECTED", WAIT_S)
-        self.until(self.alpha, "P_PROTECTED")
-        if self.beta.status().get("takeovers"):
-            raise SystemExit(f"FAIL: {self.number}: the backup took over")
+        pair.wait_until(f"{host.node} {states}", lambda: host.look().get("state") in states, WAIT_S)
 
 
 def play(kind, stories, prefix):
@@ -90,8 +76,8 @@ def play(kind, stories, prefix):
         print("needs root")
         return 77
     work = tempfile.mkdtemp(prefix=prefix)
-    programs = demo.programs()
-    made = image.build(demo.cache_dir(), programs["guest"], os.path.join(TOP, "tests", "demo"))
+    programs = campaign.programs(demo.HERE)
+    made = image.build(demo.cache_dir(), programs["guest"], demo.HERE)
     for name in sys.argv[1:] or stories:
         begun = time.monotonic()
         kind(name, made, programs, work).play()
@@ -99,5 +85,5 @@ def play(kind, stories, prefix):
     if os.environ.get("RPL_KEEP"):
         print(f"logs in {work}")
     else:
-        rounds.shutil.rmtree(work)
+        shutil.rmtree(work)
     return 0
