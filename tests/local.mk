@@ -17,6 +17,7 @@ FLOW_TESTS = \
 	tests/flow/fault-matrix \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay \
+	tests/flow/hostile \
 	tests/flow/keeper-wishes \
 	tests/flow/failover
 EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak .ci/run

@@ -68,6 +68,7 @@ class Host:
         self.node, self.net, self.base, self.run = node, net, os.path.join(base, node), os.path.join(run, node)
         self.shared, self.programs, self.interval_ms, self.uuid = shared, programs, interval_ms, uuid
         self.extra_vm_keys, self.extra_agent_keys = extra_vm_keys, {}
+        self.qemu_user = None  # the standby's, if not the agent's
         self.processes = {}  # name: Popen, of this host, started by us
         self.relay_state = None
         self.booted = False  # the guest was started here by us
@@ -118,7 +119,8 @@ class Host:
                 "node": self.node, "cluster": CLUSTER, "listen": f"{REPL_ADDR[self.node]}:{PORT}", "run_dir": self.run,
                 "state_dir": os.path.join(self.base, "state"), "arbiter": "file",
                 "arbiter_location": os.path.join(self.shared, "arbiter"), **proof, **self.extra_agent_keys}))
-            f.write(section(f"peer {other(self.node)}", {"address": f"{REPL_ADDR[other(self.node)]}:{PORT}"}))
+            f.write(section(f"peer {other(self.node)}", {"address": f"{REPL_ADDR[other(self.node)]}:{PORT}",
+                                                               "identity": other(self.node)}))
             f.write(section(f"vm {VM}", vm))
 
     def spawn(self, name, argv, env=None):
@@ -130,8 +132,11 @@ class Host:
     def start_relay(self, state):
         """The relay belongs to the VM, not to the protection: it is started before QEMU and ends after it."""
         self.relay_state = state
+        port = f"{self.sock('relay.net')},{self.sock('qemu.net')},tap={TAP}"
+        if self.qemu_user:
+            port += f",owner={self.qemu_user}"
         return self.spawn("relay", [self.programs["relay"], "--vm", VM, "--control", self.sock("relay.ctl"), "--state", state,
-                                    "--port", f"{self.sock('relay.net')},{self.sock('qemu.net')},tap={TAP}"])
+                                    "--port", port])
 
     def start_agent(self, env=None):
         process = self.spawn("agent", [self.programs["replicad"], "agent", "--config", self.etc("replicad.conf")], env)

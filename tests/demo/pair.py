@@ -130,11 +130,12 @@ class Pair:
         return self.net.leftovers()
 
     def _prepare(self):
-        who = credentials(getattr(self.options, "tls", "psk"), self.base)
+        self.who = credentials(getattr(self.options, "tls", "psk"), self.base)
         for node in NODES:
             host = Host(node, self.net, self.base, self.ram_dir, self.ram_dir, self.programs, self.options.interval_ms,
                         self.vm_uuid, dict(self.options.vm_keys))
-            host.write_config(who, node == "alpha", self.image, self.accel)
+            self._equip(host)
+            host.write_config(self.who, node == "alpha", self.image, self.accel)
             host.start_relay("open" if node == "alpha" else "closed")
             self.hosts[node] = host
         self.primary, self.backup = (self.hosts[node] for node in NODES)
@@ -148,6 +149,9 @@ class Pair:
         self.options.progress(f"guest runs on {self.primary.node} (booted in {seconds:.1f} s); a client holds one connection")
         self.client = Client(self.net, os.path.join(self.base, "client.log"), os.path.join(self.base, "client.err"))
         wait_until("first replies", lambda: self.client.replies_since(0) >= 10, TRAFFIC_TIMEOUT_S, self.client.check)
+
+    def _equip(self, host):
+        """What a kind of pair wants of a host before its configuration is written."""
 
     def start_agents(self, env=None):
         for host in (self.backup, self.primary):
