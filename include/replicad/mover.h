@@ -118,8 +118,11 @@ struct rpl_mover_msg {
 	};
 };
 
-/* The shared page. Written by the mover only; each field is read alone and may be a moment old. */
+/* The shared page. Written by the mover only, but for the first field; each is read alone and may be a moment old. */
 struct rpl_mover_counters {
+	/* Written by the keeper, which adds 1 every few ms while it lives: a mover whose keeper stands still sends no
+	 * heartbeat, so that a host on which nobody decides is as silent as a dead one. 0: this keeper does not beat. */
+	_Atomic uint64_t keeper_beats;
 	_Atomic uint64_t last_heard_ns;    /* rpl_now_ns() when a frame was last decoded */
 	_Atomic uint64_t link_up;          /* 1 while hello is done on a live connection */
 	_Atomic uint64_t epochs, pages, zero_pages, raw_bytes, wire_bytes; /* checkpoints; raw = stream bytes */

@@ -168,6 +168,16 @@ void connection_ready(struct mover *m)
 	ev_timer_stop(m->loop, &m->greeting);
 }
 
+/* The heartbeat says that somebody decides here, not that bytes could be moved. */
+static bool keeper_lives(struct mover *m)
+{
+	uint64_t beats = atomic_load_explicit(&m->counters->keeper_beats, memory_order_relaxed);
+	bool lives = beats == 0 || beats != m->beats_seen;
+
+	m->beats_seen = beats;
+	return lives;
+}
+
 static void on_heartbeat(EV_P_ ev_timer *w, int revents)
 {
 	struct mover *m = w->data;
@@ -175,7 +185,7 @@ static void on_heartbeat(EV_P_ ev_timer *w, int revents)
 	(void)loop;
 	(void)revents;
 	/* A queue that has no room even for this carries bytes enough to be heard by. */
-	if (m->greeted)
+	if (keeper_lives(m) && m->greeted)
 		(void)connection_send(m, RPL_FRAME_HEARTBEAT, NULL, 0);
 	if (m->link)
 		mover_set(&m->counters->wire_bytes, m->wire_before + rpl_link_bytes_sent(m->link));

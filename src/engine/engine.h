@@ -65,6 +65,7 @@ struct mover {
 	bool quitting; /* told to end: only the connection's orderly end is waited for */
 	ev_io commands;
 	ev_timer heartbeat, greeting;
+	uint64_t beats_seen; /* of the keeper, at the last heartbeat */
 };
 
 /* ---- main.c */

@@ -136,6 +136,7 @@ int movers_start(struct movers *m, const struct rpl_mover_conf *conf, int extra_
 	memcpy(fds + 3, memory_fds, n_memory_fds * sizeof(*fds));
 	msg.conf.n_memory_fds = (uint32_t)n_memory_fds;
 	memset(m->counters, 0, sizeof(*m->counters));
+	movers_beat(m);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
 		return rpl_fail_errno(err, errno, "socket pair for the mover");
 	m->pid = fork();
@@ -271,6 +272,11 @@ char *movers_get_text(const struct movers *m, size_t len)
 const struct rpl_mover_counters *movers_counters(const struct movers *m)
 {
 	return m->counters;
+}
+
+void movers_beat(struct movers *m)
+{
+	(void)atomic_fetch_add_explicit(&m->counters->keeper_beats, 1, memory_order_relaxed);
 }
 
 /* What it still reports is of no interest; the end of its socket is its own end. */

@@ -40,6 +40,8 @@ void movers_put_keys(struct movers *m, size_t offset, const char *text, size_t l
 /* What the mover placed there; NUL-terminated copy of at most `len` bytes, the caller frees it. */
 char *movers_get_text(const struct movers *m, size_t len);
 const struct rpl_mover_counters *movers_counters(const struct movers *m);
+/* We live: to be called every few ms, else the mover is silent towards the peer. */
+void movers_beat(struct movers *m);
 void movers_kill(struct movers *m);
 /* Let it send what is queued (a HANDOVER, a FORGET) and end by itself, for a moment at most; nothing of it is reported
  * any more, and for the caller there is no mover from now on. */

@@ -54,6 +54,7 @@ static void on_poll(EV_P_ ev_timer *w, int revents)
 
 	(void)loop;
 	(void)revents;
+	movers_beat(k->movers);
 	look_for_peer(k);
 	show_progress(k);
 }

@@ -160,6 +160,36 @@ static void heartbeats_go_on_during_a_bulk_copy(void **state)
 	rig_fini(&r);
 }
 
+static bool heard_within(struct rig *r, unsigned ms)
+{
+	uint64_t before = rig_count(&r->b.counters->last_heard_ns), end = rpl_now_ns() + ms * RPL_MS;
+
+	while (rpl_now_ns() < end) {
+		(void)usleep(1000);
+		if (rig_count(&r->b.counters->last_heard_ns) > before)
+			return true;
+	}
+	return false;
+}
+
+/* A keeper that beat and stopped: its mover says nothing more. */
+static void a_mover_whose_keeper_stands_still_is_silent(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	rig_start(&r);
+	rig_session(&r, true);
+	assert_true(heard_within(&r, 5000)); /* this keeper does not beat at all */
+	atomic_store(&r.p.counters->keeper_beats, 1);
+	(void)usleep(100 * 1000); /* the heartbeats that the first beat was worth, and those on their way */
+	assert_false(heard_within(&r, 500));
+	atomic_store(&r.p.counters->keeper_beats, 2);
+	assert_true(heard_within(&r, 5000));
+	rig_fini(&r);
+}
+
 static void keys_are_wiped_from_the_shared_text(void **state)
 {
 	struct rig r;
@@ -752,6 +782,7 @@ int main(void)
 		cmocka_unit_test(and_by_write_protection),
 		cmocka_unit_test(an_audit_finds_what_the_tracker_missed),
 		cmocka_unit_test(heartbeats_go_on_during_a_bulk_copy),
+		cmocka_unit_test(a_mover_whose_keeper_stands_still_is_silent),
 		cmocka_unit_test(keys_are_wiped_from_the_shared_text),
 		cmocka_unit_test(uncommitted_epochs_pile_up_to_their_limit),
 		cmocka_unit_test(a_reset_connection_costs_no_bulk_copy),
