@@ -11,6 +11,8 @@
  */
 #include "core_int.h"
 
+#define SYNC_BACKOFF_MAX 3 /* a peer that is not there is called after 1, 2, 4, 8 times retry_ns */
+
 /* ---- epochs */
 static uint64_t committed(const struct rpl_core *c)
 {
@@ -184,6 +186,7 @@ void rpl_core_on_link_up(struct rpl_core *c, const struct rpl_event *ev, struct 
 		return;
 	c->link_up = true;
 	c->heard_ns = c->now_ns;
+	c->sync_failures = 0;
 	if (in_states(c, ST(P_SYNC)))
 		return;
 	if (c->acked >= c->must_ack && ev->u.link.epoch < c->acked) { /* it acked more than it still holds */
@@ -276,7 +279,9 @@ void rpl_core_pump_sync(struct rpl_core *c, struct rpl_actions *out)
 	if (!c->link_up && c->now_ns >= c->heard_ns + c->conf.suspect_ns) {
 		rpl_core_end_session(c, out, false);
 		rpl_core_become_solo(c, out, RPL_WHY_LINK_DOWN);
-		rpl_core_retry_later(c);
+		c->retry_at_ns = c->now_ns + (c->conf.retry_ns << c->sync_failures);
+		if (c->sync_failures < SYNC_BACKOFF_MAX)
+			c->sync_failures++;
 	}
 }
 
@@ -371,12 +376,18 @@ static bool drained(const struct rpl_core *c)
 	return c->paused && !c->capturing && c->released == c->sealed && (!has_store(c) || c->flushed == c->sealed);
 }
 
+/* The guest stands still until it is known whose it is: look at the record oftener than for anything else. */
+static void look_again(struct rpl_core *c)
+{
+	c->retry_at_ns = c->now_ns + c->conf.retry_ns / 10 + 1;
+}
+
 static void give_away(struct rpl_core *c, struct rpl_actions *out)
 {
 	rpl_core_act_link(c, out, RPL_ACT_SEND_HANDOVER, c->sealed);
 	c->handover = true;
 	rpl_core_end_session(c, out, false);
-	rpl_core_retry_later(c);
+	look_again(c);
 }
 
 void rpl_core_pump_drain(struct rpl_core *c, struct rpl_actions *out)
@@ -389,7 +400,7 @@ void rpl_core_pump_drain(struct rpl_core *c, struct rpl_actions *out)
 	}
 	if (c->handover) {
 		if (!c->reading && rpl_core_due(c)) {
-			rpl_core_retry_later(c);
+			look_again(c);
 			rpl_core_read(c, out);
 		}
 		return;

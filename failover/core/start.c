@@ -192,6 +192,7 @@ void rpl_core_on_command(struct rpl_core *c, const struct rpl_event *ev, struct 
 	switch (ev->kind) {
 	case RPL_EV_CMD_PROTECT:
 		c->want = true;
+		c->sync_failures = 0;
 		if (in_states(c, ST(P_SOLO)))
 			c->retry_at_ns = c->now_ns;
 		rpl_core_reply(out, true, RPL_WHY_DONE);

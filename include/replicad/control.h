@@ -80,7 +80,9 @@
 	X(state)    /* from, to, role, wanted, gen, sess, epoch, reason: the state machine changed state */ \
 	X(progress) /* bulk_percent: at most one a second */                                   \
 	X(refused)  /* reason: protection was asked for and cannot be; nothing is half done */ \
-	X(takeover) /* generation, detect_ms, claim_ms, run_ms, run_us: the guest runs here now */     \
+	X(takeover) /* generation, detect_ms, claim_ms, run_ms, run_us, blackout_us: the guest runs here now; the last \
+		     * one after a switchover: it stood still so long, from its pause on the other node on */          \
+	X(switchover) /* to, blackout_us: the node that the guest was handed to says what that cost */            \
 	X(alarm)    /* reason: somebody should look (awaiting arbiter, stall, overflow) */     \
 	X(guest)    /* reason: shut down, reboot, crash, device change */                      \
 	X(unprotected) /* let go; nothing of ours is left on the guest */                      \
@@ -123,7 +125,7 @@
 	X(tls, string, "", "psk, x509 or none")                                                                \
 	X(durability, string, "", "memory, journal or both")                                                   \
 	X(takeovers, integer, "", "takeovers made here")                                                       \
-	X(takeover, object, "", "last takeover here: detect_ms, claim_ms, run_ms, run_us")                             \
+	X(takeover, object, "", "last takeover here: detect_ms, claim_ms, run_ms, run_us, blackout_us")                \
 	X(survives, object, "", "primary_crash, backup_crash, both_lose_power: true or false")
 
 #endif

@@ -446,6 +446,7 @@ struct rpl_core {
 	/* the session */
 	struct rpl_uuid session;    /* zero: none */
 	bool link_up, session_dead; /* dead: will not come back; claim without waiting for silence */
+	unsigned sync_failures;     /* sessions in a row for which the peer was not there */
 	uint64_t heard_ns;          /* the peer, last */
 	uint64_t progress, progress_ns; /* what the peer had received, and when that last grew (or an ack came) */
 	uint64_t captured_ns;       /* when the last checkpoint was taken */

@@ -53,7 +53,7 @@ struct rpl_link;
 	X(ACK, 20, 24, 24)                           /* backup: {session, epoch} */                                    \
 	X(REDO, 21, 24, RPL_FRAME_BODY_MAX)          /* {epoch, device, offset, flags} and a disk write's bytes */     \
 	X(FLUSHED, 22, 24, 24)                       /* primary: {session, epoch} durably in the backup's store */     \
-	X(HANDOVER, 23, 32, 32)                      /* primary: {session, epoch, reason}: claim it */                 \
+	X(HANDOVER, 23, 32, 32)                      /* primary: {session, epoch, paused us}: claim it */                 \
 	X(FORGET, 24, 16, 16)                        /* primary: {session}: protection ended on purpose */
 
 enum rpl_frame {
@@ -76,7 +76,10 @@ struct rpl_hello {
 	uint32_t max_uncommitted;
 	uint32_t role;                 /* RPL_ROLE_* */
 	char node[RPL_NODE_NAME];
+	uint64_t blackout_us;          /* primary: what the switchover cost by which the guest came to it, for people; 0: none */
+	uint32_t flags;                /* RPL_HELLO_* */
 };
+#define RPL_HELLO_RESUME 0x1u /* primary: `session` has a first checkpoint on its way or there: it can only go on */
 enum rpl_role { RPL_ROLE_PRIMARY = 1, RPL_ROLE_BACKUP = 2 };
 #define RPL_FEATURE_ZERO_PAGES 0x1u /* the PAGES encoding version 1 */
 
@@ -95,7 +98,7 @@ struct rpl_epoch_begin { uint64_t epoch; uint32_t flags, reserved; uint64_t page
 #define RPL_EPOCH_BULK_LAST 0x2u  /* the next epoch is the session's first checkpoint */
 struct rpl_epoch_end { uint64_t epoch, stream_bytes, pages; uint8_t digest[RPL_DIGEST_SIZE]; };
 struct rpl_session_epoch { struct rpl_uuid session; uint64_t epoch; }; /* ACK, FLUSHED */
-struct rpl_handover { struct rpl_uuid session; uint64_t epoch; uint64_t reason; };
+struct rpl_handover { struct rpl_uuid session; uint64_t epoch; uint64_t paused_us; }; /* for people: stood still so long */
 
 void rpl_epoch_begin_encode(const struct rpl_epoch_begin *v, uint8_t ret[24]);
 void rpl_epoch_begin_decode(const uint8_t body[24], struct rpl_epoch_begin *ret);

@@ -64,7 +64,7 @@
 	X(ACKED)        /* epoch, uuid = session: a decoded ack */                                         \
 	X(EPOCH_STAGED) /* backup: epoch, uuid = session: whole, digest right, where the activator finds it (R9) */ \
 	X(FOLDED)       /* backup: epoch: the replica's RAM holds it */                                    \
-	X(PEER_FRAME)   /* type in value: HANDOVER (generation = reason), FORGET, FLUSHED; epoch, uuid = session */ \
+	X(PEER_FRAME)   /* type in value: HANDOVER (generation = paused us), FORGET, FLUSHED; epoch, uuid = session */ \
 	X(FULL)         /* primary: the running epoch has dirtied most of what the arena has free: end it early; once an epoch */ \
 	X(FAILED)       /* text: this mover cannot go on (it exits) */
 

@@ -40,7 +40,7 @@ tests_fuzz_fuzz_request_LDFLAGS = $(fuzz_ldflags)
 tests_fuzz_fuzz_request_LDADD = src/agent/librequest.la $(JANSSON_LIBS)
 EXTRA_DIST += tests/fuzz/corpus/conf tests/fuzz/corpus/request
 
-dist_man_MANS += man/replicad.8 man/replicad-agent.8 man/replicad-protect.8 man/replicad-unprotect.8 \
+dist_man_MANS += man/replicad.8 man/replicad-agent.8 man/replicad-protect.8 man/replicad-unprotect.8 man/replicad-failover.8 man/replicad-solo.8 \
 	man/replicad-status.8 man/replicad-events.8 man/replicad-control.7
 
 agent_tests = tests/agent/test_agent.py tests/agent/test_pair.py

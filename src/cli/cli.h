@@ -19,6 +19,8 @@
 #define RPL_COMMANDS(X)                                                     \
 	X(protect, "keep a running copy of a VM on a second host")              \
 	X(unprotect, "stop protecting a VM, and leave nothing behind")          \
+	X(failover, "have a VM run on its backup from now on")                      \
+	X(solo, "go on without a backup that is dead, on your word")                \
 	X(status, "what is protected, and what would survive")                  \
 	X(events, "what happened")                                              \
 	X(agent, "the daemon; check or show its configuration")                 \

@@ -49,6 +49,7 @@ static void help(FILE *out)
 			   "  replicad protect web1 --qmp /run/web1.qmp --backup beta\n"
 			   "                                                      keep a copy of web1 on host beta\n"
 			   "  replicad status                                     what is protected, what would survive\n"
+			   "  replicad failover web1                              run it on beta, with nothing lost\n"
 			   "  replicad unprotect web1                             stop, and leave nothing behind\n"
 			   "\nexit status: 0 done, 1 failed, 2 usage, 3 refused as unsafe, 4 agent unreachable\n"
 			   "`replicad COMMAND --help` and the page replicad-COMMAND(8) say more.\n");

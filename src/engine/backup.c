@@ -248,7 +248,7 @@ static int pass_on(struct mover *m, enum rpl_frame type, const uint8_t *body, st
 		rpl_handover_decode(body, &h);
 		msg.uuid = h.session;
 		msg.epoch = h.epoch;
-		msg.generation = h.reason;
+		msg.generation = h.paused_us;
 	} else if (type == RPL_FRAME_FLUSHED) {
 		rpl_session_epoch_decode(body, &e);
 		msg.uuid = e.session;

@@ -63,7 +63,9 @@ static void begin_session(struct mover *m, const struct rpl_mover_msg *msg)
 static void greet(struct mover *m)
 {
 	struct primary *p = m->primary;
-	struct rpl_hello h = { .session = p->session, .generation = p->generation, .epoch_bytes_max = m->conf.arena_bytes };
+	struct rpl_hello h = { .session = p->session, .generation = p->generation, .epoch_bytes_max = m->conf.arena_bytes,
+			       .blackout_us = p->blackout_us,
+			       .flags = p->resuming ? RPL_HELLO_RESUME : 0 };
 
 	connection_greet(m, &h);
 	(void)connection_send(m, RPL_FRAME_DEFINITION, p->definition, p->definition_len);
@@ -81,6 +83,7 @@ static int on_session(struct mover *m, const struct rpl_mover_msg *msg, struct r
 	if (m->greeted)
 		return rpl_fail(err, -EINVAL, "SESSION: one per connection");
 	p->generation = msg->generation;
+	p->blackout_us = msg->value;
 	if (same && p->phase != SESSION_LIVE) {
 		p->void_told = false;
 		primary_void(m, "this session cannot be resumed: begin a new one");
@@ -202,7 +205,7 @@ static int send_message(struct mover *m, const struct rpl_mover_msg *msg, struct
 	switch (msg->value) {
 	case RPL_FRAME_HANDOVER:
 		rpl_handover_encode(&(struct rpl_handover){ .session = p->session, .epoch = msg->epoch,
-							    .reason = msg->generation }, body);
+							    .paused_us = msg->generation }, body);
 		(void)connection_send(m, RPL_FRAME_HANDOVER, body, 32);
 		return 0;
 	case RPL_FRAME_FLUSHED:

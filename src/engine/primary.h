@@ -42,7 +42,7 @@ struct primary {
 	enum session_phase phase;
 	bool void_told;
 	struct rpl_uuid session;
-	uint64_t generation;
+	uint64_t generation, blackout_us; /* for the hello */
 	uint64_t rounds;            /* bulk rounds begun */
 	uint64_t staged, sent, acked; /* highest epochs; before the first: its number less one */
 	bool resuming;              /* our hello asked for a session that the backup should hold */

@@ -68,6 +68,12 @@ static void do_guest(struct keeper *k, const struct rpl_action *a)
 	}
 }
 
+/* Since the last pause began; a guest that died hands over without one. */
+static uint64_t paused_us(const struct keeper *k)
+{
+	return k->paused ? (rpl_now_ns() - k->checkpoint.times.begun_ns) / 1000 : 0;
+}
+
 static void do_session(struct keeper *k, const struct rpl_action *a)
 {
 	const struct rpl_uuid *session = &a->u.session.session;
@@ -82,7 +88,7 @@ static void do_session(struct keeper *k, const struct rpl_action *a)
 		session_end(k);
 		break;
 	case RPL_ACT_SEND_HANDOVER:
-		movers_send(k->movers, RPL_MOVER_SEND, a->u.link.epoch, RPL_FRAME_HANDOVER, 0, &a->u.link.session);
+		movers_send(k->movers, RPL_MOVER_SEND, a->u.link.epoch, RPL_FRAME_HANDOVER, paused_us(k), &a->u.link.session);
 		break;
 	case RPL_ACT_SEND_FORGET:
 		movers_send(k->movers, RPL_MOVER_SEND, 0, RPL_FRAME_FORGET, 0, session);

@@ -2,12 +2,14 @@
 #include "keeper.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <replicad/control.h>
 #include <replicad/auto.h>
+#include <replicad/clock.h>
 #include <replicad/log.h>
 
 static json_t *done(void)
@@ -54,15 +56,92 @@ static json_t *ask_core(struct keeper *k, enum rpl_event_kind kind)
 	return ask_core_about(k, kind, 0);
 }
 
-/* An operator's word stands for what nobody can ask; it holds for the generation that it names, and no other. */
-static json_t *operators_word(struct keeper *k, enum rpl_event_kind kind, const json_t *request)
+static json_t *refusal(const char *fmt, ...) RPL_PRINTF(1, 2);
+
+static json_t *refusal(const char *fmt, ...)
+{
+	char text[320];
+	va_list ap;
+
+	va_start(ap, fmt);
+	(void)vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	return control_refusal("refused", text);
+}
+
+/* ---- an operator's word stands for what nobody can ask; it holds for the generation that it names, and no other */
+
+/* Whoever was heard a moment ago is not dead, whatever an operator says. NULL: not heard. */
+static json_t *peer_lives(const struct keeper *k)
+{
+	uint64_t heard = movers_running(k->movers) ? movers_counters(k->movers)->last_heard_ns : 0, now = rpl_now_ns();
+
+	if (!heard || now > heard + k->conf.core.suspect_ns)
+		return NULL;
+	return refusal("%s is not dead: it was heard %llu ms ago", k->conf.core.peer, (unsigned long long)((now - heard) / RPL_MS));
+}
+
+static json_t *operators_word(struct keeper *k, enum rpl_event_kind kind, const json_t *request,
+			      struct control_call call)
 {
 	const json_t *generation = json_object_get(request, "generation");
+	json_t *no;
 
 	if (!json_is_integer(generation) || json_integer_value(generation) < 1)
 		return control_refusal("bad_request", "say which generation this is about (\"generation\": N, as status "
 						      "shows it)");
-	return ask_core_about(k, kind, (uint64_t)json_integer_value(generation));
+	if (!k->started || k->word.call.client)
+		return control_refusal("busy", k->started ? "another operator's word is being looked into" :
+							    "still starting; try again");
+	if (rpl_core_verdict(k->core.state, kind) != RPL_HANDLED)
+		return refusal("%s is in state %s here (%s): there is nothing to decide", k->conf.vm,
+			       rpl_state_name(k->core.state), k->reason);
+	no = peer_lives(k);
+	if (no)
+		return no;
+	k->word.call = call;
+	k->word.kind = kind;
+	k->word.generation = (uint64_t)json_integer_value(generation);
+	keeper_arbiter_look(k);
+	return NULL;
+}
+
+void keeper_judge_word(struct keeper *k, const struct rpl_record *record)
+{
+	struct control_call call = k->word.call;
+
+	k->word.call = (struct control_call){ 0 };
+	if (!record)
+		answer(k, &call, refusal("the record of %s cannot be read: without the arbiter nobody may decide", k->conf.vm));
+	else if (record->generation != k->word.generation)
+		answer(k, &call, refusal("the record of %s is of generation %llu now (%s, owner %.63s), not %llu: look again, then "
+					 "decide about that", k->conf.vm, (unsigned long long)record->generation,
+					 rpl_mode_name((enum rpl_mode)record->mode), record->owner,
+					 (unsigned long long)k->word.generation));
+	else
+		answer(k, &call, ask_core_about(k, k->word.kind, k->word.generation));
+}
+
+/* ---- planned switchover */
+
+static json_t *switch_over(struct keeper *k)
+{
+	enum rpl_state s = k->started ? k->core.state : RPL_ST_START;
+	const char *vm = k->conf.vm, *peer = k->conf.core.peer;
+
+	if (s >= RPL_ST_B_SEED && s <= RPL_ST_B_PROMOTE)
+		return refusal("%s is backed up here: ask for it on %s, where it runs; if %s is dead, `replicad failover --force "
+			       "--generation N --peer-is-dead %s` here", vm, peer, peer, vm);
+	if (s == RPL_ST_IDLE || s == RPL_ST_START)
+		return refusal("%s does not run here (state %s: %s)", vm, rpl_state_name(s), k->reason);
+	if (s == RPL_ST_P_SOLO && !k->core.want)
+		return refusal("%s is not protected, so there is no copy to switch to: `replicad protect %s` first", vm, vm);
+	if (s == RPL_ST_P_SOLO || s == RPL_ST_P_SYNC || s == RPL_ST_P_ARM)
+		return refusal("%s has no complete copy on %s yet (state %s: %s%s%s): wait for P_PROTECTED in `replicad status %s`",
+			       vm, peer, rpl_state_name(s), k->reason, k->refused[0] ? "; " : "", k->refused, vm);
+	if (s != RPL_ST_P_PROTECTED)
+		return refusal("%s is in state %s (%s): a switchover begins from P_PROTECTED", vm, rpl_state_name(s), k->reason);
+	return ask_core(k, RPL_EV_CMD_SWITCHOVER);
 }
 
 static json_t *protect(struct keeper *k, struct control_call call)
@@ -198,15 +277,15 @@ json_t *keeper_command(void *arg, const char *cmd, const json_t *request, int fd
 	if (!strcmp(cmd, "unprotect"))
 		return unprotect(k, call);
 	if (!strcmp(cmd, "switchover"))
-		return ask_core(k, RPL_EV_CMD_SWITCHOVER);
+		return switch_over(k);
 	if (!strcmp(cmd, "reload"))
 		return reload(k);
 	if (!strcmp(cmd, "solo"))
-		return operators_word(k, RPL_EV_CMD_SOLO, request);
+		return operators_word(k, RPL_EV_CMD_SOLO, request, call);
 	if (!strcmp(cmd, "takeover"))
-		return operators_word(k, RPL_EV_CMD_TAKEOVER, request);
+		return operators_word(k, RPL_EV_CMD_TAKEOVER, request, call);
 	if (!strcmp(cmd, "accept_loss"))
-		return operators_word(k, RPL_EV_CMD_ACCEPT_LOSS, request);
+		return operators_word(k, RPL_EV_CMD_ACCEPT_LOSS, request, call);
 	if (!strcmp(cmd, "shutdown"))
 		return shut_down(k, request, call);
 	return control_refusal("unknown_command", cmd);

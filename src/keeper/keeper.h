@@ -38,10 +38,12 @@
 struct session {
 	bool wanted;              /* between SESSION_START and SESSION_END */
 	bool connected;           /* the peer's host took the connection and has not answered yet */
+	bool ready;               /* the mover is */
 	bool up;                  /* the peer is ready on a live connection */
 	struct rpl_uuid id;
 	uint64_t generation;
 	int connecting_fd;        /* -1, or a connect() under way */
+	int waiting_fd;           /* -1, or connected while the mover is being started */
 	unsigned round, retry_ms;
 	uint64_t early_ack;       /* an ack of the epoch whose capture has not ended yet; 0: none */
 	struct rpl_uuid early_ack_session;
@@ -66,6 +68,7 @@ struct standby {
 /* When what happened, for people (CLOCK_MONOTONIC ns, 0: not yet). */
 struct moments {
 	uint64_t heard, suspect, claim_sent, claim_granted, running;
+	uint64_t handover; /* it was decoded here */
 };
 
 /* What the core asked of the guest and the output and could not be begun at once: the guest does one thing at a time,
@@ -123,6 +126,11 @@ struct keeper {
 	bool ending;
 	struct rpl_err not_found; /* why there is no guest, while the record is looked at */
 	struct control_call protect_call, unprotect_call, shutdown_call;
+	struct {                  /* an operator's word that waits for the record */
+		struct control_call call;
+		enum rpl_event_kind kind;
+		uint64_t generation;
+	} word;
 	json_t *reply;            /* of the command being stepped */
 
 	ev_timer deadline, poll, quit, netbuf_retry, rest;
@@ -132,6 +140,9 @@ struct keeper {
 	char since[32];
 	const char *reason;
 	struct moments at;
+	uint64_t paused_us;         /* a handover: how long the guest had stood still on the peer before it */
+	uint64_t blackout_us;       /* the guest came here by a switchover that cost so much; 0: it did not */
+	uint64_t handed_generation; /* we gave it away under this one, and the heir has not called yet; 0: no */
 	unsigned progress_shown;
 	uint64_t progress_at_ns;
 };
@@ -219,6 +230,8 @@ void keeper_alarm(struct keeper *k, const char *reason);
 
 /* command.c: what the control socket asks for */
 json_t *keeper_command(void *arg, const char *cmd, const json_t *request, int fd, struct control_call call);
+/* The record, for an operator's word about a generation of it; NULL: it cannot be read. */
+void keeper_judge_word(struct keeper *k, const struct rpl_record *record);
 /* A state was reached that answers a waiting command. */
 void keeper_answer_waiting(struct keeper *k);
 void keeper_refuse(struct keeper *k, const struct rpl_err *err);

@@ -38,6 +38,8 @@ void keeper_rest(struct keeper *k, enum rpl_reason why)
 		return;
 	}
 	k->wish = (struct wishes){ 0 };
+	k->at = (struct moments){ 0 };
+	k->blackout_us = k->paused_us = 0;
 	k->checkpoints = k->dirty_pages_sum = k->acked_at_ns = 0;
 	memset(&k->checkpoint.pauses, 0, sizeof(k->checkpoint.pauses));
 	keeper_rest_soon(k);
@@ -67,8 +69,10 @@ void keeper_looked(struct keeper *k, const struct rpl_record *record)
 {
 	bool left_to_peer = record && (!is_ours(k, record) || record->mode == RPL_MODE_PROTECTED);
 
-	if (k->started)
+	if (k->started) {
+		keeper_judge_word(k, record);
 		return;
+	}
 	if (!left_to_peer) {
 		keeper_refuse(k, &k->not_found);
 		return;

@@ -136,6 +136,7 @@ static void on_activated(struct keeper *k, int r, const struct rpl_err *err)
 		return;
 	}
 	k->at.running = rpl_now_ns();
+	k->blackout_us = k->at.handover && k->paused_us ? k->paused_us + (k->at.running - k->at.handover) / 1000 : 0;
 	standby_drop(k);
 	keeper_say(k, RPL_EV_GUEST_RUNNING);
 }

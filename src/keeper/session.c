@@ -24,6 +24,7 @@
 #define ROUND_PAGES_ENOUGH 2048    /* 8 MiB fit into one pause */
 
 static void connect_now(struct keeper *k);
+static int start_mover(struct keeper *k, struct rpl_err *err);
 
 static void stop_connecting(struct keeper *k)
 {
@@ -33,6 +34,7 @@ static void stop_connecting(struct keeper *k)
 	if (s->connecting_fd >= 0)
 		ev_io_stop(k->loop, &s->connecting);
 	rpl_close(&s->connecting_fd);
+	rpl_close(&s->waiting_fd);
 }
 
 static void on_retry(EV_P_ ev_timer *w, int revents)
@@ -59,13 +61,43 @@ static void connect_later(struct keeper *k)
 	ev_timer_start(k->loop, &s->retry);
 }
 
+static void pass_link(struct keeper *k)
+{
+	struct session *s = &k->session;
+	struct rpl_err err;
+
+	if (s->waiting_fd < 0)
+		return;
+	s->connected = movers_link(k->movers, rpl_steal_fd(&s->waiting_fd), &err) == 0;
+	if (!s->connected)
+		rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
+}
+
+/* Watching the guest's memory costs it something: only for a peer that is there. */
+static void on_reached(struct keeper *k)
+{
+	struct session *s = &k->session;
+	struct rpl_err err;
+
+	s->connected = true;
+	if (s->ready) {
+		pass_link(k);
+		return;
+	}
+	if (movers_running(k->movers) || start_mover(k, &err) == 0)
+		return; /* READY goes on */
+	stop_connecting(k);
+	keeper_alarm(k, err.msg);
+	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
+	keeper_say_session(k, RPL_EV_SESSION_LOST, &s->id);
+}
+
 static void on_connected(EV_P_ ev_io *w, int revents)
 {
 	struct keeper *k = w->data;
 	struct session *s = &k->session;
 	socklen_t len = sizeof(int);
 	int problem = 0, one = 1, fd;
-	struct rpl_err err;
 
 	(void)revents;
 	ev_io_stop(loop, w);
@@ -78,9 +110,9 @@ static void on_connected(EV_P_ ev_io *w, int revents)
 		return;
 	}
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	s->connected = movers_link(k->movers, fd, &err) == 0;
-	if (!s->connected)
-		rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
+	rpl_close(&s->waiting_fd);
+	s->waiting_fd = fd;
+	on_reached(k);
 }
 
 /* Split "host:port" or "[v6]:port" (the agent resolved names and defaults). */
@@ -168,27 +200,22 @@ static int start_mover(struct keeper *k, struct rpl_err *err)
 void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation)
 {
 	struct session *s = &k->session;
-	struct rpl_err err;
 
 	movers_kill(k->movers);
 	stop_connecting(k);
 	s->wanted = true;
-	s->up = s->connected = false;
-	s->round = 0;
+	s->up = s->connected = s->ready = false;
+	s->round = s->retry_ms = 0;
 	s->early_ack = 0;
 	s->id = *id;
 	s->generation = generation;
 	k->heard_ns = 0;
-	if (start_mover(k, &err) == 0)
-		return;
-	keeper_alarm(k, err.msg);
-	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
-	keeper_say_session(k, RPL_EV_SESSION_LOST, id);
+	connect_now(k);
 }
 
 void session_end(struct keeper *k)
 {
-	k->session.wanted = k->session.up = k->session.connected = false;
+	k->session.wanted = k->session.up = k->session.connected = k->session.ready = false;
 	stop_connecting(k);
 	movers_retire(k->movers);
 	checkpoint_on_mover_gone(&k->checkpoint, "the session ended");
@@ -198,7 +225,7 @@ static void lost(struct keeper *k, const char *why)
 {
 	struct session *s = &k->session;
 
-	s->up = false;
+	s->up = s->connected = s->ready = false;
 	stop_connecting(k);
 	checkpoint_on_mover_gone(&k->checkpoint, why);
 	if (s->wanted)
@@ -284,10 +311,11 @@ void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 
 	switch ((enum rpl_mover_type)msg->type) {
 	case RPL_MOVER_READY:
-		connect_now(k);
+		s->ready = true;
+		pass_link(k);
 		break;
 	case RPL_MOVER_LINK_UP:
-		movers_send(k->movers, RPL_MOVER_SESSION, k->core.epoch, 0, s->generation, &s->id);
+		movers_send(k->movers, RPL_MOVER_SESSION, k->core.epoch, k->blackout_us, s->generation, &s->id);
 		break;
 	case RPL_MOVER_PEER_READY:
 		on_peer_ready(k, msg);

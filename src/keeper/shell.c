@@ -213,7 +213,8 @@ int keeper_open(struct keeper *k, const char *dir, struct ev_loop *loop, struct 
 	RPL_AUTO_FREE char *path = NULL, *trace = NULL;
 	int r;
 
-	*k = (struct keeper){ .loop = loop, .reason = "", .session.connecting_fd = -1, .standby.waiting_fd = -1,
+	*k = (struct keeper){ .loop = loop, .reason = "", .session.connecting_fd = -1,
+			      .session.waiting_fd = -1, .standby.waiting_fd = -1,
 			      .standby.staging_fd = -1 };
 	r = keeper_conf_load(dir, &k->conf, err);
 	if (r < 0)

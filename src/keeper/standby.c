@@ -139,6 +139,15 @@ int standby_link(struct keeper *k, int fd, struct rpl_err *err)
 
 /* ---- a session begins */
 
+/* The heir calls, as a primary now: what the switchover cost is known to it alone. */
+static void tell_switchover(struct keeper *k, uint64_t blackout_us)
+{
+	k->handed_generation = 0;
+	if (blackout_us)
+		keeper_tell(k, "switchover", json_pack("{s:s, s:I}", "to", k->conf.core.peer, "blackout_us",
+						       (json_int_t)blackout_us));
+}
+
 static void on_hello(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	RPL_AUTO_FREE char *definition = movers_get_text(k->movers, msg->value);
@@ -151,6 +160,9 @@ static void on_hello(struct keeper *k, const struct rpl_mover_msg *msg)
 	} else if (definition && rpl_guest_compare(k->guest, definition, &err) == 0) {
 		k->standby.session = ev.u.open.session = msg->hello.session;
 		ev.u.open.generation = msg->hello.generation;
+		ev.u.open.resume = msg->hello.flags & RPL_HELLO_RESUME;
+		if (k->handed_generation && msg->hello.generation > k->handed_generation)
+			tell_switchover(k, msg->hello.blackout_us);
 		keeper_event(k, &ev);
 		return;
 	}
@@ -174,12 +186,15 @@ void standby_refuse(struct keeper *k, const char *why)
 
 static void on_peer_frame(struct keeper *k, const struct rpl_mover_msg *msg)
 {
-	if (msg->value == RPL_FRAME_HANDOVER)
+	if (msg->value == RPL_FRAME_HANDOVER) {
+		k->at.handover = rpl_now_ns();
+		k->paused_us = msg->generation;
 		keeper_say_link(k, RPL_EV_HANDOVER, &msg->uuid, msg->epoch);
-	else if (msg->value == RPL_FRAME_FLUSHED)
+	} else if (msg->value == RPL_FRAME_FLUSHED) {
 		keeper_say_link(k, RPL_EV_PEER_FLUSHED, &msg->uuid, msg->epoch);
-	else if (msg->value == RPL_FRAME_FORGET)
+	} else if (msg->value == RPL_FRAME_FORGET) {
 		keeper_say_session(k, RPL_EV_FORGET, &msg->uuid);
+	}
 }
 
 static void on_staged(struct keeper *k, const struct rpl_mover_msg *msg)

@@ -79,7 +79,7 @@ int keeper_bulk_percent(const struct keeper *k)
 
 	if (k->core.state != RPL_ST_P_SYNC && k->core.state != RPL_ST_B_SEED)
 		return -1;
-	return total == 0 ? 0 : sent >= total ? 100 : (int)(sent * 100 / total);
+	return total == 0 || !movers_running(k->movers) ? 0 : sent >= total ? 100 : (int)(sent * 100 / total);
 }
 
 static void put_checkpoints(const struct keeper *k, json_t *doc)
@@ -133,10 +133,14 @@ static json_t *takeover(const struct keeper *k)
 {
 	const struct moments *at = &k->at;
 
-	return json_pack("{s:I, s:I, s:I, s:I}", "detect_ms", (json_int_t)ms_between(at->heard, at->suspect), "claim_ms",
+	json_t *doc = json_pack("{s:I, s:I, s:I, s:I}", "detect_ms", (json_int_t)ms_between(at->heard, at->suspect), "claim_ms",
 			 (json_int_t)ms_between(at->claim_sent, at->claim_granted), "run_ms",
 			 (json_int_t)ms_between(at->claim_granted, at->running), "run_us",
 			 (json_int_t)((at->running - at->claim_granted) / 1000));
+
+	if (k->blackout_us)
+		put(doc, "blackout_us", k->blackout_us);
+	return doc;
 }
 
 json_t *keeper_status(const struct keeper *k)
@@ -199,6 +203,8 @@ void keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 			      rpl_state_name(to), "role", role(k), "wanted", (int)k->core.want, "gen",
 			      (json_int_t)k->core.rec.generation, "sess", session, "epoch", (json_int_t)k->core.epoch,
 			      "reason", k->reason));
+	if (to == RPL_ST_P_DEPOSED && a->u.state.reason == RPL_WHY_HANDED_OVER)
+		k->handed_generation = k->core.rec.generation - 1; /* the heir's claim is the one after */
 	if (from == RPL_ST_B_PROMOTE && to == RPL_ST_P_SOLO)
 		tell_takeover(k);
 	keeper_past_save(k);

@@ -8,8 +8,8 @@
 #include <replicad/cur.h>
 
 /* HELLO: major, minor, features, vm, session, generation, last staged, epoch bytes, RAM pages, max uncommitted, role,
- * node; the rest is zero in this minor version and ignored from a newer one. */
-#define HELLO_USED (2 + 2 + 4 + 16 + 16 + 8 + 8 + 8 + 8 + 4 + 4 + RPL_NODE_NAME)
+ * node, blackout, flags; the rest is zero in this minor version and ignored from a newer one. */
+#define HELLO_USED (2 + 2 + 4 + 16 + 16 + 8 + 8 + 8 + 8 + 4 + 4 + RPL_NODE_NAME + 8 + 4)
 #define PFN_BITS 52 /* a pfn has 52 bits, so RAM has at most 2^52 pages */
 _Static_assert(HELLO_USED <= RPL_HELLO_SIZE, "hello fields fit");
 
@@ -51,6 +51,8 @@ void rpl_hello_encode(const struct rpl_hello *h, uint8_t ret[RPL_HELLO_SIZE])
 	rpl_out_le32(&o, h->max_uncommitted);
 	rpl_out_le32(&o, h->role);
 	rpl_out_bytes(&o, node, sizeof(node));
+	rpl_out_le64(&o, h->blackout_us);
+	rpl_out_le32(&o, h->flags);
 	rpl_assert(!o.bad && o.len == HELLO_USED);
 }
 
@@ -81,6 +83,9 @@ static int hello_check(const struct rpl_hello *h, struct rpl_err *err)
 	if (rpl_uuid_is_zero(&h->session) && h->last_staged)
 		return rpl_fail(err, -EBADMSG, "HELLO from %s: epoch %" PRIu64 " staged in no session", h->node,
 				h->last_staged);
+	if (h->minor <= RPL_LINK_MINOR && (h->flags & ~RPL_HELLO_RESUME))
+		return rpl_fail(err, -EBADMSG, "HELLO from %s: flags 0x%" PRIx32 ", known is 0x%x", h->node, h->flags,
+				RPL_HELLO_RESUME);
 	if (h->ram_pages == 0 || h->ram_pages >> PFN_BITS)
 		return rpl_fail(err, -EBADMSG, "HELLO from %s: %" PRIu64 " pages of RAM, allowed 1 to 2^%d - 1", h->node,
 				h->ram_pages, PFN_BITS);
@@ -110,6 +115,8 @@ int rpl_hello_decode(const void *body, size_t len, struct rpl_hello *ret, struct
 	node = rpl_cur_bytes(&c, RPL_NODE_NAME);
 	if (node)
 		memcpy(h.node, node, RPL_NODE_NAME);
+	h.blackout_us = rpl_cur_le64(&c);
+	h.flags = rpl_cur_le32(&c);
 	if (h.major != RPL_LINK_MAJOR) /* what follows may mean anything: do not read on */
 		return rpl_fail(err, -EBADMSG, "HELLO: link protocol %u.%u, ours is %d.%d: upgrade the older side", h.major,
 				h.minor, RPL_LINK_MAJOR, RPL_LINK_MINOR);
@@ -241,7 +248,7 @@ void rpl_handover_encode(const struct rpl_handover *v, uint8_t ret[32])
 
 	out_uuid(&o, &v->session);
 	rpl_out_le64(&o, v->epoch);
-	rpl_out_le64(&o, v->reason);
+	rpl_out_le64(&o, v->paused_us);
 }
 
 void rpl_handover_decode(const uint8_t body[32], struct rpl_handover *ret)
@@ -250,5 +257,5 @@ void rpl_handover_decode(const uint8_t body[32], struct rpl_handover *ret)
 
 	ret->session = cur_uuid(&c);
 	ret->epoch = rpl_cur_le64(&c);
-	ret->reason = rpl_cur_le64(&c);
+	ret->paused_us = rpl_cur_le64(&c);
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Two agents, their real keepers and movers, TLS between them, and a simulated guest that checks its own memory when it
 is activated: protection, the end of the agent, takeover after everything of the primary was killed, unprotect."""
+import json
 import os
 import secrets
 import signal
@@ -109,7 +110,9 @@ class PairTest(unittest.TestCase):
         self.protect()
         primary, backup = self.alpha, self.beta
         for _ in range(4):
-            self.assertTrue(primary.ask("switchover", vm=VM)["ok"])
+            done = primary.command("failover", VM)
+            self.assertEqual(done.returncode, DONE, done.stderr + self.keeper_logs())
+            self.assertRegex(done.stdout, rf"{VM}: runs on {backup.node} now, generation \d+; blackout \d+\.\d ms")
             wait_until("protection on the other side", lambda: backup.vm(VM)["state"] == "P_PROTECTED")
             wait_until("a ready backup on the old one", lambda: primary.vm(VM)["state"] == "B_READY")
             self.assertEqual((primary.vm(VM)["role"], backup.vm(VM)["role"]), ("backup", "primary"))
@@ -117,6 +120,59 @@ class PairTest(unittest.TestCase):
             primary, backup = backup, primary
         self.assertEqual([e for a in (self.alpha, self.beta) for e in a.events(VM) if e["event"] == "keeper-died"], [],
                          self.keeper_logs())
+
+    def test_unsafe_failovers_are_refused(self):
+        self.protect()
+        generation = str(self.alpha.vm(VM)["generation"])
+        word = ("--generation", generation, "--peer-is-dead", VM)
+        for agent, argv, status, why in (
+                (self.beta, ("failover", VM), REFUSED, "is backed up here: ask for it on alpha"),
+                (self.beta, ("failover", "--force", *word), REFUSED, "alpha is not dead: it was heard"),
+                (self.alpha, ("solo", *word), REFUSED, "beta is not dead: it was heard"),
+                (self.alpha, ("failover", "--force", *word), REFUSED, "there is nothing to decide"),
+                (self.beta, ("failover", "--force", VM), 2, "--generation is missing"),
+                (self.beta, ("solo", "--generation", "1", VM), 2, "--peer-is-dead is missing"),
+                (self.beta, ("failover", "--generation", "1", VM), 2, "belong to --force"),
+                (self.beta, ("failover", "nosuch"), 1, "nosuch has no keeper here")):
+            done = agent.command(*argv)
+            self.assertEqual(done.returncode, status, (argv, done.stdout, done.stderr))
+            self.assertIn(why, done.stderr)
+        self.assertEqual((self.alpha.vm(VM)["state"], self.beta.vm(VM)["state"]), ("P_PROTECTED", "B_READY"))
+
+    def test_a_failover_that_the_operator_vouches_for(self):
+        """The backup waits for its takeover delay; the operator does not."""
+        self.with_vm_key("takeover_delay_ms = 600000")
+        self.protect()
+        self.kill_all(self.alpha)
+        wait_until("suspicion", lambda: self.beta.vm(VM)["state"] == "B_SUSPECT")
+        done = self.beta.command("failover", "--force", "--generation", "1", "--peer-is-dead", VM)
+        self.assertEqual(done.returncode, REFUSED)
+        self.assertRegex(done.stderr, r"is of generation 2 now \(PROTECTED, owner alpha\), not 1")
+        done = self.beta.command("failover", "--force", "--generation", "2", "--peer-is-dead", "--json", VM)
+        self.assertEqual(done.returncode, DONE, done.stderr + self.keeper_logs())
+        self.assertEqual(json.loads(done.stdout)["outcome"], "done")
+        self.assertEqual((self.beta.vm(VM)["role"], self.beta.vm(VM)["takeovers"]), ("primary", 1))
+        # a dead host comes back: its keeper finds no guest, and nothing to do but to be the backup
+        self.alpha.start()
+        wait_until("the returned host as the backup", lambda: self.alpha.vm(VM)["state"] == "B_READY")
+        self.assertEqual((self.alpha.wanted(), self.beta.wanted()), ([], [VM]))
+        done = self.alpha.command("protect", VM)
+        self.assertEqual(done.returncode, REFUSED)
+        self.assertIn("is backed up here", done.stderr)
+
+    def with_vm_key(self, line):
+        for agent in (self.alpha, self.beta):
+            agent.kill()
+            with open(agent.conf, "a", encoding="utf-8") as f:
+                f.write(line + "\n")
+            for pid in processes_under(agent.base):
+                os.kill(pid, signal.SIGKILL)
+            agent.start()
+
+    def kill_all(self, agent):
+        agent.kill()
+        for pid in processes_under(agent.base):
+            os.kill(pid, signal.SIGKILL)
 
     def test_unprotected(self):
         self.protect()

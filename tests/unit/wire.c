@@ -232,7 +232,8 @@ static struct rpl_hello sample_hello(void)
 {
 	return (struct rpl_hello){ .major = 1, .minor = 0, .features = RPL_FEATURE_ZERO_PAGES, .vm = vm, .session = session,
 				   .generation = 0x31, .last_staged = 0x32, .epoch_bytes_max = 0x33343536, .ram_pages = 65536,
-				   .max_uncommitted = 8, .role = RPL_ROLE_PRIMARY, .node = "alpha" };
+				   .max_uncommitted = 8, .role = RPL_ROLE_PRIMARY, .node = "alpha", .blackout_us = 0x3738,
+				   .flags = RPL_HELLO_RESUME };
 }
 
 static const uint8_t golden_hello[RPL_HELLO_SIZE] = {
@@ -240,7 +241,7 @@ static const uint8_t golden_hello[RPL_HELLO_SIZE] = {
 	0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1f,
 	0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a, 0x2b, 0x2c, 0x2d, 0x2e, 0x2f,
 	0x31, 0, 0, 0, 0, 0, 0, 0, 0x32, 0, 0, 0, 0, 0, 0, 0, 0x36, 0x35, 0x34, 0x33, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,
-	8, 0, 0, 0, 1, 0, 0, 0, 'a', 'l', 'p', 'h', 'a',
+	8, 0, 0, 0, 1, 0, 0, 0, 'a', 'l', 'p', 'h', 'a', [144] = 0x38, 0x37, [152] = 1,
 };
 
 static void hello_is_golden_both_ways(void **state)
@@ -282,7 +283,7 @@ static void flipped_hello_bits_are_seen(void **state)
 		rpl_hello_encode(&h, again);
 		assert_memory_equal(bytes, again, sizeof(bytes));
 	}
-	assert_true(refused >= 16 + 56 * 8); /* the major version and the reserved tail at least */
+	assert_true(refused >= 16 + 31 + 44 * 8); /* the major version, unknown flags and the reserved tail at least */
 	memcpy(bytes, golden_hello, sizeof(bytes));
 	bytes[2] = 7;
 	bytes[199] = 1;
@@ -408,7 +409,7 @@ static void fixed_bodies_are_golden_both_ways(void **state)
 	rpl_epoch_end_encode(&e, bytes);
 	assert_memory_equal(bytes, end, sizeof(end));
 	rpl_handover_decode(handover, &h);
-	assert_true(rpl_uuid_equal(&h.session, &session) && h.epoch == 256 && h.reason == 9);
+	assert_true(rpl_uuid_equal(&h.session, &session) && h.epoch == 256 && h.paused_us == 9);
 	rpl_handover_encode(&h, bytes);
 	assert_memory_equal(bytes, handover, sizeof(handover));
 	rpl_session_epoch_decode(handover, &s);
