@@ -17,7 +17,7 @@ struct rpl_arbiter {
 	struct rpl_arbiter_ask ask;
 };
 
-static const struct rpl_arbiter_ops *const backends[] = { &rpl_arbiter_file };
+static const struct rpl_arbiter_ops *const backends[] = { &rpl_arbiter_file, &rpl_arbiter_etcd };
 static const char *const outcome_name[] = { "ok", "none", "refused", "unknown" };
 _Static_assert(RPL_ARRAY_LEN(outcome_name) == RPL_ARBITER_UNKNOWN + 1, "a name for each outcome");
 
@@ -39,7 +39,7 @@ struct rpl_arbiter *rpl_arbiter_new(const struct rpl_arbiter_conf *conf, struct 
 		if (strcmp(backends[i]->name, conf->backend) == 0)
 			ops = backends[i];
 	if (!ops) {
-		(void)rpl_fail(err, -EINVAL, "arbiter '%.40s' is not in this build: use file", conf->backend);
+		(void)rpl_fail(err, -EINVAL, "arbiter '%.40s' is unknown: use file or etcd", conf->backend);
 		return NULL;
 	}
 	if (!cluster_is_fine(conf->cluster)) {

@@ -27,6 +27,7 @@ struct rpl_arbiter_ops {
 };
 
 extern const struct rpl_arbiter_ops rpl_arbiter_file;
+extern const struct rpl_arbiter_ops rpl_arbiter_etcd; /* etcd.c, or etcd_standin.c without libcurl */
 
 void rpl_arbiter_finish(struct rpl_arbiter *a, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
 			const struct rpl_err *err);

@@ -1,11 +1,13 @@
 /* arbiter.h - one linearizable compare-and-swap register per VM: who may run it
  *
  * The outcome of an operation may be unknown (RPL_ARBITER_UNKNOWN): then only a fresh read tells (R6).
- * Backends: file (a locked, fsynced record in a directory that both agents reach: one machine, demo, tests); etcd,
- * manual, fence and pacemaker use the same operations.
+ * Backends: file (a locked, fsynced record in a directory that both agents reach: one machine, demo, tests) and etcd (a
+ * key of an etcd v3 on a third machine: two hosts and more).
  */
 #ifndef REPLICAD_ARBITER_H
 #define REPLICAD_ARBITER_H
+
+#include <stdbool.h>
 
 #include <replicad/err.h>
 #include <replicad/record.h>
@@ -23,12 +25,17 @@ enum rpl_arbiter_outcome {
 };
 
 struct rpl_arbiter_conf {
-	const char *backend;   /* "file" */
-	const char *location;  /* file: the directory, absolute; it must exist */
+	const char *backend;   /* "file" or "etcd" */
+	const char *location;  /* file: the directory, absolute; it must exist. etcd: https://HOST:PORT, comma-separated */
 	const char *cluster;   /* keeps two installations apart; letters, digits, "-_.", at most RPL_ARBITER_CLUSTER_MAX */
 	unsigned timeout_ms;   /* after this an operation ends as UNKNOWN */
+	/* etcd: PEM files for https; NULL or "": the system's authorities, no certificate of ours */
+	const char *ca, *cert, *key;
+	bool insecure;         /* etcd: http:// is allowed beyond the loopback interface */
 };
 
+/* A swap that ended as UNKNOWN may still take effect, even after a later read: failover/core/claim.c says why that is safe.
+ */
 /* From the loop, exactly once an operation, within timeout_ms; may start the next operation or free the arbiter. record
  * is NULL for NONE and UNKNOWN. A swap that finds no record although one was expected ends as UNKNOWN: read again. */
 typedef void rpl_arbiter_done_fn(void *arg, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,

@@ -36,14 +36,17 @@
 	X(listen, ADDR, ":7887", 0, 128, NULL, START, "where peers connect to; empty: nowhere")                         \
 	X(run_dir, PATH, RPL_RUNDIR, 1, 60, NULL, START, "sockets and what dies with the machine")                      \
 	X(state_dir, PATH, RPL_STATEDIR, 1, 128, NULL, START, "what has to survive: wanted protection, events")         \
-	X(arbiter, ENUM, "file", 0, 0, "file", PROTECT, "who settles which node may run a VM")                          \
-	X(arbiter_location, PATH, "", 0, 128, NULL, PROTECT, "file: a directory that both nodes reach; default: arbiter in state_dir") \
+	X(arbiter, ENUM, "file", 0, 0, "file|etcd", PROTECT, "who settles which node may run a VM")                     \
+	X(arbiter_location, TEXT, "", 0, RPL_CONF_TEXT_MAX - 1, NULL, PROTECT, "file: a directory that both nodes reach, default: arbiter in state_dir; etcd: https://host:port, with commas between several") \
+	X(arbiter_ca, PATH, "", 0, 128, NULL, PROTECT, "etcd: the authority that signed its certificate; empty: the system's") \
+	X(arbiter_cert, PATH, "", 0, 128, NULL, PROTECT, "etcd: the certificate that we show it")                       \
+	X(arbiter_key, PATH, "", 0, 128, NULL, PROTECT, "etcd: that certificate's private key")                         \
 	X(arbiter_timeout_ms, INT, "1000", 100, 60000, NULL, PROTECT, "after this a claim's outcome counts as unknown") \
 	X(tls, ENUM, "psk", 0, 0, "psk|x509|none", PROTECT, "how links are protected")                                  \
 	X(keys, PATH, RPL_SYSCONFDIR "/keys.psk", 0, 128, NULL, PROTECT, "psk: file of name:hexkey lines")              \
 	X(x509_dir, PATH, RPL_SYSCONFDIR "/pki", 0, 128, NULL, PROTECT, "x509: directory with QEMU's PKI file names")   \
 	X(identity, NAME, "", 0, RPL_IDENTITY_MAX - 1, NULL, PROTECT, "the name we prove to peers; default: node")      \
-	X(insecure, BOOL, "no", 0, 1, NULL, PROTECT, "allow tls = none beyond the loopback interface")                  \
+	X(insecure, BOOL, "no", 0, 1, NULL, PROTECT, "allow tls = none, and an etcd in clear, beyond the loopback interface") \
 	X(mover_user, NAME, "", 0, 31, NULL, PROTECT, "movers run as this user; empty: replicad-mover if there is one, else as the agent")                   \
 	X(control_users, LIST, "", 0, 128, NULL, RELOAD, "users who may use the control socket besides root")           \
 	X(control_group, NAME, "", 0, 31, NULL, START, "a group whose members may use the control socket")              \

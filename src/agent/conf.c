@@ -222,6 +222,23 @@ static int check_vm(const struct rpl_conf *c, const struct rpl_conf_vm *vm, stru
 	return 0;
 }
 
+static int check_arbiter(const struct rpl_conf *c, struct rpl_err *err)
+{
+	const struct rpl_conf_agent *a = &c->agent;
+	bool file = strcmp(a->arbiter, "file") == 0;
+
+	if (file && a->arbiter_location[0] != '/')
+		return rpl_fail(err, -EINVAL, "[agent]: arbiter = file needs an absolute path in arbiter_location, not '%.100s'",
+				a->arbiter_location);
+	if (!file && strncmp(a->arbiter_location, "http", 4) != 0)
+		return rpl_fail(err, -EINVAL, "[agent]: arbiter = etcd needs arbiter_location = https://HOST:PORT, with commas "
+				"between several, not '%.80s'", a->arbiter_location);
+	if (!a->arbiter_cert[0] != !a->arbiter_key[0])
+		return rpl_fail(err, -EINVAL, "[agent]: arbiter_cert and arbiter_key go together; %s is not set",
+				a->arbiter_cert[0] ? "arbiter_key" : "arbiter_cert");
+	return 0;
+}
+
 static int check_unique_uuids(const struct rpl_conf *c, struct rpl_err *err)
 {
 	for (size_t i = 0; i < c->n_vms; i++)
@@ -245,7 +262,7 @@ static void fill_in(struct rpl_conf *c)
 	}
 	if (!a->identity[0])
 		memcpy(a->identity, a->node, sizeof(a->identity));
-	if (!a->arbiter_location[0])
+	if (!a->arbiter_location[0] && strcmp(a->arbiter, "file") == 0)
 		(void)rpl_path(a->arbiter_location, sizeof(a->arbiter_location), NULL, "%s/arbiter", a->state_dir);
 	for (size_t i = 0; i < c->n_peers; i++) {
 		struct rpl_conf_peer *p = &c->peers[i];
@@ -259,7 +276,12 @@ static void fill_in(struct rpl_conf *c)
 
 int rpl_conf_finish(struct rpl_conf *c, struct rpl_err *err)
 {
+	int r;
+
 	fill_in(c);
+	r = check_arbiter(c, err);
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < c->n_vms; i++)
 		if (check_vm(c, &c->vms[i], err) < 0)
 			return vm_fault(c, &c->vms[i], err);

@@ -112,6 +112,10 @@ static void read_agent(struct keeper_conf *c, struct reader *rd)
 
 	c->arbiter = string(rd, "arbiter");
 	c->arbiter_location = string(rd, "arbiter_location");
+	c->arbiter_ca = string(rd, "arbiter_ca");
+	c->arbiter_cert = string(rd, "arbiter_cert");
+	c->arbiter_key = string(rd, "arbiter_key");
+	c->arbiter_insecure = yes(rd, "insecure");
 	c->arbiter_timeout_ms = number(rd, "arbiter_timeout_ms");
 	c->cluster = string(rd, "cluster");
 	c->keys = string(rd, "keys");

@@ -490,8 +490,9 @@ int keeper_rooms_open(struct keeper *k, struct rpl_err *err)
 	struct rpl_netbuf_conf nc = { .backend = c->netbuf, .vm = c->vm, .control = c->relay };
 	struct rpl_disk_conf dc = { .backend = c->disk, .vm = c->vm, .durability = c->core.durability };
 	struct rpl_arbiter_conf ac = { .backend = c->arbiter, .location = c->arbiter_location,
-				       .cluster = c->cluster, .timeout_ms = c->arbiter_timeout_ms };
-
+				       .cluster = c->cluster, .timeout_ms = c->arbiter_timeout_ms,
+				       .ca = c->arbiter_ca, .cert = c->arbiter_cert, .key = c->arbiter_key,
+				       .insecure = c->arbiter_insecure };
 	char mover[PATH_MAX];
 
 	err->code = -EINVAL;
