@@ -19,7 +19,8 @@ FLOW_TESTS = \
 	tests/flow/netbuf-relay \
 	tests/flow/hostile \
 	tests/flow/keeper-wishes \
-	tests/flow/failover
+	tests/flow/failover \
+	tests/flow/guest-fate
 EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:

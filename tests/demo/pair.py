@@ -90,6 +90,8 @@ class Client:
 
 
 class Pair:
+    host_kind = Host
+
     def __init__(self, name, options, made, accel, programs, work, vm_uuid):
         self.options, self.image, self.accel, self.programs, self.vm_uuid = options, made, accel, programs, vm_uuid
         self.base = os.path.join(work, name)
@@ -132,7 +134,7 @@ class Pair:
     def _prepare(self):
         self.who = credentials(getattr(self.options, "tls", "psk"), self.base)
         for node in NODES:
-            host = Host(node, self.net, self.base, self.ram_dir, self.ram_dir, self.programs, self.options.interval_ms,
+            host = self.host_kind(node, self.net, self.base, self.ram_dir, self.ram_dir, self.programs, self.options.interval_ms,
                         self.vm_uuid, dict(self.options.vm_keys))
             self._equip(host)
             host.write_config(self.who, node == "alpha", self.image, self.accel)

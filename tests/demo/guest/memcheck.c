@@ -10,6 +10,9 @@
  *   memcheck:bad     pages found bad since the start     memcheck:rounds  full passes
  *   memcheck:first   the first bad page, in words        guest:uptime     seconds, from /proc/uptime
  *
+ * It is also the hand of a test inside the guest: guest:command, when somebody sets it, is done at the next report:
+ *   poweroff, reboot  as the guest's own system would     panic  what a kernel without hope tells a pvpanic device
+ *
  * This program runs inside the demo's guest only and is linked statically: the guest has no compiler and few libraries.
  */
 #define _GNU_SOURCE
@@ -22,7 +25,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/io.h>
 #include <sys/mman.h>
+#include <sys/reboot.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,6 +48,7 @@
 #define MC_REDIS_PORT 6379
 #define MC_CONNECT_TRIES 600       /* a tick apart */
 #define MC_REPLY_MAX 512
+#define MC_PVPANIC_PORT 0x505      /* of QEMU's ISA device; bit 0: panicked */
 
 struct checker {
 	uint64_t *area;            /* MC_PAGES pages */
@@ -172,29 +178,70 @@ static double uptime(void)
 	return up;
 }
 
-/* MSET is one reply, "+OK\r\n", whatever the number of keys. */
-static bool report(struct checker *c, int fd)
+/* Send a command; its reply is `lines` lines. */
+static bool ask(int fd, const char *cmd, size_t n, char *reply, size_t size, unsigned lines)
 {
-	char cmd[MC_REPLY_MAX], reply[16];
 	size_t have = 0;
-	int n = snprintf(cmd, sizeof(cmd),
-			 "MSET memcheck:bad %" PRIu64 " memcheck:rounds %" PRIu64 " memcheck:first %s guest:uptime %.2f\r\n",
-			 c->bad, c->rounds, c->first[0] ? c->first : "none", uptime());
 
-	if (n < 0 || (size_t)n >= sizeof(cmd) || send(fd, cmd, (size_t)n, MSG_NOSIGNAL) != n)
+	if (send(fd, cmd, n, MSG_NOSIGNAL) != (ssize_t)n)
 		return false;
-	while (have < sizeof(reply)) {
-		ssize_t got = recv(fd, reply + have, sizeof(reply) - have, 0);
+	while (have < size - 1) {
+		ssize_t got = recv(fd, reply + have, size - 1 - have, 0);
 
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
 			return false;
+		for (ssize_t i = 0; i < got; i++)
+			lines -= reply[have + (size_t)i] == '\n' && lines;
 		have += (size_t)got;
-		if (reply[have - 1] == '\n')
-			return reply[0] == '+';
+		reply[have] = '\0';
+		if (!lines || strncmp(reply, "$-1", 3) == 0)
+			return true;
 	}
 	return false;
+}
+
+static void obey(const char *command)
+{
+	if (strcmp(command, "poweroff") == 0) {
+		reboot(RB_POWER_OFF);
+	} else if (strcmp(command, "reboot") == 0) {
+		reboot(RB_AUTOBOOT);
+	} else if (strcmp(command, "panic") == 0) {
+		if (ioperm(MC_PVPANIC_PORT, 1, 1) == 0)
+			outb(1, MC_PVPANIC_PORT);
+		else
+			perror("memcheck: ioperm");
+	} else {
+		fprintf(stderr, "memcheck: unknown command '%s'\n", command);
+	}
+}
+
+static bool look_for_command(int fd)
+{
+	static const char get[] = "GETDEL guest:command\r\n";
+	char reply[64], *text;
+
+	if (!ask(fd, get, sizeof(get) - 1, reply, sizeof(reply), 2))
+		return false;
+	text = strchr(reply, '\n');
+	if (reply[1] != '-' && text) {
+		text[1 + strcspn(text + 1, "\r\n")] = '\0';
+		obey(text + 1);
+	}
+	return true;
+}
+
+static bool report(struct checker *c, int fd)
+{
+	char cmd[MC_REPLY_MAX], reply[16];
+	int n = snprintf(cmd, sizeof(cmd),
+			 "MSET memcheck:bad %" PRIu64 " memcheck:rounds %" PRIu64 " memcheck:first %s guest:uptime %.2f\r\n",
+			 c->bad, c->rounds, c->first[0] ? c->first : "none", uptime());
+
+	return n > 0 && (size_t)n < sizeof(cmd) && ask(fd, cmd, (size_t)n, reply, sizeof(reply), 1) && reply[0] == '+' &&
+	       look_for_command(fd);
 }
 
 int main(void)
