@@ -129,6 +129,10 @@ pid_t rpl_guest_pid(const struct rpl_guest *g);        /* the hypervisor process
  * first difference ("machine: primary pc-q35-7.2, standby pc-q35-8.0"). */
 int rpl_guest_compare(const struct rpl_guest *g, const char *peer_definition, struct rpl_err *err);
 
+/* rpl_guest_compare() for a standby that takes its memory's layout from the primary (xen): 0 it fits; 1 it fits, and the memory
+ * was laid out anew for it: what rpl_guest_memory() gave before is nobody's any more. */
+int rpl_guest_fit(struct rpl_guest *g, const char *peer_definition, struct rpl_err *err);
+
 /* What the memory half needs, for the mover: a description and its descriptors (the caller closes them). Arms the
  * dirty tracker: from the return on every write is seen. Needs ptrace once, for which a short-lived helper runs.
  * For a standby it gives the replica's RAM, writable. May block up to a second; used when a session starts. Every

@@ -45,6 +45,8 @@ enum rpl_memory_kind {
 struct rpl_memory_desc {
 	uint32_t kind;  /* enum rpl_memory_kind */
 	uint32_t audit; /* check each dirty set against a full comparison */
+	uint32_t provisional; /* replica: the layout will be the primary's, as soon as that is known (rpl_guest_fit()) */
+	uint32_t reserved2;
 	uint64_t vaddr; /* uffd: address of the RAM file's page 0 in the guest's process */
 	struct rpl_ram_layout layout;
 };

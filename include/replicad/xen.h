@@ -57,6 +57,8 @@ bool rpl_xen_layout_check(const struct rpl_ram_layout *l, struct rpl_err *err);
 #define RPL_XEN_KEY_DOMAIN "domain"
 #define RPL_XEN_KEY_LAYOUT "layout"
 
+#define RPL_XEN_LAYOUT_TEXT 512 /* longer than the line's value for RPL_RAM_REGIONS_MAX regions */
+
 /* The layout that a definition tells of, with the table. -EBADMSG if its line is missing or makes no sense. */
 int rpl_xen_definition_layout(const char *definition, struct rpl_ram_layout *ret, struct rpl_err *err);
 /* The other direction: the line's value. At most `size` bytes with the NUL; false if they do not suffice. */

@@ -304,6 +304,8 @@ static void backup_up(struct mover *m)
 	struct rpl_hello h = { .epoch_bytes_max = rpl_replica_capacity(m->backup->replica) };
 	struct rpl_replica_where w;
 
+	if (m->conf.memory.provisional)
+		return; /* the primary's definition is all that is wanted: a mover with its layout takes our place then */
 	rpl_replica_where(m->backup->replica, &w);
 	if (w.staged) {
 		h.session = w.session;

@@ -155,6 +155,8 @@ int connection_hello(struct mover *m, const uint8_t *body, size_t len, struct rp
 		return rpl_fail(err, -EPROTO, "a second HELLO");
 	connection_our_hello(m, &ours);
 	r = rpl_hello_decode(body, len, &m->peer, err);
+	if (m->conf.memory.provisional)
+		ours.ram_pages = m->peer.ram_pages;
 	if (r == 0)
 		r = rpl_hello_match(&ours, &m->peer, err);
 	m->peer_known = r == 0;

@@ -219,6 +219,13 @@ void rpl_guest_op_done(struct rpl_guest *g, int r, const struct rpl_err *err)
 	ev_feed_event(g->loop, &g->finish, EV_CUSTOM);
 }
 
+static unsigned op_bound_ms(const struct rpl_guest *g, enum rpl_guest_op op)
+{
+	bool builds = op == RPL_GUEST_STANDBY || op == RPL_GUEST_ACTIVATE;
+
+	return builds && g->ops->standby_ms > g->conf.op_timeout_ms ? g->ops->standby_ms : g->conf.op_timeout_ms;
+}
+
 static void on_timeout(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	struct rpl_guest *g = w->data;
@@ -228,7 +235,7 @@ static void on_timeout(struct ev_loop *loop, ev_timer *w, int revents)
 	(void)revents;
 	g->ops->abandon(g);
 	(void)rpl_fail(&err, -ETIMEDOUT, "%s: %s: no answer within %u ms%s", g->conf.name, rpl_guest_op_name(g->op),
-		       g->conf.op_timeout_ms,
+		       op_bound_ms(g, g->op),
 		       g->op == RPL_GUEST_ATTACH ? "; is another program holding this monitor?" : "");
 	end_op(g, -ETIMEDOUT, &err);
 }
@@ -240,7 +247,7 @@ static void begin_op(struct rpl_guest *g, enum rpl_guest_op op)
 	g->op = op;
 	g->op_started_ns = rpl_now_ns();
 	ev_now_update(g->loop);
-	ev_timer_set(&g->timeout, g->conf.op_timeout_ms / 1000., 0.);
+	ev_timer_set(&g->timeout, op_bound_ms(g, op) / 1000., 0.);
 	ev_timer_start(g->loop, &g->timeout);
 }
 
@@ -398,6 +405,16 @@ int rpl_guest_compare(const struct rpl_guest *g, const char *peer_definition, st
 {
 	rpl_assert(g->info.definition);
 	return rpl_definition_compare(g->info.definition, peer_definition, err);
+}
+
+int rpl_guest_fit(struct rpl_guest *g, const char *peer_definition, struct rpl_err *err)
+{
+	if (!g->ops->fit || g->phase != RPL_GP_STANDBY)
+		return rpl_guest_compare(g, peer_definition, err);
+	if (strnlen(peer_definition, RPL_GUEST_DEFINITION_MAX) == RPL_GUEST_DEFINITION_MAX)
+		return rpl_fail(err, -EINVAL, "%s: the primary's definition is not text of less than %d bytes", g->conf.name,
+				RPL_GUEST_DEFINITION_MAX);
+	return g->ops->fit(g, peer_definition, err);
 }
 
 int rpl_guest_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int fds[RPL_MEMORY_FDS_MAX], size_t *ret_n,

@@ -32,6 +32,8 @@ struct rpl_guest_ops {
 	int (*activate)(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);
 	void (*abandon)(struct rpl_guest *g);
 	int (*memory)(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
+	int (*fit)(struct rpl_guest *g, const char *primary, struct rpl_err *err); /* NULL: the definitions are compared */
+	unsigned standby_ms; /* standby and activate may take so long, if that is longer than an operation's usual bound */
 	pid_t (*pid)(const struct rpl_guest *g);
 	void (*fini)(struct rpl_guest *g, bool keep_standby); /* exactly once, also after a failed init */
 };

@@ -4,7 +4,7 @@ src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/xen_layout.c src/g
 src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c src/guest/xen_standin.c \
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
 	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_watch.c src/guest/qemu_memory.c \
-	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c
+	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c src/guest/xen_standby.c
 src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 src_guest_libguest_la_LIBADD = $(JANSSON_LIBS) $(EV_LIBS)
 noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h src/guest/memory_impl.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
@@ -64,3 +64,15 @@ EXTRA_DIST += tests/fuzz/corpus/qmp tests/fuzz/corpus/qemu_text
 noinst_LTLIBRARIES += src/guest/libxenstandby.la
 src_guest_libxenstandby_la_SOURCES = src/guest/xen_standby_xl.h src/guest/xen_standby_xl.c src/guest/xen_standby_image.h \
 	src/guest/xen_standby_image.c
+
+pkglibexec_PROGRAMS += replicad-xen-restore
+replicad_xen_restore_SOURCES = src/guest/xen_restore_main.c src/guest/xen_standby_conf.h src/guest/xen_standby_conf.c
+replicad_xen_restore_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
+replicad_xen_restore_LDADD = src/guest/libxenstandby.la src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(JANSSON_LIBS)
+replicad_xen_restore_LDFLAGS = $(RPL_PIE_LDFLAGS)
+noinst_HEADERS += src/guest/xen_standby.h
+check_PROGRAMS += tests/unit/xen_standby
+TESTS += tests/unit/xen_standby
+tests_unit_xen_standby_SOURCES = tests/unit/xen_standby.c tests/lib/stream_make.c
+tests_unit_xen_standby_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_xen_standby_LDADD = $(guest_test_libs) src/stream/libstream.la

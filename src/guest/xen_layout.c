@@ -78,11 +78,9 @@ bool rpl_xen_definition_get(const char *definition, const char *key, char *buf, 
 	return false;
 }
 
-#define LAYOUT_TEXT 512 /* longer than the text of RPL_RAM_REGIONS_MAX regions */
-
 int rpl_xen_definition_layout(const char *definition, struct rpl_ram_layout *ret, struct rpl_err *err)
 {
-	char text[LAYOUT_TEXT];
+	char text[RPL_XEN_LAYOUT_TEXT];
 	struct rpl_ram_layout l = { 0 };
 	const char *p = text;
 	bool more;

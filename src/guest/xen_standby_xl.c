@@ -198,20 +198,23 @@ int xl_destroy(uint32_t domid, struct rpl_err *err)
 	return order("destroy", domid, NULL, err);
 }
 
-int xl_free_mib(uint64_t *ret, struct rpl_err *err)
+int xl_free_in(const char *info, uint64_t *ret, struct rpl_err *err)
 {
-	char *const argv[] = { (char *)"xl", (char *)"info", NULL };
-	RPL_AUTO_FREE char *said = NULL;
-	const char *at;
-	int r = xl_call(argv, &said, err);
+	const char *at = info ? strstr(info, "\nfree_memory") : NULL;
 
-	if (r < 0)
-		return r;
-	at = said ? strstr(said, "\nfree_memory") : NULL;
 	at = at ? strchr(at, ':') : NULL;
 	if (!at || sscanf(at + 1, "%" SCNu64, ret) != 1)
 		return rpl_fail(err, -EBADMSG, "xl info: it does not say free_memory");
 	return 0;
+}
+
+int xl_free_mib(uint64_t *ret, struct rpl_err *err)
+{
+	char *const argv[] = { (char *)"xl", (char *)"info", NULL };
+	RPL_AUTO_FREE char *said = NULL;
+	int r = xl_call(argv, &said, err);
+
+	return r < 0 ? r : xl_free_in(said, ret, err);
 }
 
 bool xl_name_is_good(const char *name)

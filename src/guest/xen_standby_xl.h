@@ -47,6 +47,7 @@ int xl_unpause(uint32_t domid, struct rpl_err *err);
 int xl_destroy(uint32_t domid, struct rpl_err *err);
 /* MiB that Xen could give to a new domain now. */
 int xl_free_mib(uint64_t *ret, struct rpl_err *err);
+int xl_free_in(const char *info, uint64_t *ret, struct rpl_err *err); /* as `xl info` says it */
 
 /* A name that xl takes as a name: not a number (it would be a domid), not an option, no control character, no '/'. */
 bool xl_name_is_good(const char *name);

@@ -6,6 +6,7 @@
 
 #define PROGRAM_MOVER "replicad-mover"
 #define PROGRAM_ATTACH "replicad-attach"
+#define PROGRAM_XEN_RESTORE "replicad-xen-restore"
 
 /* Write the program's path to `ret`; returns `ret`. */
 const char *program_path(const char *name, char ret[PATH_MAX]);

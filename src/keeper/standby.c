@@ -148,16 +148,45 @@ static void tell_switchover(struct keeper *k, uint64_t blackout_us)
 						       (json_int_t)blackout_us));
 }
 
+/* The standby was laid out anew for the primary that calls: what the mover has is nothing any more. The primary, whose
+ * connection ends with the mover, comes again. */
+static void lay_out_anew(struct keeper *k)
+{
+	struct standby *b = &k->standby;
+	struct rpl_err err;
+
+	rpl_log(RPL_LOG_INFO, "vm=%s standby=laid-out bytes=%llu", k->conf.vm,
+		(unsigned long long)rpl_guest_info(k->guest)->ram_bytes);
+	movers_kill(k->movers);
+	drop_memory(b);
+	if (b->accepted)
+		keeper_say(k, RPL_EV_REPLICA_LOST);
+	b->accepted = false;
+	if (rpl_guest_memory(k->guest, &b->memory, b->memory_fd, &b->n_memory_fds, &err) < 0) {
+		b->ready = false;
+		keeper_refuse(k, &err);
+		return;
+	}
+	ensure_mover(k);
+}
+
 static void on_hello(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	RPL_AUTO_FREE char *definition = movers_get_text(k->movers, msg->value);
 	struct rpl_event ev = { .kind = RPL_EV_SESSION_OPEN };
-	struct rpl_err err;
+	struct rpl_err err = { 0 };
+	int r = -EPERM;
 
-	if (strcmp(msg->hello.node, k->conf.core.peer) != 0) {
-		(void)rpl_fail(&err, -EPERM, "node '%s' calls, the peer of %s here is '%s'", msg->hello.node, k->conf.vm,
+	if (strcmp(msg->hello.node, k->conf.core.peer) != 0)
+		(void)rpl_fail(&err, r, "node '%s' calls, the peer of %s here is '%s'", msg->hello.node, k->conf.vm,
 			       k->conf.core.peer);
-	} else if (definition && rpl_guest_compare(k->guest, definition, &err) == 0) {
+	else
+		r = definition ? rpl_guest_fit(k->guest, definition, &err) : rpl_fail(&err, -ENOMEM, "no memory for a definition");
+	if (r > 0) {
+		lay_out_anew(k);
+		return;
+	}
+	if (r == 0) {
 		k->standby.session = ev.u.open.session = msg->hello.session;
 		ev.u.open.generation = msg->hello.generation;
 		ev.u.open.resume = msg->hello.flags & RPL_HELLO_RESUME;

@@ -80,7 +80,7 @@ def main():
         load(args[0])
         os.unlink(path(args[0]))
     elif command == "info":
-        print("host                   : fake\nfree_memory            : %s\ncores                  : 1"
+        print("host                   : fake\nfree_memory            : %s\nxen_major              : 4\nxen_minor              : 17"
               % os.environ.get("FAKE_XL_FREE", "4096"))
     elif command == "create" and "-n" in args:
         with open(CREATE, encoding="utf-8") as f:

@@ -1,0 +1,337 @@
+/* xen_standby.c - a replica in a memfd, and a program that makes a domain of it
+ *
+ * What xl has to be asked takes tenths of a second each and may block, so a short-lived program asks: `check` when the
+ * standby is made, `activate` at the takeover. Its standard output is a memfd of ours, read when its pidfd says that it
+ * ended; it has a session of its own, so that a domain that is being built survives us.
+ */
+#include "xen_standby.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <replicad/auto.h>
+#include <replicad/io.h>
+#include <replicad/log.h>
+#include <replicad/xen.h>
+
+#define ARGS_MAX 8
+#define FD_TEXT 12
+#define PASSED_MAX 3 /* descriptors that the program inherits */
+
+struct xen_standby {
+	struct rpl_guest *g;
+	char *facts;               /* the definition without a layout, as `check` found it */
+	struct rpl_ram_layout layout;
+	bool laid_out;             /* the layout is a primary's */
+	int ram_fd;
+	/* the program under way */
+	pid_t pid;
+	int pidfd, said;
+	ev_io ended;
+	void (*then)(struct xen_standby *s, const char *said, int r, const struct rpl_err *err);
+	xen_activated_fn *activated;
+};
+
+struct xen_standby *xen_standby_new(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen_standby *s = calloc(1, sizeof(*s));
+
+	if (!s) {
+		(void)rpl_fail(err, -ENOMEM, "%s: no memory", g->conf.name);
+		return NULL;
+	}
+	s->g = g;
+	s->ram_fd = s->pidfd = s->said = -1;
+	return s;
+}
+
+/* ---- the program */
+
+static void forget_program(struct xen_standby *s)
+{
+	if (s->pidfd >= 0)
+		ev_io_stop(s->g->loop, &s->ended);
+	rpl_close(&s->pidfd);
+	rpl_close(&s->said);
+	s->pid = 0;
+	s->then = NULL;
+}
+
+void xen_standby_free(struct xen_standby *s)
+{
+	if (!s)
+		return;
+	forget_program(s);
+	rpl_close(&s->ram_fd);
+	free(s->facts);
+	free(s);
+}
+
+void xen_standby_abandon(struct xen_standby *s)
+{
+	if (s)
+		forget_program(s);
+}
+
+RPL_NORETURN static void child(char *const argv[], int said, const int *passed, size_t n)
+{
+	sigset_t none;
+	int null = open("/dev/null", O_RDONLY);
+
+	(void)setsid();
+	sigemptyset(&none);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	if (dup2(null, 0) < 0 || dup2(said, 1) < 0 || dup2(said, 2) < 0)
+		_exit(126);
+	for (size_t i = 0; i < n; i++)
+		if (fcntl(passed[i], F_SETFD, 0) < 0)
+			_exit(126);
+	(void)execv(argv[0], argv);
+	dprintf(2, "cannot run %s: %s\n", argv[0], strerror(errno));
+	_exit(127);
+}
+
+/* Its last line is the reason, or with success its answer. */
+static void on_ended(struct ev_loop *loop, ev_io *w, int revents)
+{
+	struct xen_standby *s = w->data;
+	RPL_AUTO_FREE char *said = calloc(1, XEN_RESTORE_SAYS_MAX + 1);
+	void (*then)(struct xen_standby *, const char *, int, const struct rpl_err *) = s->then;
+	struct rpl_err err = { 0 };
+	siginfo_t si = { 0 };
+	ssize_t n = said ? pread(s->said, said, XEN_RESTORE_SAYS_MAX, 0) : 0;
+	char *last;
+
+	(void)loop;
+	(void)revents;
+	(void)waitid(P_PIDFD, (id_t)s->pidfd, &si, WEXITED);
+	forget_program(s);
+	while (n > 0 && said[n - 1] == '\n')
+		said[--n] = '\0';
+	if (said && si.si_code == CLD_EXITED && si.si_status == 0) {
+		then(s, said, 0, NULL);
+		return;
+	}
+	last = said ? strrchr(said, '\n') : NULL;
+	last = last ? last + 1 : said;
+	(void)rpl_fail(&err, -EIO, "%s: %.200s", s->g->conf.name,
+		       last && *last ? last : XEN_RESTORE_PROGRAM " ended without a word");
+	then(s, said ? said : "", err.code, &err);
+}
+
+static int run(struct xen_standby *s, char *const argv[], const int *passed, size_t n,
+	       void (*then)(struct xen_standby *, const char *, int, const struct rpl_err *), struct rpl_err *err)
+{
+	rpl_assert(s->pid == 0);
+	s->said = memfd_create("xen-restore-said", MFD_CLOEXEC);
+	s->pid = s->said < 0 ? -1 : fork();
+	if (s->pid == 0)
+		child(argv, s->said, passed, n);
+	if (s->pid > 0)
+		s->pidfd = pidfd_open(s->pid, 0);
+	if (s->pid < 0 || s->pidfd < 0) {
+		int e = errno;
+
+		forget_program(s);
+		return rpl_fail_errno(err, e, "%s: start %s", s->g->conf.name, argv[0]);
+	}
+	s->then = then;
+	ev_io_init(&s->ended, on_ended, s->pidfd, EV_READ);
+	s->ended.data = s;
+	ev_io_start(s->g->loop, &s->ended);
+	return 0;
+}
+
+static char *program(struct xen_standby *s)
+{
+	return (char *)(uintptr_t)(s->g->conf.helper_path ? s->g->conf.helper_path : RPL_LIBEXECDIR "/" XEN_RESTORE_PROGRAM);
+}
+
+/* ---- making the standby */
+
+/* Until a primary tells its layout there is one page, and its type: a replica that cannot be anybody's. */
+static int lay_out(struct xen_standby *s, const struct rpl_ram_layout *l, struct rpl_err *err)
+{
+	RPL_AUTO_FD int fd = memfd_create("replicad-xen-ram", MFD_CLOEXEC);
+
+	if (fd < 0 || ftruncate(fd, (off_t)(l->pages << RPL_PAGE_SHIFT)) < 0)
+		return rpl_fail_errno(err, errno, "%s: a replica of %" PRIu64 " pages", s->g->conf.name, l->pages);
+	rpl_close(&s->ram_fd);
+	s->ram_fd = rpl_steal_fd(&fd);
+	s->layout = s->g->info.layout = *l;
+	s->g->info.ram_bytes = rpl_xen_guest_pages(l) << RPL_PAGE_SHIFT;
+	return 0;
+}
+
+static int lay_out_nothing(struct xen_standby *s, struct rpl_err *err)
+{
+	struct rpl_ram_layout l = { 0 };
+
+	rpl_assert(rpl_layout_add(&l, 0, 1, 0) && rpl_xen_layout_add_types(&l));
+	s->laid_out = false;
+	return lay_out(s, &l, err);
+}
+
+/* The program's lines: those from "backend=" on are the definition, sorted; what comes before is for us. */
+static int take_facts(struct xen_standby *s, const char *said, struct rpl_err *err)
+{
+	struct rpl_guest_info *i = &s->g->info;
+	const char *definition = strstr(said, "backend=");
+	char uuid[RPL_UUID_TEXT], version[16], kind[8];
+
+	if (!definition || !rpl_xen_definition_get(said, "uuid", uuid, sizeof(uuid)) ||
+	    !rpl_xen_definition_get(said, "xen", version, sizeof(version)) ||
+	    !rpl_xen_definition_get(said, RPL_XEN_KEY_DOMAIN, kind, sizeof(kind)))
+		return rpl_fail(err, -EBADMSG, "%s: what " XEN_RESTORE_PROGRAM " found out is not complete", s->g->conf.name);
+	if (rpl_uuid_parse(uuid, &i->uuid, NULL) < 0)
+		return rpl_fail(err, -EBADMSG, "%s: uuid '%s'", s->g->conf.name, uuid);
+	free(s->facts);
+	s->facts = strdup(definition);
+	free(i->definition);
+	i->definition = strdup(definition);
+	if (!s->facts || !i->definition)
+		return rpl_fail(err, -ENOMEM, "%s: no memory for its definition", s->g->conf.name);
+	(void)snprintf(i->producer, sizeof(i->producer), "Xen %s", version);
+	(void)snprintf(i->machine, sizeof(i->machine), "%s", kind);
+	i->running = false;
+	return lay_out_nothing(s, err);
+}
+
+static void on_checked(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
+{
+	struct rpl_err mine = { 0 };
+
+	if (r == 0) {
+		r = take_facts(s, said, &mine);
+		err = &mine;
+	}
+	rpl_guest_op_done(s->g, r, err);
+}
+
+int xen_standby_start(struct xen_standby *s, struct rpl_err *err)
+{
+	const struct rpl_guest_conf *c = &s->g->conf;
+	char *argv[ARGS_MAX] = { program(s), (char *)"check", (char *)(uintptr_t)c->standby_path, NULL };
+
+	if (!c->standby_path)
+		return rpl_fail(err, -EINVAL, "%s: no standby file is configured (standby=PATH): the xl configuration of the domain on "
+				"this host", c->name);
+	return run(s, argv, NULL, 0, on_checked, err);
+}
+
+/* ---- the primary's definition */
+
+/* Ours with its layout: two sorted texts and one line more. */
+static char *with_layout(const char *facts, const char *layout)
+{
+	const char *key = RPL_XEN_KEY_LAYOUT "=", *at = facts;
+	size_t len = strlen(facts) + strlen(key) + strlen(layout) + 2;
+	char *text = malloc(len);
+
+	while (*at && strncmp(at, key, strlen(key)) < 0) {
+		at = strchrnul(at, '\n');
+		at += *at == '\n';
+	}
+	if (text)
+		(void)snprintf(text, len, "%.*s%s%s\n%s", (int)(at - facts), facts, key, layout, at);
+	return text;
+}
+
+int xen_standby_fit(struct xen_standby *s, const char *primary, struct rpl_err *err)
+{
+	char layout[RPL_XEN_LAYOUT_TEXT];
+	struct rpl_ram_layout l;
+	char *whole;
+	int r;
+
+	if (!rpl_xen_definition_get(primary, RPL_XEN_KEY_LAYOUT, layout, sizeof(layout)))
+		return rpl_fail(err, -EINVAL, RPL_XEN_KEY_LAYOUT ": the primary's definition has no usable one");
+	r = rpl_xen_definition_layout(primary, &l, err);
+	if (r < 0)
+		return r;
+	whole = with_layout(s->facts, layout);
+	r = whole ? rpl_definition_compare(whole, primary, err) : rpl_fail(err, -ENOMEM, "no memory for a definition");
+	if (r < 0) {
+		free(whole);
+		return r;
+	}
+	free(s->g->info.definition);
+	s->g->info.definition = whole;
+	if (s->laid_out && rpl_layout_equal(&l, &s->layout))
+		return 0;
+	r = lay_out(s, &l, err);
+	s->laid_out = r == 0;
+	return r < 0 ? r : 1;
+}
+
+int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
+{
+	fds[0] = fcntl(s->ram_fd, F_DUPFD_CLOEXEC, 0);
+	if (fds[0] < 0)
+		return rpl_fail_errno(err, errno, "%s: the replica's memory", s->g->conf.name);
+	ret->kind = RPL_MEMORY_REPLICA;
+	ret->provisional = !s->laid_out;
+	ret->layout = s->layout;
+	*ret_n = 1;
+	return 0;
+}
+
+/* ---- activation */
+
+static void on_activated(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
+{
+	xen_activated_fn *done = s->activated;
+	struct rpl_err mine = { 0 };
+	unsigned domid = 0;
+	char text[16];
+
+	if (r == 0 && (!rpl_xen_definition_get(said, "domid", text, sizeof(text)) || sscanf(text, "%u", &domid) != 1)) {
+		r = rpl_fail(&mine, -EBADMSG, "%s: activated, but which domain is it? '%.100s'", s->g->conf.name, said);
+		err = &mine;
+	}
+	if (r == 0)
+		rpl_close(&s->ram_fd); /* the domain has it now */
+	done(s->g, domid, r, err);
+}
+
+/* The description of the memory, for a program of the same build. */
+static int put_desc(struct xen_standby *s, int *ret_fd, struct rpl_err *err)
+{
+	struct rpl_memory_desc desc = { .kind = RPL_MEMORY_REPLICA, .layout = s->layout };
+	int r;
+
+	*ret_fd = memfd_create("xen-layout", MFD_CLOEXEC);
+	if (*ret_fd < 0)
+		return rpl_fail_errno(err, errno, "%s: memfd", s->g->conf.name);
+	r = rpl_write_full(*ret_fd, &desc, sizeof(desc));
+	return r < 0 ? rpl_fail_errno(err, -r, "%s: the layout", s->g->conf.name) : 0;
+}
+
+int xen_standby_activate(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err)
+{
+	RPL_AUTO_FD int desc_fd = -1;
+	char fd_text[PASSED_MAX][FD_TEXT], len_text[24];
+	char *argv[ARGS_MAX] = { program(s), (char *)"activate", (char *)(uintptr_t)s->g->conf.standby_path, fd_text[0],
+				 fd_text[1], fd_text[2], len_text, NULL };
+	int r = s->laid_out ? put_desc(s, &desc_fd, err) :
+			      rpl_fail(err, -ENODATA, "%s: no primary ever filled this replica", s->g->conf.name);
+
+	if (r < 0)
+		return r;
+	int passed[PASSED_MAX] = { s->ram_fd, state_fd, desc_fd };
+
+	for (size_t i = 0; i < PASSED_MAX; i++)
+		(void)snprintf(fd_text[i], FD_TEXT, "%d", passed[i]);
+	(void)snprintf(len_text, sizeof(len_text), "%zu", len);
+	s->activated = done;
+	return run(s, argv, passed, PASSED_MAX, on_activated, err);
+}

@@ -1,0 +1,38 @@
+/* xen_standby.h - the backup's half of the Xen backend; private to src/guest
+ *
+ * The standby is no domain yet: it is the operator's xl configuration, checked, and a memfd that is the replica. Its layout is
+ * the primary's (xen.h): the memfd is made when the first definition arrives. Activating runs the program
+ * replicad-xen-restore, which puts device state and memory together as one stream and has xl build the domain from it.
+ *
+ * The functions are the backend's operations of the same names (guest_impl.h), for a guest in that role.
+ */
+#ifndef RPL_GUEST_XEN_STANDBY_H
+#define RPL_GUEST_XEN_STANDBY_H
+
+#include "guest_impl.h"
+
+struct xen_standby;
+
+/* How long building a domain may take: as long as reading its memory and attaching its devices does. */
+#define XEN_STANDBY_TIMEOUT_MS 120000
+
+struct xen_standby *xen_standby_new(struct rpl_guest *g, struct rpl_err *err); /* NULL: *err */
+/* Nothing that is activated ends with it; a check or an activation under way does not end either: it is let go. */
+void xen_standby_free(struct xen_standby *s); /* accepts NULL */
+
+/* Check configuration, host and memory; fills g->info but for the layout; ends in rpl_guest_op_done(). */
+int xen_standby_start(struct xen_standby *s, struct rpl_err *err);
+/* guest.h: rpl_guest_fit() */
+int xen_standby_fit(struct xen_standby *s, const char *primary, struct rpl_err *err);
+int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
+/* Ends in `done` instead, from the loop, so that the caller can attach to the domain that runs now; not after
+ * xen_standby_abandon() or _free(). */
+typedef void xen_activated_fn(struct rpl_guest *g, uint32_t domid, int r, const struct rpl_err *err);
+int xen_standby_activate(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err);
+void xen_standby_abandon(struct xen_standby *s);
+
+/* Exchanged with the program: "key=value" lines that it prints. */
+#define XEN_RESTORE_PROGRAM "replicad-xen-restore"
+#define XEN_RESTORE_SAYS_MAX 16384
+
+#endif

@@ -1,0 +1,469 @@
+/* The backup's half of the Xen backend, against a stand-in for xl: what is checked before a primary may rely on it, the
+ * layout that the primary brings, and that the stream of an activation holds exactly the replica. */
+#include <errno.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <ev.h>
+
+#include <replicad/auto.h>
+#include <replicad/guest.h>
+#include <replicad/io.h>
+#include <replicad/stream.h>
+#include <replicad/stream_check.h>
+#include <replicad/xen.h>
+
+#include "../../src/guest/xen_standby.h"
+#include "../lib/stream_make.h"
+
+#define BLOB_MAX (8u << 20)
+
+/* ---- a backend that is nothing but a standby */
+
+static struct {
+	uint32_t domid;
+	unsigned activated;
+} seen_domain;
+
+static int init(struct rpl_guest *g, struct rpl_err *err)
+{
+	g->priv = xen_standby_new(g, err);
+	return g->priv ? 0 : err->code;
+}
+
+static int standby(struct rpl_guest *g, struct rpl_err *err)
+{
+	return xen_standby_start(g->priv, err);
+}
+
+static int fit(struct rpl_guest *g, const char *primary, struct rpl_err *err)
+{
+	return xen_standby_fit(g->priv, primary, err);
+}
+
+static int memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
+{
+	return xen_standby_memory(g->priv, ret, fds, ret_n, err);
+}
+
+static void activated(struct rpl_guest *g, uint32_t domid, int r, const struct rpl_err *err)
+{
+	seen_domain.domid = domid;
+	seen_domain.activated++;
+	rpl_guest_op_done(g, r, err);
+}
+
+static int activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err)
+{
+	return xen_standby_activate(g->priv, state_fd, len, activated, err);
+}
+
+static void abandon(struct rpl_guest *g)
+{
+	xen_standby_abandon(g->priv);
+}
+
+static void fini(struct rpl_guest *g, bool keep)
+{
+	(void)keep;
+	xen_standby_free(g->priv);
+}
+
+const struct rpl_guest_ops rpl_guest_xen = { .name = "xen", .init = init, .standby = standby, .fit = fit, .memory = memory,
+					     .activate = activate, .abandon = abandon, .fini = fini,
+					     .standby_ms = XEN_STANDBY_TIMEOUT_MS };
+
+/* ---- the stage */
+
+static char dir[64], domains[80], conf[100], helper[512];
+
+static const char conf_text[] = "name = \"web1\"\nuuid = \"7c3a7a3e-0000-4000-8000-000000000001\"\n";
+static const char create_json[] =
+	"Parsing config\n{ \"c_info\": { \"type\": \"pvh\", \"name\": \"web1\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\" },"
+	" \"b_info\": { \"max_vcpus\": 2, \"max_memkb\": 8192 },"
+	" \"nics\": [ { \"devid\": 0, \"mac\": \"00:16:3e:00:00:01\" }, { \"mac\": \"00:16:3e:00:00:02\" } ] }\n";
+static const char primary_text[] = "backend=xen\ndomain=pvh\nlayout=0x10+0x30,0x100+0x8\nmac.0=00:16:3e:00:00:01\n"
+				   "mac.1=00:16:3e:00:00:02\nvcpus=2\nxen=4.17";
+
+static void put_file(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	assert_non_null(f);
+	assert_true(fputs(text, f) >= 0);
+	assert_int_equal(fclose(f), 0);
+}
+
+static void put_create(const char *json)
+{
+	char path[120];
+
+	(void)snprintf(path, sizeof(path), "%s/create.json", domains);
+	put_file(path, json);
+}
+
+static int stage_up(void **state)
+{
+	const char *src = getenv("top_srcdir"), *build = getenv("top_builddir");
+	char to[100], from[512], path[1024];
+
+	(void)state;
+	(void)snprintf(dir, sizeof(dir), "/tmp/xen-standby-XXXXXX");
+	assert_non_null(mkdtemp(dir));
+	(void)snprintf(domains, sizeof(domains), "%s/domains", dir);
+	(void)snprintf(conf, sizeof(conf), "%s/web1", dir);
+	(void)snprintf(to, sizeof(to), "%s/xl", dir);
+	(void)snprintf(from, sizeof(from), "%s/tests/lib/fake_xl.py", src ? src : "..");
+	(void)snprintf(helper, sizeof(helper), "%s/replicad-xen-restore", build ? build : ".");
+	assert_int_equal(mkdir(domains, 0700), 0);
+	assert_int_equal(symlink(from, to), 0);
+	(void)snprintf(path, sizeof(path), "%s:%s", dir, getenv("PATH"));
+	(void)setenv("PATH", path, 1);
+	(void)setenv("FAKE_XL", domains, 1);
+	put_file(conf, conf_text);
+	put_create(create_json);
+	return 0;
+}
+
+static int stage_down(void **state)
+{
+	char cmd[100];
+
+	(void)state;
+	(void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+	return system(cmd);
+}
+
+struct seen {
+	struct rpl_guest *g;
+	enum rpl_guest_op op;
+	int r;
+	unsigned done;
+	struct rpl_err err;
+};
+
+static void on_done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err)
+{
+	struct seen *s = arg;
+
+	s->op = op;
+	s->r = r;
+	s->done++;
+	s->err = err ? *err : (struct rpl_err){ 0 };
+}
+
+static void on_event(void *arg, enum rpl_guest_event event, const char *msg)
+{
+	(void)arg;
+	fail_msg("event %d: %s", (int)event, msg);
+}
+
+static void make(struct seen *s)
+{
+	struct rpl_guest_conf c = { .backend = "xen", .name = "web1", .standby_path = conf, .helper_path = helper };
+	struct rpl_err err = { 0 };
+
+	*s = (struct seen){ .done = 0 };
+	s->g = rpl_guest_new(&c, EV_DEFAULT, on_done, on_event, s, &err);
+	if (!s->g)
+		fail_msg("%s", err.msg);
+}
+
+static int wait_done(struct seen *s)
+{
+	for (unsigned before = s->done; s->done == before;)
+		ev_run(EV_DEFAULT, EVRUN_ONCE);
+	return s->r;
+}
+
+static void refused(const char *text)
+{
+	struct seen s;
+
+	make(&s);
+	rpl_guest_standby(s.g);
+	assert_int_not_equal(wait_done(&s), 0);
+	if (!strstr(s.err.msg, text))
+		fail_msg("'%s' expected, not: %s", text, s.err.msg);
+	rpl_guest_free(s.g);
+}
+
+static void started(struct seen *s)
+{
+	make(s);
+	rpl_guest_standby(s->g);
+	if (wait_done(s) < 0)
+		fail_msg("%s", s->err.msg);
+}
+
+/* ---- before a primary may rely on it */
+
+static void test_refusals(void **state)
+{
+	(void)state;
+	put_file(conf, "name = \"web1\"\n");
+	refused("no uuid=");
+	put_file(conf, conf_text);
+	(void)setenv("FAKE_XL_FAIL", "create", 1);
+	refused("told to fail: create");
+	(void)unsetenv("FAKE_XL_FAIL");
+	(void)setenv("FAKE_XL_FREE", "39", 1);
+	refused("web1 needs 40 MiB when it is activated, Xen has 39 MiB free");
+	(void)unsetenv("FAKE_XL_FREE");
+	put_create("nothing");
+	refused("no JSON");
+	put_create("{\"c_info\": {\"name\": \"17\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 1}}");
+	refused("is none to use");
+	put_create("{\"c_info\": {\"name\": \"web1\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 1},"
+		   " \"pcidevs\": [{}]}");
+	refused("passed through");
+	put_create("{\"c_info\": {\"name\": \"web1\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 99999999999}}");
+	refused("MiB free");
+	put_create(create_json);
+}
+
+static void test_name_in_use(void **state)
+{
+	char path[120];
+
+	(void)state;
+	(void)snprintf(path, sizeof(path), "%s/domain.7", domains);
+	put_file(path, "{\"name\": \"web1\", \"paused\": false}");
+	refused("a domain called web1 (7) is on this host");
+	assert_int_equal(unlink(path), 0);
+}
+
+static void test_fit(void **state)
+{
+	static const struct {
+		const char *primary, *text;
+	} bad[] = {
+		{ "backend=xen\n", "layout" },
+		{ "backend=xen\ndomain=pvh\nlayout=0x10-0x30\n", "layout" },
+		{ "backend=xen\ndomain=pv\nlayout=0x10+0x30\n", "domain: primary pv, standby pvh" },
+		{ "backend=xen\ndomain=pvh\nlayout=0x10+0x30\nmac.0=00:16:3e:00:00:01\nvcpus=2\nxen=4.17\n", "mac.1" },
+		{ "backend=xen\ndomain=pvh\nlayout=0x10+0x30\nmac.0=00:16:3e:00:00:01\nmac.1=00:16:3e:00:00:02\nvcpus=3\nxen=4.17\n",
+		  "vcpus: primary 3, standby 2" },
+	};
+	int fds[RPL_MEMORY_FDS_MAX];
+	struct rpl_memory_desc desc;
+	struct rpl_err err = { 0 };
+	struct seen s;
+	size_t n;
+
+	(void)state;
+	started(&s);
+	assert_string_equal(rpl_guest_info(s.g)->machine, "pvh");
+	assert_string_equal(rpl_guest_info(s.g)->producer, "Xen 4.17");
+	assert_int_equal(rpl_guest_info(s.g)->uuid.b[0], 0x7c);
+	assert_int_equal(rpl_guest_memory(s.g, &desc, fds, &n, &err), 0);
+	assert_int_equal(desc.provisional, 1);
+	(void)close(fds[0]);
+	for (size_t i = 0; i < RPL_ARRAY_LEN(bad); i++) {
+		assert_true(rpl_guest_fit(s.g, bad[i].primary, &err) < 0);
+		if (!strstr(err.msg, bad[i].text))
+			fail_msg("'%s' expected, not: %s", bad[i].text, err.msg);
+	}
+	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
+	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 0);
+	assert_string_equal(rpl_guest_info(s.g)->definition, primary_text);
+	assert_int_equal(rpl_guest_memory(s.g, &desc, fds, &n, &err), 0);
+	assert_int_equal(desc.provisional, 0);
+	assert_int_equal(desc.layout.pages, 0x38 + 1);
+	(void)close(fds[0]);
+	rpl_guest_free(s.g);
+}
+
+/* ---- activation */
+
+/* A made-up PVH stream without its PAGE_DATA: a device state. */
+static int make_state(int *ret_fd, bool whole)
+{
+	static uint8_t made[BLOB_MAX];
+	static uint64_t descs[1024];
+	struct make_plan plan = { .guest = MAKE_PVH, .format = RPL_FORMAT_LIBXL, .version = RPL_IMAGE_V3, .records = 2, .pages = 3,
+				  .vcpus = 2, .seed = 3 };
+	struct make_result res = make_stream(&plan, made, sizeof(made));
+	struct rpl_stream_in in = { made, res.len };
+	static struct rpl_stream_reader reader;
+	struct rpl_stream_event ev;
+	size_t from = 0, len = 0;
+	struct rpl_err err = { 0 };
+
+	*ret_fd = memfd_create("state", MFD_CLOEXEC);
+	rpl_stream_reader_init(&reader, RPL_FORMAT_LIBXL, descs, RPL_ARRAY_LEN(descs));
+	while (rpl_stream_next(&reader, &in, &ev, &err) > 0) {
+		bool pages = ev.rec.layer == RPL_LAYER_LIBXC && ev.rec.type == RPL_LIBXC_PAGE_DATA;
+
+		if (ev.kind == RPL_EV_RECORD && pages && !whole) {
+			assert_int_equal(rpl_write_full(*ret_fd, made + from, ev.rec.offset - from), 0);
+			len += ev.rec.offset - from;
+		}
+		if (ev.kind == RPL_EV_RECORD_END && pages && !whole)
+			from = (size_t)(in.p - made);
+	}
+	assert_int_equal(rpl_stream_ending(&reader), RPL_ENDING_COMPLETE);
+	assert_int_equal(rpl_write_full(*ret_fd, made + from, res.len - from), 0);
+	return (int)(len + res.len - from);
+}
+
+static uint8_t type_at(uint64_t file_page)
+{
+	return file_page == 5 ? RPL_PAGE_XTAB : file_page == 9 ? RPL_PAGE_BROKEN : RPL_PAGE_NOTAB;
+}
+
+static void fill_page(uint8_t *page, uint64_t pfn)
+{
+	memset(page, (int)(pfn * 7 + 1), RPL_PAGE_SIZE);
+	memcpy(page, &pfn, sizeof(pfn));
+}
+
+static void fill_replica(struct rpl_guest *g)
+{
+	uint8_t page[RPL_PAGE_SIZE], types[RPL_PAGE_SIZE] = { 0 };
+	const void *one = page;
+	int fds[RPL_MEMORY_FDS_MAX];
+	struct rpl_memory_desc desc;
+	struct rpl_err err = { 0 };
+	struct rpl_memory *m;
+	uint64_t pfn;
+	size_t n;
+
+	assert_int_equal(rpl_guest_memory(g, &desc, fds, &n, &err), 0);
+	m = rpl_memory_new(&desc, fds, n, &err);
+	assert_non_null(m);
+	for (uint64_t p = 0; p < rpl_xen_guest_pages(&desc.layout); p++) {
+		types[p] = type_at(p);
+		assert_true(rpl_layout_pfn(&desc.layout, p, &pfn));
+		fill_page(page, pfn);
+		if (p % 8 != 3) /* some were never touched: zeroes, but sent */
+			assert_int_equal(rpl_memory_copy_in(m, &pfn, &one, 1, &err), 0);
+	}
+	one = types;
+	pfn = rpl_xen_types_pfn(&desc.layout);
+	assert_int_equal(rpl_memory_copy_in(m, &pfn, &one, 1, &err), 0);
+	rpl_memory_free(m);
+}
+
+static void no_finding(void *ctx, const struct rpl_stream_finding *f)
+{
+	(void)ctx;
+	if (f->severity != RPL_SEV_WARNING)
+		fail_msg("byte %" PRIu64 ": %s", f->offset, f->text);
+}
+
+/* What reached xl: each frame of the layout but the absent one, with its page. */
+static void check_stream(const char *path, const struct rpl_ram_layout *l)
+{
+	static uint64_t descs[1024];
+	static struct rpl_stream_reader reader;
+	static struct rpl_stream_check check;
+	uint8_t want[RPL_PAGE_SIZE];
+	RPL_AUTO_FREE char *text = NULL;
+	struct rpl_stream_event ev;
+	struct rpl_err err = { 0 };
+	struct rpl_stream_in in;
+	uint64_t frames = 0, at = 0;
+	size_t len;
+
+	assert_int_equal(rpl_read_file(path, BLOB_MAX, &text, &len, &err), 0);
+	in = (struct rpl_stream_in){ (const uint8_t *)text, len };
+	rpl_stream_reader_init(&reader, RPL_FORMAT_LIBXL, descs, RPL_ARRAY_LEN(descs));
+	rpl_stream_check_init(&check, no_finding, NULL);
+	while (rpl_stream_next(&reader, &in, &ev, &err) > 0) {
+		rpl_stream_check(&check, &ev);
+		if (ev.kind == RPL_EV_PFNS)
+			frames += ev.pfns.count;
+		for (size_t i = 0; ev.kind == RPL_EV_PAGES && i < ev.len; i += RPL_PAGE_SIZE, at++) {
+			uint64_t p = at, pfn;
+
+			p += p >= 5; /* absent */
+			p += p >= 9; /* broken: a frame without a page */
+			assert_true(rpl_layout_pfn(l, p, &pfn));
+			memset(want, 0, sizeof(want));
+			if (p % 8 != 3)
+				fill_page(want, pfn);
+			assert_memory_equal(ev.bytes + i, want, RPL_PAGE_SIZE);
+		}
+	}
+	rpl_stream_check_end(&check, &reader, false);
+	assert_int_equal(rpl_stream_ending(&reader), RPL_ENDING_COMPLETE);
+	assert_int_equal(frames, 0x38 - 1);
+	assert_int_equal(at, 0x38 - 2);
+}
+
+static void test_activate(void **state)
+{
+	RPL_AUTO_FD int fd = -1;
+	struct rpl_err err = { 0 };
+	char path[120];
+	struct seen s;
+	int len = make_state(&fd, false);
+
+	(void)state;
+	started(&s);
+	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
+	fill_replica(s.g);
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	if (wait_done(&s) < 0)
+		fail_msg("%s", s.err.msg);
+	assert_int_equal(seen_domain.domid, 1);
+	(void)snprintf(path, sizeof(path), "%s/stream.1", domains);
+	check_stream(path, &rpl_guest_info(s.g)->layout);
+	rpl_guest_free(s.g);
+	(void)snprintf(path, sizeof(path), "%s/domain.1", domains); /* it lives on */
+	assert_int_equal(unlink(path), 0);
+}
+
+static void fails(int fd, size_t len, bool fitted, const char *text)
+{
+	struct rpl_err err = { 0 };
+	struct seen s;
+
+	started(&s);
+	if (fitted) {
+		assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
+		fill_replica(s.g);
+	}
+	rpl_guest_activate(s.g, fd, len);
+	assert_int_not_equal(wait_done(&s), 0);
+	if (!strstr(s.err.msg, text))
+		fail_msg("'%s' expected, not: %s", text, s.err.msg);
+	rpl_guest_free(s.g);
+}
+
+static void test_activation_fails(void **state)
+{
+	RPL_AUTO_FD int fd = -1, with_pages = -1;
+	int len = make_state(&fd, false), whole = make_state(&with_pages, true);
+
+	(void)state;
+	fails(fd, (size_t)len, false, "no primary ever filled");
+	fails(fd, (size_t)len - 8, true, "no complete plain stream");
+	fails(with_pages, (size_t)whole, true, "memory in it");
+	(void)setenv("FAKE_XL_FAIL", "restore-late", 1);
+	fails(fd, (size_t)len, true, "out of patience");
+	(void)setenv("FAKE_XL_FAIL", "restore", 1);
+	fails(fd, (size_t)len, true, "told to fail: restore");
+	(void)unsetenv("FAKE_XL_FAIL");
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_refusals), cmocka_unit_test(test_name_in_use), cmocka_unit_test(test_fit),
+		cmocka_unit_test(test_activate), cmocka_unit_test(test_activation_fails),
+	};
+
+	return cmocka_run_group_tests(tests, stage_up, stage_down);
+}
