@@ -12,6 +12,11 @@
  *           (keeper decides, R9); the mover folds what was acked.
  * Either:   LINK_DOWN, exactly once for each LINK that was not replaced by the next.
  *
+ * Anybody can connect to a backup and say a VM's uuid, but only a peer that has proven its name may take the place of a
+ * connection: on the backup a LINK waits beside the one in use until TLS is up, and replaces it then (in clear: at once).
+ * One that does not get so far is reported as LINK_REFUSED while another is in use, else as LINK_DOWN. At most
+ * RPL_MOVER_WAITING_MAX wait; the oldest goes first. The primary's keeper connects by itself: its LINK replaces at once.
+ *
  * Resumption: after LINK_DOWN with value 0, a new LINK and SESSION with the same uuid go on where the backup stands:
  * PEER_READY has value 1; what the backup has not staged is sent again from the arena by itself; an ack whose frame was
  * lost is reported as ACKED before, and an epoch that is staged there but not acked waits for its ack as ever (R9). Epochs may be staged (STAGE) while no connection is up, up to
@@ -56,6 +61,7 @@
 	X(LINK_UP)      /* backup: hello holds the primary's; its definition is in the text memfd, NUL behind it (length in value) */ \
 	X(LINK_DOWN)    /* text: why; value = 1: the session is void as well (see above); epoch = errno: EACCES, the \
 			* peer's name or key was refused or ours by the peer; ENOKEY, EINVAL: ours cannot be used */          \
+	X(LINK_REFUSED) /* backup: text: why a LINK did not take the place of the one in use, which goes on; epoch = errno */ \
 	X(PEER_READY)   /* primary: value = 1 if resumed; epoch = what the backup says it acked in this session, 0: nothing */ \
 	X(PEER_REFUSED) /* text: the peer's sentence; LINK_DOWN follows */                                  \
 	X(ROUND_DONE)   /* value = pages sent; epoch = pages dirty by now (estimate; a tracker that cannot tell: pages sent) */ \
@@ -79,6 +85,7 @@ const char *rpl_mover_type_name(enum rpl_mover_type t);
 
 #define RPL_MOVER_ARENA_MIN (4ull * 1024 * 1024)
 #define RPL_MOVER_UNCOMMITTED_MAX 64 /* the largest max_uncommitted of replicad.conf(5) */
+#define RPL_MOVER_WAITING_MAX 4 /* connections that have not proven who they are */
 #define RPL_MOVER_DEFINITION_MAX (16 * 1024)
 #define RPL_MOVER_REASON_MAX 240 /* bytes of `text`, with the final NUL */
 

@@ -1,4 +1,4 @@
-/* The link of the moment. The primary speaks first (hello with the session it wants, its guest's definition), the
+/* The link of the moment, and those that wait to become it (mover.h). The primary speaks first (hello with the session it wants, its guest's definition), the
  * backup answers with its own hello (the session it holds) as soon as TLS is up; READY follows when its keeper agreed. */
 #include "engine.h"
 
@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <replicad/auto.h>
 #include <replicad/clock.h>
 
 static void forget(struct mover *m)
@@ -14,19 +15,36 @@ static void forget(struct mover *m)
 	if (m->link)
 		m->wire_before += rpl_link_bytes_sent(m->link);
 	rpl_link_free(m->link);
+	if (m->current)
+		m->current->link = NULL;
+	m->current = NULL;
 	m->link = NULL;
-	m->up = m->greeted = m->peer_known = m->ready = false;
+	m->greeted = m->peer_known = m->ready = false;
 	mover_set(&m->counters->link_up, 0);
 	mover_set(&m->counters->tls_on, 0);
 	ev_timer_stop(m->loop, &m->greeting);
 }
 
-static void report_down(struct mover *m, bool session_void, int code, const char *why)
+static void forget_waiting(struct mover *m)
 {
-	struct rpl_mover_msg msg = { .type = RPL_MOVER_LINK_DOWN, .value = session_void, .epoch = (uint64_t)-code };
+	for (size_t i = 0; i < RPL_ARRAY_LEN(m->connections); i++)
+		if (&m->connections[i] != m->current) {
+			rpl_link_free(m->connections[i].link);
+			m->connections[i].link = NULL;
+		}
+}
+
+static void report_end(struct mover *m, enum rpl_mover_type type, bool session_void, int code, const char *why)
+{
+	struct rpl_mover_msg msg = { .type = type, .value = session_void, .epoch = (uint64_t)-code };
 
 	(void)snprintf(msg.text, sizeof(msg.text), "%s", why);
 	mover_report_msg(m, &msg);
+}
+
+static void report_down(struct mover *m, bool session_void, int code, const char *why)
+{
+	report_end(m, RPL_MOVER_LINK_DOWN, session_void, code, why);
 }
 
 static void drop(struct mover *m, int code, const char *why)
@@ -46,23 +64,39 @@ void connection_drop(struct mover *m, const char *why)
 
 void connection_failed(struct mover *m, const struct rpl_err *err)
 {
-	report_down(m, false, err->code, err->msg);
+	report_end(m, m->link ? RPL_MOVER_LINK_REFUSED : RPL_MOVER_LINK_DOWN, false, err->code, err->msg);
+}
+
+/* The keeper does not want to hear of a connection that is replaced, unless the session dies with it. */
+static void replace(struct mover *m)
+{
+	if (!m->current)
+		return;
+	forget(m);
+	if (m->role->down(m))
+		report_down(m, true, 0, "replaced by a new connection");
 }
 
 static void on_up(void *arg, const char *identity)
 {
-	struct mover *m = arg;
+	struct connection *c = arg;
+	struct mover *m = c->m;
 
 	(void)identity; /* the link has checked it against conf.peers */
-	m->up = true;
+	replace(m);
+	m->current = c;
+	m->link = c->link;
 	mover_set(&m->counters->tls_on, m->conf.tls != RPL_TLS_NONE);
 	mover_set(&m->counters->last_heard_ns, rpl_now_ns());
+	/* Covers the time until the keeper's own decision, which has time-outs of its own. */
+	m->greeting.repeat = m->conf.handshake_timeout_ms / 1000.0 * 2;
+	ev_timer_again(m->loop, &m->greeting);
 	m->role->up(m);
 }
 
 static int on_frame(void *arg, enum rpl_frame type, const uint8_t *body, size_t len, struct rpl_err *err)
 {
-	struct mover *m = arg;
+	struct mover *m = ((struct connection *)arg)->m;
 
 	mover_set(&m->counters->last_heard_ns, rpl_now_ns());
 	if (type != RPL_FRAME_HELLO && type != RPL_FRAME_REFUSE && !m->peer_known)
@@ -74,23 +108,48 @@ static int on_frame(void *arg, enum rpl_frame type, const uint8_t *body, size_t 
 
 static void on_writable(void *arg)
 {
-	struct mover *m = arg;
+	struct mover *m = ((struct connection *)arg)->m;
 
 	m->role->writable(m);
 }
 
 static void on_down(void *arg, const struct rpl_err *err)
 {
-	struct mover *m = arg;
+	struct connection *c = arg;
+	struct mover *m = c->m;
 
-	drop(m, err->code, err->msg);
-	if (m->quitting)
-		ev_break(m->loop, EVBREAK_ALL);
+	if (c == m->current) {
+		drop(m, err->code, err->msg);
+		if (m->quitting)
+			ev_break(m->loop, EVBREAK_ALL);
+		return;
+	}
+	rpl_link_free(c->link);
+	c->link = NULL;
+	connection_failed(m, err);
 }
 
 static const struct rpl_link_ops link_ops = {
 	.up = on_up, .frame = on_frame, .writable = on_writable, .down = on_down,
 };
+
+/* Free, or made so by dropping who waits longest. */
+static struct connection *free_slot(struct mover *m)
+{
+	struct connection *oldest = NULL;
+
+	for (size_t i = 0; i < RPL_ARRAY_LEN(m->connections); i++) {
+		struct connection *c = &m->connections[i];
+
+		if (!c->link)
+			return c;
+		if (c != m->current && (!oldest || c->number < oldest->number))
+			oldest = c;
+	}
+	rpl_link_free(oldest->link);
+	oldest->link = NULL;
+	return oldest;
+}
 
 int connection_take(struct mover *m, int fd, struct rpl_err *err)
 {
@@ -102,19 +161,17 @@ int connection_take(struct mover *m, int fd, struct rpl_err *err)
 		.peers = c->peers[0] ? c->peers : NULL, .handshake_timeout_ms = c->handshake_timeout_ms,
 		.queue_bytes_max = MOVER_QUEUE_BYTES,
 	};
+	struct connection *slot;
 
-	if (m->link) { /* replaced: the keeper does not want to hear of it, unless the session dies with it */
-		forget(m);
-		if (m->role->down(m))
-			report_down(m, true, 0, "replaced by a new connection");
+	if (c->role == RPL_ROLE_PRIMARY) {
+		forget_waiting(m);
+		replace(m);
 	}
-	m->link = rpl_link_new(&conf, m->loop, &link_ops, m, err);
-	if (!m->link)
-		return err->code;
-	/* Covers the time between TLS and the keeper's own decision, which has time-outs of its own. */
-	m->greeting.repeat = c->handshake_timeout_ms / 1000.0 * 2;
-	ev_timer_again(m->loop, &m->greeting);
-	return 0;
+	slot = free_slot(m);
+	slot->m = m;
+	slot->number = ++m->connections_made;
+	slot->link = rpl_link_new(&conf, m->loop, &link_ops, slot, err);
+	return slot->link ? 0 : err->code;
 }
 
 int connection_send(struct mover *m, enum rpl_frame type, const void *body, size_t len)
@@ -221,8 +278,19 @@ int connection_setup(struct mover *m, struct rpl_err *err)
 	return 0;
 }
 
+void connection_finish(struct mover *m)
+{
+	forget_waiting(m);
+	if (m->link)
+		rpl_link_finish(m->link);
+	else
+		ev_break(m->loop, EVBREAK_ALL);
+}
+
 void connection_fini(struct mover *m)
 {
+	forget_waiting(m);
 	rpl_link_free(m->link);
+	m->current = NULL;
 	m->link = NULL;
 }

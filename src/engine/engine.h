@@ -39,6 +39,13 @@ struct mover_role {
 };
 extern const struct mover_role mover_primary, mover_backup;
 
+/* A connection: of the moment, or waiting to become it. */
+struct connection {
+	struct mover *m;
+	struct rpl_link *link; /* NULL: the slot is free */
+	uint64_t number;       /* counts connections: the smallest is the oldest */
+};
+
 struct mover {
 	struct ev_loop *loop;
 	int sock;
@@ -53,9 +60,11 @@ struct mover {
 		struct primary *primary;
 		struct backup *backup;
 	};
-	/* the connection of the moment */
-	struct rpl_link *link;
-	bool up;          /* preamble and TLS done */
+	struct connection connections[1 + RPL_MOVER_WAITING_MAX];
+	uint64_t connections_made;
+	/* the connection of the moment: its peer has proven who it is */
+	struct connection *current;
+	struct rpl_link *link; /* current's */
 	bool greeted;     /* our hello was sent */
 	bool peer_known;  /* its hello was decoded */
 	bool ready;       /* the session's acceptance was said (backup) or heard (primary) */
@@ -83,7 +92,7 @@ int connection_setup(struct mover *m, struct rpl_err *err);
 int connection_take(struct mover *m, int fd, struct rpl_err *err); /* `fd` is taken over */
 /* End the connection for a reason of ours, and report it. Without one: nothing, unless the session is void too. */
 void connection_drop(struct mover *m, const char *why);
-/* A connection that could not even be begun. */
+/* A connection that did not get so far as to be used. */
 void connection_failed(struct mover *m, const struct rpl_err *err);
 /* Send the frame; a failure is left to the link's own report of its end. */
 int connection_send(struct mover *m, enum rpl_frame type, const void *body, size_t len);
@@ -92,6 +101,8 @@ void connection_greet(struct mover *m, struct rpl_hello *h);
 /* Decode the peer's hello into m->peer; `ours` is what we said or would say. */
 int connection_hello(struct mover *m, const uint8_t *body, size_t len, struct rpl_err *err);
 void connection_our_hello(const struct mover *m, struct rpl_hello *h);
+/* What was queued is sent, then the loop ends; without a connection it ends now. */
+void connection_finish(struct mover *m);
 void connection_ready(struct mover *m); /* hello and session are settled */
 void connection_fini(struct mover *m);
 

@@ -29,7 +29,7 @@ TESTS += tests/unit/mover_keys
 tests_unit_mover_keys_SOURCES = tests/unit/mover_keys.c tests/lib/mover_rig.c tests/lib/pki.c
 tests_unit_mover_keys_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_mover_keys_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(GNUTLS_CFLAGS)
-tests_unit_mover_keys_LDADD = src/engine/libmovermsg.la src/base/libbase.la $(GNUTLS_LIBS) $(CMOCKA_LIBS)
+tests_unit_mover_keys_LDADD = src/engine/libmovermsg.la src/link/libwire.la src/base/libbase.la $(GNUTLS_LIBS) $(CMOCKA_LIBS)
 
 noinst_HEADERS += tests/lib/raw_peer.h
 check_PROGRAMS += tests/unit/mover_hostile

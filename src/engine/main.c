@@ -103,10 +103,7 @@ static int take_link(struct mover *m, int *fds, size_t n, struct rpl_err *err)
 static void quit(struct mover *m)
 {
 	m->quitting = true;
-	if (m->link)
-		rpl_link_finish(m->link);
-	else
-		ev_break(m->loop, EVBREAK_ALL);
+	connection_finish(m);
 }
 
 static int command(struct mover *m, const struct rpl_mover_msg *msg, int *fds, size_t n, struct rpl_err *err)

@@ -78,7 +78,7 @@ static int on_session(struct mover *m, const struct rpl_mover_msg *msg, struct r
 
 	if (rpl_uuid_is_zero(&msg->uuid) || (!same && msg->epoch == 0))
 		return rpl_fail(err, -EINVAL, "SESSION: zero uuid, or first epoch 0");
-	if (!m->up)
+	if (!m->link)
 		return 0;
 	if (m->greeted)
 		return rpl_fail(err, -EINVAL, "SESSION: one per connection");

@@ -56,6 +56,7 @@ struct standby {
 	bool ready;               /* the standby guest exists and its RAM is ours to fill */
 	bool starting;
 	bool accepted;
+	char refusal[RPL_MOVER_REASON_MAX]; /* why somebody's connection was refused last, as it was told */
 	struct rpl_uuid session;  /* of the hello at hand, then of the replica */
 	int waiting_fd;           /* a connection that came before the standby was ready; -1: none */
 	int staging_fd;

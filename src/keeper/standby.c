@@ -239,13 +239,23 @@ static void on_staged(struct keeper *k, const struct rpl_mover_msg *msg)
 	keeper_event(k, &ev);
 }
 
+/* Who is refused tries again and again: one alarm for each reason in a row. */
+static void tell_refusal(struct keeper *k, const char *why)
+{
+	struct standby *b = &k->standby;
+
+	if (strcmp(b->refusal, why) == 0)
+		return;
+	(void)snprintf(b->refusal, sizeof(b->refusal), "%s", why);
+	keeper_alarm(k, why);
+}
+
 static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	rpl_log(RPL_LOG_INFO, "vm=%s link=down reason=\"%s\"", k->conf.vm, msg->text);
-	/* a peer that is refused tries again and again: one alarm for each reason */
-	if (msg->epoch == EACCES && strcmp(k->refused, msg->text) != 0) {
+	if (msg->epoch == EACCES) {
+		tell_refusal(k, msg->text);
 		(void)snprintf(k->refused, sizeof(k->refused), "%s", msg->text);
-		keeper_alarm(k, msg->text);
 	}
 	keeper_say(k, RPL_EV_LINK_DOWN);
 }
@@ -261,6 +271,10 @@ void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 		break;
 	case RPL_MOVER_LINK_DOWN:
 		on_link_down(k, msg);
+		break;
+	case RPL_MOVER_LINK_REFUSED:
+		rpl_log(RPL_LOG_INFO, "vm=%s link=refused reason=\"%s\"", k->conf.vm, msg->text);
+		tell_refusal(k, msg->text);
 		break;
 	case RPL_MOVER_EPOCH_STAGED:
 		on_staged(k, msg);

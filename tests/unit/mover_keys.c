@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include <replicad/auto.h>
+#include <replicad/io.h>
 
 #include "tests/lib/mover_rig.h"
 #include "tests/lib/pki.h"
@@ -158,6 +159,49 @@ static void our_own_name_needs_a_key(void **state)
 	rig_fini(&r);
 }
 
+/* Says a true preamble, then `bytes`, to the backup; stays open. */
+static int stranger(struct rig *r, const void *bytes, size_t len)
+{
+	uint8_t preamble[RPL_PREAMBLE_SIZE];
+	int sv[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+	side_send(&r->b, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[1]);
+	rpl_preamble_encode(&r->conf.vm, preamble);
+	assert_int_equal(rpl_write_full(sv[0], preamble, sizeof(preamble)), 0);
+	assert_int_equal(rpl_write_full(sv[0], bytes, len), 0);
+	return sv[0];
+}
+
+/* Anybody can reach the port and knows the VM's uuid from the wire. It takes a key to take a connection's place. */
+static void a_connection_is_not_disturbed_by_strangers(void **state)
+{
+	static const char noise[] = "this is no TLS, but it is as long as a record's head at least";
+	int silent[3 * RPL_MOVER_WAITING_MAX];
+	struct rpl_mover_msg *m;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.tls = RPL_TLS_PSK;
+	rig_start(&r);
+	rig_protect(&r);
+	for (size_t i = 0; i < RPL_ARRAY_LEN(silent); i++) {
+		silent[i] = stranger(&r, noise, i % 2 ? 3 : 0);
+		rig_checkpoint(&r, 20);
+	}
+	(void)close(stranger(&r, noise, sizeof(noise)));
+	m = side_expect(&r.b, RPL_MOVER_LINK_REFUSED);
+	rig_expect_text(m, "TLS: handshake");
+	rig_checkpoint(&r, 20);
+	/* who has the key does, beside the strangers that still wait */
+	rig_session(&r, false);
+	rig_checkpoint(&r, 20);
+	for (size_t i = 0; i < RPL_ARRAY_LEN(silent); i++)
+		(void)close(silent[i]);
+	rig_fini(&r);
+}
+
 /* What a keeper of another build might pass. */
 static void texts_that_are_not_three(void **state)
 {
@@ -217,6 +261,7 @@ int main(void)
 		cmocka_unit_test(a_refused_certificate_is_told_on_both_sides),
 		cmocka_unit_test(a_refused_key_is_told_on_both_sides),
 		cmocka_unit_test(our_own_name_needs_a_key),
+		cmocka_unit_test(a_connection_is_not_disturbed_by_strangers),
 		cmocka_unit_test(texts_that_are_not_three),
 		cmocka_unit_test(a_certificate_that_is_none),
 	};
