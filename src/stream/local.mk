@@ -50,6 +50,10 @@ tests_unit_stream_rules_LDADD = src/stream/libstream.la src/base/libbase.la $(CM
 TESTS += tests/unit/stream-commands tests/unit/stream-manual
 EXTRA_DIST += tests/unit/stream-commands tests/unit/stream-manual tests/lib/stream_reader.py
 
+# Files of stock Xen, recorded in the lab.
+TESTS += tests/unit/stream-files
+EXTRA_DIST += tests/unit/stream-files tests/data/xen
+
 # Fuzz targets, one source for each outermost layer.
 fuzz_targets += tests/fuzz/fuzz_libxc tests/fuzz/fuzz_libxl tests/fuzz/fuzz_xl tests/fuzz/fuzz_legacy
 tests_fuzz_fuzz_libxc_SOURCES = tests/fuzz/fuzz_stream.c $(fuzz_main)

@@ -36,6 +36,9 @@ CPU = "EPYC,+svm,+npt,-smap,-smep,-monitor,-rdtscp,-avx,-avx2,-fma,-f16c"
 XEN_ARGS = (f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MB}M,max:{DOM0_MB}M dom0_max_vcpus=1 sched=credit cpuidle=0 "
             "mwait-idle=0")
 EAGER_FPU = "spec-ctrl=eager-fpu"   # without it guests' and dom0's floating-point state is corrupted under emulation
+TINY_TYPES = {"tiny": "pvh", "tinypv": "pv", "tinyhvm": "hvm"}
+SHARED = ("guest-initrd", "tiny", "tinypv", "fpucheck")   # of the cache, shown to the hosts at /lab
+TINY_SUSPEND_PORT = 3        # what guest/tiny.c and guest/tiny_pv.c offer
 EXEC_LOOKS = 20
 READY = "lab host: ready"
 CRASHED = "Dom0 crashed"
@@ -140,7 +143,8 @@ class Lab:
         self.state = {"hosts": list(hosts), "pids": {}, "eager_fpu": eager_fpu}
         self._save()
         self.install_share(build)
-        shutil.copy(os.path.join(cache_dir(), "guest-initrd"), self.share)
+        for name in SHARED:
+            shutil.copy(os.path.join(cache_dir(), name), self.share)
         self._network_up()
         for host in hosts:
             self.power_on(host)
@@ -335,13 +339,15 @@ class Lab:
     # -- guests
 
     def guest_config(self, kind, guest, memory=96, addr=GUEST_ADDR, load="memcheck", network=True):
-        """The text of an xl configuration: kind pv, pvh or hvm boots the guest image; tiny is a PVH guest without one."""
+        """The text of an xl configuration: kind pv, pvh or hvm boots the guest image; the tiny ones have no system in them."""
         ident = uuid.uuid5(uuid.NAMESPACE_DNS, f"{guest}.replicad-lab")
         mac = "00:16:3e:" + ":".join(f"{b:02x}" for b in ident.bytes[:3])
-        lines = [f'name="{guest}"', f'uuid="{ident}"', f'type="{"pvh" if kind == "tiny" else kind}"', "vcpus=1",
+        lines = [f'name="{guest}"', f'uuid="{ident}"', f'type="{TINY_TYPES.get(kind, kind)}"', "vcpus=1",
                  'on_poweroff="destroy"', 'on_reboot="restart"', 'on_crash="destroy"']
-        if kind == "tiny":
-            return "\n".join(lines + ["memory=4", 'kernel="/lab/tiny"', ""])
+        if kind == "tinyhvm":       # no disk: the firmware looks for one and halts
+            return "\n".join(lines + ["memory=16", 'vga="none"', "nographic=1", "usb=0", ""])
+        if kind in TINY_TYPES:
+            return "\n".join(lines + ["memory=4", f'kernel="/lab/{kind}"', ""])
         console = "ttyS0" if kind == "hvm" else "hvc0"
         lines += [f"memory={memory}", 'kernel="/guests/vmlinux"', 'ramdisk="/lab/guest-initrd"',
                   f'cmdline="console={console} quiet rpl.addr={addr}/24 rpl.load={load}"']
@@ -357,7 +363,13 @@ class Lab:
         begin = time.monotonic()
         if start:
             self.sh(host, f"xl create /root/{guest}.cfg")
+            if kind in ("tiny", "tinypv"):
+                self.offer_suspend(host, guest)
         return time.monotonic() - begin
+
+    def offer_suspend(self, host, guest):
+        """A tiny guest cannot write to xenstore which event channel suspends it: after each creation and restore."""
+        self.sh(host, f"xenstore-write /local/domain/$(xl domid {guest})/device/suspend/event-channel {TINY_SUSPEND_PORT}")
 
     def wait_guest(self, addr=GUEST_ADDR, port=6379, timeout=BOOT_TIMEOUT_S):
         """Wait until the guest's service answers the outside client."""

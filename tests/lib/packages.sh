@@ -10,7 +10,7 @@ RPL_PACKAGES_BUILD="autoconf automake libtool make gcc libc6-dev pkg-config libe
 # no server on this machine)
 RPL_PACKAGES_DEMO="qemu-system-x86 linux-image-amd64 busybox-static redis-tools iproute2 python3 openssl"
 # to run all tests
-RPL_PACKAGES_TEST="clang libclang-rt-dev spin mandoc procps etcd-server"
+RPL_PACKAGES_TEST="clang libclang-rt-dev spin mandoc procps etcd-server zstd"
 
 # A package is there if it is installed, or if something installed provides it.
 rpl_missing_packages() {
