@@ -1,7 +1,15 @@
 # libnetbuf: what the keeper uses. librelay: the parts of the relay's own process.
 noinst_LTLIBRARIES += netbuf/libnetbuf.la netbuf/librelay.la
 netbuf_libnetbuf_la_SOURCES = netbuf/netbuf.c netbuf/netbuf_ops.h netbuf/relay.c netbuf/relay_proto.c \
-	netbuf/relay_proto.h netbuf/none.c netbuf/plug_standin.c
+	netbuf/relay_proto.h netbuf/none.c
+if HAVE_NL
+netbuf_libnetbuf_la_SOURCES += netbuf/plug.c netbuf/plug_port.c netbuf/plug_port.h netbuf/plug_nl.c netbuf/plug_nl.h \
+	netbuf/plug_msg.c netbuf/plug_msg.h
+netbuf_libnetbuf_la_CFLAGS = $(AM_CFLAGS) $(NL_CFLAGS)
+netbuf_libnetbuf_la_LIBADD = $(NL_LIBS)
+else
+netbuf_libnetbuf_la_SOURCES += netbuf/plug_standin.c
+endif
 netbuf_librelay_la_SOURCES = netbuf/hold.c netbuf/hold.h netbuf/relayd_io.c netbuf/relayd_tap.c netbuf/relayd_ctl.c \
 	netbuf/relayd_confine.c 	netbuf/relayd.h
 
@@ -44,3 +52,18 @@ TESTS += tests/unit/netbuf
 tests_unit_netbuf_SOURCES = tests/unit/netbuf.c
 tests_unit_netbuf_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_netbuf_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(CMOCKA_LIBS) $(EV_LIBS)
+
+# a netbuf driven by lines, for tests/flow/netbuf-plug
+check_PROGRAMS += tests/lib/netbuf_drive
+tests_lib_netbuf_drive_SOURCES = tests/lib/netbuf_drive.c
+tests_lib_netbuf_drive_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_lib_netbuf_drive_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(EV_LIBS)
+
+if HAVE_NL
+check_PROGRAMS += tests/unit/netbuf_plug
+TESTS += tests/unit/netbuf_plug
+tests_unit_netbuf_plug_SOURCES = tests/unit/netbuf_plug.c
+tests_unit_netbuf_plug_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_netbuf_plug_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(NL_CFLAGS)
+tests_unit_netbuf_plug_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(CMOCKA_LIBS) $(EV_LIBS) $(NL_LIBS)
+endif

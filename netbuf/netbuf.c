@@ -178,6 +178,11 @@ void rpl_netbuf_shut(struct rpl_netbuf *n)
 	start(n, RPL_NETBUF_SHUT, 0);
 }
 
+int rpl_netbuf_interfaces(struct rpl_netbuf *n, const char *const *names, struct rpl_err *err)
+{
+	return n->ops->interfaces ? n->ops->interfaces(n->self, names, err) : 0;
+}
+
 uint32_t rpl_netbuf_max_uncommitted(const struct rpl_netbuf *n)
 {
 	return n->ops->max_uncommitted;

@@ -15,6 +15,7 @@ struct rpl_netbuf_ops {
 	int (*init)(struct rpl_netbuf *n, const struct rpl_netbuf_conf *conf, struct ev_loop *loop, void **ret_self,
 		    struct rpl_err *err);
 	void (*start)(void *self, enum rpl_netbuf_op op, uint64_t epoch);
+	int (*interfaces)(void *self, const char *const *names, struct rpl_err *err); /* NULL: it has no use for them */
 	void (*fini)(void *self);
 };
 

@@ -1,4 +1,4 @@
-/* In the place of the sch_plug backend in a build that does not have it. */
+/* In the place of the sch_plug backend in a build without libnl-3. */
 #include "netbuf_ops.h"
 
 #include <errno.h>
@@ -24,6 +24,11 @@ static void plug_start(void *self, enum rpl_netbuf_op op, uint64_t epoch)
 static void plug_fini(void *self)
 {
 	(void)self;
+}
+
+int rpl_netbuf_check_plug(struct rpl_err *err)
+{
+	return rpl_fail(err, -EOPNOTSUPP, "netbuf plug (sch_plug) is not in this build of replicad: build it with libnl-3-dev");
 }
 
 const struct rpl_netbuf_ops rpl_netbuf_plug = {

@@ -17,6 +17,7 @@ FLOW_TESTS = \
 	tests/flow/fault-matrix \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay \
+	tests/flow/netbuf-plug \
 	tests/flow/hostile \
 	tests/flow/keeper-wishes \
 	tests/flow/failover \

@@ -83,6 +83,9 @@ struct rpl_guest_info {
 	/* The comparable definition: sorted "key=value" lines, printable ASCII, NUL-terminated. Equal texts mean
 	 * that a checkpoint of one can be loaded into the other. */
 	char *definition;              /* the guest's; valid until detach */
+	/* xen: the host's interfaces that carry its output, with commas between them ("": it has no network). NULL: the
+	 * backend cannot tell. The guest's; valid until detach. */
+	char *interfaces;
 };
 
 typedef void rpl_guest_done_fn(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err);

@@ -20,6 +20,8 @@ struct ev_loop;
 struct rpl_netbuf;
 
 #define RPL_NETBUF_PENDING_MAX 128 /* more than the epochs of any buffer */
+#define RPL_NETBUF_INTERFACES_MAX 16
+#define RPL_NETBUF_HOLD_BYTES (64u << 20)
 
 enum rpl_netbuf_op {
 	RPL_NETBUF_ATTACH,  /* connected to the buffer; its state is known */
@@ -36,6 +38,8 @@ struct rpl_netbuf_conf {
 	const char *backend; /* "relay", "plug", "none" */
 	const char *vm;
 	const char *control; /* relay: path of its control socket */
+	const char *const *interfaces; /* plug: the guest's, ended by NULL; NULL: told later (rpl_netbuf_interfaces) */
+	uint32_t hold_bytes_max;       /* plug: held for one interface; 0: RPL_NETBUF_HOLD_BYTES */
 };
 
 struct rpl_netbuf_status {
@@ -57,6 +61,9 @@ typedef void rpl_netbuf_event_fn(void *arg, int r, const char *msg);
 
 struct rpl_netbuf *rpl_netbuf_new(const struct rpl_netbuf_conf *conf, struct ev_loop *loop, rpl_netbuf_done_fn *done,
 				  rpl_netbuf_event_fn *event, void *arg, struct rpl_err *err);
+/* plug: the host's interfaces that carry this guest's output from now on, ended by NULL; none: it has no network. They
+ * may not exist yet (a standby's), but must when output is to be held. -EBUSY while output is held. Others: no effect. */
+int rpl_netbuf_interfaces(struct rpl_netbuf *n, const char *const *names, struct rpl_err *err);
 /* First. Waits up to 2 s for the buffer's process to be there. Then rpl_netbuf_status() tells what an earlier keeper
  * left: holding or not, the last sealed and released epochs, the backlog. */
 void rpl_netbuf_attach(struct rpl_netbuf *n);
@@ -75,5 +82,8 @@ uint32_t rpl_netbuf_max_uncommitted(const struct rpl_netbuf *n);
 const struct rpl_netbuf_status *rpl_netbuf_status(const struct rpl_netbuf *n);
 /* Closes the connection; what is held stays held. Accepts NULL. */
 void rpl_netbuf_free(struct rpl_netbuf *n);
+
+/* Could `plug` work here? Tries it out on a device of its own, which is gone again afterwards. */
+int rpl_netbuf_check_plug(struct rpl_err *err);
 
 #endif

@@ -1,6 +1,7 @@
 /* cmd_doctor.c - `replicad doctor`: would protection be refused, and what mends it */
 #include "config.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <limits.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 
 #include <jansson.h>
 
+#include <replicad/netbuf.h>
 #include <replicad/qemu.h>
 
 #include "cli.h"
@@ -21,7 +23,7 @@ static const char help_text[] =
 	"  -q, --qmp PATH         the guest's monitor socket (default: what the configuration says about VM)\n"
 	"  -S, --standby FILE     also check this standby file\n"
 	"  -t, --tracker KIND     auto, uffd or compare, as the VM's tracker= will say\n"
-	"  -n, --netbuf KIND      relay or none, as the VM's netbuf= will say\n"
+	"  -n, --netbuf KIND      relay, plug or none, as the VM's netbuf= will say\n"
 	"  -j, --json             for programs\n"
 	"  -c, --config FILE      configuration (default " RPL_CLI_CONF_DEFAULT ")\n"
 	"  -h, --help\n\n"
@@ -74,7 +76,24 @@ static int finish(int fails, json_t *checks, const char *vm, const struct rpl_er
 	return status;
 }
 
-static int run(struct rpl_doctor_conf *d, const char *vm, bool json)
+/* netbuf=plug: does this kernel have what it takes? Returns the number of fails. */
+static int look_plug(rpl_check_fn *fn, void *arg)
+{
+	struct rpl_check c = { .name = "netbuf", .level = RPL_CHECK_OK,
+			       .sentence = "this kernel can hold output by sch_plug (a device was made for that, and removed)" };
+	struct rpl_err err = { 0 };
+
+	if (rpl_netbuf_check_plug(&err) < 0) {
+		c.level = RPL_CHECK_FAIL;
+		(void)snprintf(c.sentence, sizeof(c.sentence), "%s", err.msg);
+		(void)snprintf(c.mend, sizeof(c.mend), "%s", err.code == -EPERM ? "run this as root" : "netbuf=relay needs no "
+			       "kernel module");
+	}
+	fn(arg, &c);
+	return c.level == RPL_CHECK_FAIL;
+}
+
+static int run(struct rpl_doctor_conf *d, const char *vm, bool plug, bool json)
 {
 	json_t *checks = json ? json_array() : NULL;
 	struct rpl_err err = { 0 };
@@ -89,6 +108,8 @@ static int run(struct rpl_doctor_conf *d, const char *vm, bool json)
 	}
 	d->vm = vm ? vm : "guest";
 	fails = rpl_doctor_qemu(d, json ? add_check : print_check, checks, &err);
+	if (plug && fails >= 0)
+		fails += look_plug(json ? add_check : print_check, checks);
 	return finish(fails, checks, vm, &err);
 }
 
@@ -113,7 +134,7 @@ static int look(struct rpl_doctor_conf *d, const char *netbuf, const char *file,
 		netbuf = given(netbuf, v->netbuf);
 	}
 	d->any_netdev = netbuf && strcmp(netbuf, "none") == 0;
-	status = run(d, vm, json);
+	status = run(d, vm, netbuf && strcmp(netbuf, "plug") == 0, json);
 	rpl_conf_free(conf);
 	return status;
 }
@@ -161,7 +182,7 @@ int rpl_cmd_doctor(int argc, char **argv)
 		return rpl_cli_usage("doctor", "one VM at a time");
 	if (d.tracker && !one_of(d.tracker, "auto", "uffd", "compare"))
 		return rpl_cli_usage("doctor", "--tracker %s: auto, uffd or compare", d.tracker);
-	if (netbuf && !one_of(netbuf, "relay", "none", "none"))
-		return rpl_cli_usage("doctor", "--netbuf %s: relay or none", netbuf);
+	if (netbuf && !one_of(netbuf, "relay", "plug", "none"))
+		return rpl_cli_usage("doctor", "--netbuf %s: relay, plug or none", netbuf);
 	return look(&d, netbuf, file, argv[optind], json);
 }

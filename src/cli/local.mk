@@ -10,7 +10,7 @@ replicad_SOURCES = src/cli/cli.h src/cli/main.c src/cli/call.c src/cli/show.h sr
 replicad_CPPFLAGS = $(AM_CPPFLAGS) -DRPL_SRCDIR='"$(abs_top_srcdir)"'
 replicad_LDFLAGS = $(RPL_PIE_LDFLAGS)
 replicad_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XXHASH_CFLAGS)
-replicad_LDADD = src/guest/libxenstandby.la src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/agent/libagent.la src/agent/libclient.la src/stream/libstream.la src/base/libbase.la \
+replicad_LDADD = netbuf/libnetbuf.la src/guest/libxenstandby.la src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/agent/libagent.la src/agent/libclient.la src/stream/libstream.la src/base/libbase.la \
 	$(JANSSON_LIBS) $(XXHASH_LIBS) $(EV_LIBS)
 
 TESTS += tests/unit/xen-commands

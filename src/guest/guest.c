@@ -136,6 +136,7 @@ static void release(struct rpl_guest *g, bool keep_standby)
 	g->ops->fini(g, keep_standby);
 	rpl_close(&g->state_fd);
 	free(g->info.definition);
+	free(g->info.interfaces);
 	free_conf(&g->conf);
 	free(g);
 }

@@ -87,6 +87,8 @@ static void read_vm(struct keeper_conf *c, struct reader *rd)
 	c->audit = yes(rd, "audit");
 	c->netbuf = string(rd, "netbuf");
 	c->relay = string(rd, "relay");
+	c->interfaces = string(rd, "interfaces");
+	c->hold_mb = number(rd, "hold_mb");
 	c->disk = string(rd, "disk");
 	c->core.reprotect = yes(rd, "reprotect");
 	c->insecure = yes(rd, "insecure");

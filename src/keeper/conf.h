@@ -17,13 +17,13 @@ struct keeper_conf {
 	struct rpl_core_conf core;
 	enum rpl_tls tls;
 	bool insecure;
-	const char *backend, *qmp, *standby, *tracker, *standby_user, *netbuf, *relay, *disk;
+	const char *backend, *qmp, *standby, *tracker, *standby_user, *netbuf, *relay, *interfaces, *disk;
 	const char *arbiter, *arbiter_location, *arbiter_ca, *arbiter_cert, *arbiter_key, *cluster;
 	const char *keys, *x509_dir, *identity, *mover_user;
 	bool arbiter_insecure; /* the agent's, not the VM's: the arbiter is everybody's */
 	const char *peer_name, *peer_address, *peer_identity;
 	bool audit;
-	unsigned arbiter_timeout_ms, heartbeat_ms, arena_mb, op_timeout_ms;
+	unsigned arbiter_timeout_ms, heartbeat_ms, arena_mb, op_timeout_ms, hold_mb;
 };
 
 /* Read DIR/keeper.json. 0, or -EINVAL naming the field. The caller ends with keeper_conf_fini(). */

@@ -175,6 +175,9 @@ void keeper_rest_soon(struct keeper *k);
 void keeper_not_found(struct keeper *k, const struct rpl_err *why);
 void keeper_looked(struct keeper *k, const struct rpl_record *record); /* NULL: there is none, or it cannot be read */
 
+/* interfaces.c: tell the netbuf which they are; info: a guest that is there, or NULL. 0, or what is wrong with them */
+int keeper_interfaces(struct keeper *k, const struct rpl_guest_info *info, struct rpl_err *err);
+
 /* rooms.c: completions of guest, netbuf, disk, arbiter, mover */
 int keeper_rooms_open(struct keeper *k, struct rpl_err *err);
 void keeper_arbiter_read(struct keeper *k);

@@ -125,16 +125,24 @@ static void on_attached(struct keeper *k, int r, const struct rpl_err *err)
 		return;
 	}
 	k->guest_here = k->guest_process = true;
+	if (keeper_interfaces(k, rpl_guest_info(k->guest), &mine) < 0) {
+		keeper_refuse(k, &mine);
+		return;
+	}
 	rpl_netbuf_attach(k->netbuf);
 }
 
 static void on_activated(struct keeper *k, int r, const struct rpl_err *err)
 {
+	struct rpl_err mine;
+
 	if (r < 0) {
 		keeper_alarm(k, err->msg);
 		keeper_say(k, RPL_EV_GUEST_FAILED);
 		return;
 	}
+	if (keeper_interfaces(k, rpl_guest_info(k->guest), &mine) < 0)
+		keeper_alarm(k, mine.msg); /* it runs; to protect it again will be refused */
 	k->at.running = rpl_now_ns();
 	k->blackout_us = k->at.handover && k->paused_us ? k->paused_us + (k->at.running - k->at.handover) / 1000 : 0;
 	standby_drop(k);
@@ -487,7 +495,8 @@ void keeper_attach(struct keeper *k)
 int keeper_rooms_open(struct keeper *k, struct rpl_err *err)
 {
 	const struct keeper_conf *c = &k->conf;
-	struct rpl_netbuf_conf nc = { .backend = c->netbuf, .vm = c->vm, .control = c->relay };
+	struct rpl_netbuf_conf nc = { .backend = c->netbuf, .vm = c->vm, .control = c->relay,
+				       .hold_bytes_max = c->hold_mb << 20 };
 	struct rpl_disk_conf dc = { .backend = c->disk, .vm = c->vm, .durability = c->core.durability };
 	struct rpl_arbiter_conf ac = { .backend = c->arbiter, .location = c->arbiter_location,
 				       .cluster = c->cluster, .timeout_ms = c->arbiter_timeout_ms,
@@ -498,6 +507,8 @@ int keeper_rooms_open(struct keeper *k, struct rpl_err *err)
 	err->code = -EINVAL;
 	k->guest = new_guest(k, err);
 	k->netbuf = k->guest ? rpl_netbuf_new(&nc, k->loop, on_netbuf_done, on_netbuf_event, k, err) : NULL;
+	if (k->netbuf && keeper_interfaces(k, NULL, err) < 0)
+		return err->code;
 	k->disk = k->netbuf ? rpl_disk_new(&dc, k->loop, on_disk_done, k, err) : NULL;
 	k->arbiter = k->disk ? rpl_arbiter_new(&ac, k->loop, on_arbiter_done, k, err) : NULL;
 	k->movers = k->arbiter ? movers_new(program_path(PROGRAM_MOVER, mover), k->loop, on_report, on_mover_gone, k, err) :

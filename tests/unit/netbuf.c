@@ -105,6 +105,10 @@ static void a_relay_that_was_never_attached_is_not_connected(void **state)
 	ev_loop_destroy(loop);
 }
 
+#define NO_PLUG -1 /* whichever a plug answers */
+
+static const char *const no_interface[] = { "not/one", NULL };
+
 static void what_cannot_be_had_is_refused_by_name(void **state)
 {
 	static const struct {
@@ -112,7 +116,7 @@ static void what_cannot_be_had_is_refused_by_name(void **state)
 		int code;
 		const char *word;
 	} row[] = {
-		{ { .backend = "plug", .vm = "web1" }, -EOPNOTSUPP, "netbuf=relay" },
+		{ { .backend = "plug", .vm = "web1", .interfaces = no_interface }, NO_PLUG, "web1" },
 		{ { .backend = "tube", .vm = "web1" }, -EINVAL, "tube" },
 		{ { .backend = "relay", .vm = "web1" }, -EINVAL, "control socket" },
 		{ { .backend = "relay", .vm = "web1", .control = "" }, -EINVAL, "control socket" },
@@ -123,7 +127,10 @@ static void what_cannot_be_had_is_refused_by_name(void **state)
 		struct rpl_err err = { 0 };
 
 		assert_null(rpl_netbuf_new(&row[i].conf, EV_DEFAULT, done, event, NULL, &err));
-		assert_int_equal(err.code, row[i].code);
+		if (row[i].code != NO_PLUG)
+			assert_int_equal(err.code, row[i].code);
+		else /* it is built with libnl-3, or not */
+			assert_true(err.code == -EINVAL || err.code == -EOPNOTSUPP);
 		assert_non_null(strstr(err.msg, "web1"));
 		assert_non_null(strstr(err.msg, row[i].word));
 	}

@@ -1,0 +1,29 @@
+/* plug_nl.h - one rtnetlink socket: a question and its answer at a time, answered by the kernel within the call
+ *
+ * rtnetlink does its work inside sendmsg(), so nothing here waits for anybody but the kernel's own lock.
+ */
+#ifndef NETBUF_PLUG_NL_H
+#define NETBUF_PLUG_NL_H
+
+#include <replicad/err.h>
+
+#include "plug_msg.h"
+
+struct plug_nl;
+
+struct plug_nl *plug_nl_open(struct rpl_err *err);
+void plug_nl_close(struct plug_nl *nl);
+
+/* Called for each message of the answer. */
+typedef void plug_nl_take_fn(void *arg, const struct nlmsghdr *h);
+
+/* All consume m, which may be NULL (then -ENOMEM). A failure is the kernel's errno, with its own words. */
+int plug_nl_do(struct plug_nl *nl, struct nl_msg *m, struct rpl_err *err);
+int plug_nl_get(struct plug_nl *nl, struct nl_msg *m, plug_nl_take_fn *take, void *arg, struct rpl_err *err);
+
+/* -ENODEV: there is none of this name. */
+int plug_nl_link(struct plug_nl *nl, const char *name, struct plug_link *ret, struct rpl_err *err);
+/* -ENOENT: there is none. */
+int plug_nl_qdisc(struct plug_nl *nl, int index, uint32_t parent, struct plug_qdisc *ret, struct rpl_err *err);
+
+#endif
