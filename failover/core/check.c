@@ -30,6 +30,8 @@ static const char *check_primary(const struct rpl_core *c)
 		MUST(c->claim == RPL_CLAIM_NONE);
 		MUST(c->acked >= c->must_ack);   /* R4 */
 	}
+	if (c->yielding)
+		MUST(in_states(c, ST(P_LOST)) && !c->guest && !rpl_uuid_is_zero(&c->session));
 	if (in_states(c, ST(P_SYNC)))
 		MUST(c->output == RPL_OUT_OPEN);
 	if (in_states(c, ST(P_SOLO)))
@@ -67,7 +69,7 @@ const char *rpl_core_check(const struct rpl_core *c)
 	MUST(!(c->reading && c->claim == RPL_CLAIM_SENT));
 	MUST(c->claim != RPL_CLAIM_READING || c->reading);
 	MUST(c->claim == RPL_CLAIM_NONE || /* R6: no state is left with a claim unresolved */
-	     in_states(c, ST(START) | ST(P_ARM) | ST(P_CLAIM) | ST(P_DOWN) | ST(B_CLAIM) | ST(C_CLAIM)));
+	     in_states(c, ST(START) | ST(P_ARM) | ST(P_CLAIM) | ST(P_DOWN) | ST(B_CLAIM) | ST(C_CLAIM)) || c->yielding);
 	MUST(!(c->died_pending || c->down_pending) || c->claim != RPL_CLAIM_NONE || in_states(c, ST(START)));
 	if (in_states(c, ST(P_ARM) | ST(P_PROTECTED) | ST(P_STALLED) | ST(P_CLAIM) | ST(P_DRAIN)))
 		bad = check_epochs(c);

@@ -114,7 +114,7 @@ static void resolve(struct rpl_core *c, struct rpl_actions *out, const struct rp
 		granted(c);
 	} else if (!rpl_record_equal(r, &c->expect)) {
 		refused(c, out, r);
-	} else if (c->claim_kind == RPL_CLAIM_ARM) {
+	} else if (c->claim_kind == RPL_CLAIM_ARM && !c->yielding) {
 		c->claim = RPL_CLAIM_NONE;
 		rpl_core_enter(c, out, RPL_ST_P_CLAIM, RPL_WHY_ARM_TIMEOUT);
 	} else if ((c->state == RPL_ST_P_CLAIM && (c->died_pending || c->down_pending)) ||

@@ -36,7 +36,7 @@
 #define P_ALL (P_OWNER | ST(P_LOST) | ST(P_DEPOSED))
 #define B_SESSION (ST(B_SEED) | ST(B_READY))
 #define B_REPLICA (B_SESSION | ST(B_SUSPECT) | ST(B_CLAIM))
-#define CLAIMING (ST(START) | ST(P_ARM) | ST(P_CLAIM) | ST(P_DOWN) | ST(B_CLAIM) | ST(C_CLAIM))
+#define CLAIMING (ST(START) | ST(P_ARM) | ST(P_CLAIM) | ST(P_LOST) | ST(P_DOWN) | ST(B_CLAIM) | ST(C_CLAIM))
 #define READING                                                                                             \
 	(ST(START) | ST(IDLE) | ST(P_SOLO) | ST(P_SYNC) | ST(P_ARM) | ST(P_PROTECTED) | ST(P_STALLED) |      \
 	 ST(P_CLAIM) | ST(P_DRAIN) | ST(P_LOST) | ST(P_DOWN) | ST(P_DEPOSED) | ST(B_READY) | ST(B_SUSPECT) | \
@@ -278,7 +278,7 @@ void rpl_core_enter(struct rpl_core *c, struct rpl_actions *out, enum rpl_state 
 	a->u.state.reason = why;
 	c->state = to;
 	c->since_ns = c->retry_at_ns = c->now_ns;
-	c->won = c->refused = c->fresh = c->failed = false;
+	c->won = c->refused = c->fresh = c->failed = c->yielding = false;
 	c->doing = RPL_ACT_N;
 	if (to == RPL_ST_IDLE || to == RPL_ST_P_LOST || to == RPL_ST_P_DEPOSED)
 		c->died_pending = c->down_pending = c->unfit = false;

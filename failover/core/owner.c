@@ -69,9 +69,36 @@ void rpl_core_armed(struct rpl_core *c, struct rpl_actions *out)
 		rpl_core_want_solo(c, out, c->want ? RPL_WHY_SESSION_LOST : RPL_WHY_OPERATOR);
 }
 
+static void drop_output(struct rpl_core *c, struct rpl_actions *out)
+{
+	c->output = RPL_OUT_CLOSED;
+	(void)rpl_core_act(out, RPL_ACT_DROP_OUTPUT);
+}
+
+/* SOLO was won from {PROTECTED, our session}, nothing was released since, and the backup still listens. */
+static bool may_yield(const struct rpl_core *c)
+{
+	return c->expect.mode == RPL_MODE_PROTECTED && c->link_up && !c->session_dead &&
+	       rpl_uuid_equal(&c->expect.session, &c->session);
+}
+
+/* R2b, noticed too late: the right that was won is of no use here, and the replica is as good as it was. */
+static void yield(struct rpl_core *c, struct rpl_actions *out)
+{
+	rpl_core_enter(c, out, RPL_ST_P_LOST, RPL_WHY_GUEST_LOST);
+	c->yielding = true;
+	c->guest = c->memory_ours = c->paused = c->throttled = false;
+	(void)rpl_core_act(out, RPL_ACT_GUEST_KILL);
+	drop_output(c, out);
+}
+
 void rpl_core_pump_claim(struct rpl_core *c, struct rpl_actions *out)
 {
 	rpl_core_commit(c, out);
+	if (c->won && c->died_pending && may_yield(c)) {
+		yield(c, out);
+		return;
+	}
 	if (RPL_RULE(R2, c->won)) {
 		rpl_core_end_session(c, out, true);
 		rpl_core_become_solo(c, out, RPL_WHY_CLAIM_WON);
@@ -93,12 +120,6 @@ void rpl_core_pump_claim(struct rpl_core *c, struct rpl_actions *out)
 static bool cold_possible(const struct rpl_core *c)
 {
 	return has_store(c) && c->conf.auto_cold;
-}
-
-static void drop_output(struct rpl_core *c, struct rpl_actions *out)
-{
-	c->output = RPL_OUT_CLOSED;
-	(void)rpl_core_act(out, RPL_ACT_DROP_OUTPUT);
 }
 
 /* Its memory is gone. While the record may say PROTECTED the backup has the better copy: hand over (R2b). */
@@ -246,8 +267,25 @@ static uint64_t lost_cold_at(const struct rpl_core *c)
 	return cold_possible(c) && !c->guest ? c->since_ns + c->conf.cold_delay_ns : UINT64_MAX;
 }
 
+/* The record says PROTECTED again, or somebody else's hand was quicker: hand over, and wait as ever. */
+static void yielded(struct rpl_core *c, struct rpl_actions *out)
+{
+	if (c->won)
+		rpl_core_act_link(c, out, RPL_ACT_SEND_HANDOVER, c->acked);
+	rpl_core_end_session(c, out, false);
+	c->yielding = c->won = c->refused = false;
+	rpl_core_retry_later(c);
+}
+
 void rpl_core_pump_lost(struct rpl_core *c, struct rpl_actions *out)
 {
+	if (c->yielding && (c->won || c->refused))
+		yielded(c, out);
+	if (c->yielding) {
+		if (!rpl_core_unresolved(c) && !c->reading && rpl_core_due(c))
+			rpl_core_claim(c, out, RPL_CLAIM_ARM);
+		return;
+	}
 	if (c->fresh) {
 		c->fresh = false;
 		if (peer_owns(c)) {
@@ -309,8 +347,10 @@ uint64_t rpl_core_owner_deadline(const struct rpl_core *c)
 {
 	switch (c->state) {
 	case RPL_ST_P_LOST:
-		if (c->reading)
+		if (c->reading || rpl_core_unresolved(c))
 			return UINT64_MAX;
+		if (c->yielding)
+			return c->retry_at_ns;
 		return c->retry_at_ns < lost_cold_at(c) ? c->retry_at_ns : lost_cold_at(c);
 	case RPL_ST_P_CLAIM:
 	case RPL_ST_P_DOWN:

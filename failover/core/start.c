@@ -158,7 +158,9 @@ static void cmd_takeover(struct rpl_core *c, const struct rpl_event *ev, struct 
 
 static void cmd_accept_loss(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
-	if (!c->rec_known || c->rec.generation != ev->u.cmd.generation) {
+	if (c->yielding) {
+		rpl_core_reply(out, false, RPL_WHY_BUSY);
+	} else if (!c->rec_known || c->rec.generation != ev->u.cmd.generation) {
 		rpl_core_reply(out, false, RPL_WHY_WRONG_GENERATION);
 	} else if (c->guest) { /* P_LOST, and the operator booted another one by hand */
 		c->memory_ours = true;

@@ -425,6 +425,7 @@ struct rpl_core {
 	bool guest, memory_ours;    /* it runs (or is paused) here; its memory is the authoritative one */
 	bool paused;                /* by us */
 	bool down_pending, died_pending; /* seen while a claim was unresolved: acted on as soon as it is */
+	bool yielding;              /* P_LOST: SOLO was won too late; PROTECTED is claimed again for the backup's sake */
 	bool capturing;             /* a CHECKPOINT is unanswered */
 	bool unfit;                 /* it changed: looked at anew before the next session */
 

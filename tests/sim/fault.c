@@ -118,6 +118,18 @@ static void set_trap(struct sim *s, int node)
 	n->trap_host = sim_chance(s, 50);
 }
 
+void fault_claim(struct sim *s, int node, const struct rpl_action *a)
+{
+	struct node *n = &s->node[node];
+
+	if (!n->dies_at_claim || a->u.claim.kind != RPL_CLAIM_SOLO || n->guest == GUEST_GONE || n->down)
+		return;
+	n->dies_at_claim = false;
+	sim_say(s, "%c: the guest dies while SOLO is claimed", 'A' + node);
+	shell_guest_gone(s, node);
+	deliver(s, node, RPL_EV_GUEST_DIED);
+}
+
 static void guest_fault(struct sim *s, enum fault f, int node)
 {
 	struct node *n = &s->node[node];
@@ -257,6 +269,11 @@ static void strike(struct sim *s, enum fault f)
 	case F_GUEST_CHANGES:
 		guest_fault(s, f, node);
 		break;
+	case F_DIES_AT_CLAIM:
+		n->dies_at_claim = true;
+		if (sim_chance(s, 50)) /* ... which is soon, and while the backup listens */
+			deliver(s, node, RPL_EV_CMD_UNPROTECT);
+		break;
 	case F_HEARSAY:
 		deliver(s, node, RPL_EV_PEER_GENERATION);
 		break;
@@ -294,6 +311,7 @@ void fault_heal_all(struct sim *s)
 		struct node *n = &s->node[i];
 
 		n->trap_action = -1;
+		n->dies_at_claim = false;
 		n->slow_disk = n->fail_capture = n->fail_hold = n->partial = n->fail_store = n->fail_guest = false;
 		n->stopped_until = 0;
 		if (i == s->quiet_without) {

@@ -638,6 +638,8 @@ void shell_act(struct sim *s, int node, const struct rpl_action *a)
 	case RPL_ACT_READ_RECORD:
 	case RPL_ACT_CLAIM:
 		arbiter_ask(s, node, a);
+		if (a->kind == RPL_ACT_CLAIM)
+			fault_claim(s, node, a);
 		break;
 	case RPL_ACT_SESSION_START:
 		n->trying = true;

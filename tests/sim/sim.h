@@ -61,7 +61,7 @@ struct item {
 	X(SLOW_DISK) X(CAPTURE_FAILS) X(HOLD_HANGS) X(PARTIAL_EPOCH) X(LATE_MESSAGES) X(DUPLICATES) X(STORE_FAILS)  \
 	X(GUEST_FAILS) X(BUFFER_FULL) X(POWER_OFF) X(GUEST_PANIC) X(GUEST_RESET) X(GUEST_CHANGES) X(HEARSAY)     \
 	X(CMD_PROTECT) X(CMD_UNPROTECT) X(CMD_SWITCHOVER) X(CMD_SOLO) X(CMD_TAKEOVER) X(CMD_ACCEPT_LOSS) X(CMD_SHUTDOWN)           \
-	X(CMD_START)
+	X(CMD_START) X(DIES_AT_CLAIM)
 
 enum fault {
 #define X(n) F_##n,
@@ -137,6 +137,7 @@ struct node {
 	/* what is about to go wrong here */
 	int trap_action;
 	bool trap_before, trap_host;
+	bool dies_at_claim;       /* the guest, when SOLO is asked for */
 	bool slow_disk, fail_capture, fail_hold, partial, fail_store, fail_guest, crashed_in_step;
 	uint64_t boot_ver;        /* cold start: what COLLECT found */
 	bool boot_replaces;       /* ... by copying the peer's store */
@@ -248,6 +249,7 @@ void fault_begin(struct sim *s);
 void fault_happens(struct sim *s);
 void fault_mend(struct sim *s, const struct item *it);
 void fault_heal_all(struct sim *s);
+void fault_claim(struct sim *s, int node, const struct rpl_action *a);
 void fault_trap(struct sim *s, int node, const struct rpl_action *a, bool before);
 
 /* god.c */

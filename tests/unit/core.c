@@ -372,6 +372,42 @@ static void unprotect_power_off_and_process_death(void **state)
 	SEE(EV(GUEST_KILLED), IDLE, "DROP_OUTPUT");
 }
 
+/* The guest dies while SOLO is on its way, and SOLO is won: the backup gets its right back. */
+static void a_solo_that_was_won_too_late_is_given_back(void **state)
+{
+	struct bench bench, *b = &bench;
+	struct rpl_event won;
+	struct rpl_record r;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	to_protected(b);
+	SEE(EV(CMD_UNPROTECT), P_CLAIM, "REPLY CLAIM");
+	won = grant(b);
+	SEE(EV(GUEST_DIED), P_CLAIM, "");
+	SEE(won, P_LOST, "GUEST_KILL DROP_OUTPUT CLAIM");
+	r = find(b, RPL_ACT_CLAIM)->u.claim.want;
+	assert_int_equal(r.mode, RPL_MODE_PROTECTED);
+	assert_true(rpl_uuid_equal(&r.session, &b->c.session));
+	SEE(EV(CLAIM_UNKNOWN), P_LOST, "READ_RECORD"); /* it did not land: the same again */
+	r = b->c.expect;
+	SEE(ev_record(RPL_EV_RECORD, &r), P_LOST, "CLAIM");
+	SEE(grant(b), P_LOST, "SEND_HANDOVER SESSION_END");
+	pass(b, 200);
+	SEE(EV(TIMER), P_LOST, "READ_RECORD");
+	r = record("b", RPL_MODE_SOLO, 5, NULL);
+	SEE(ev_record(RPL_EV_RECORD, &r), P_DEPOSED, "GUEST_KILL");
+
+	/* a backup that does not listen any more has forgotten, or will: nothing to give back */
+	setup(b, RPL_STORE_NONE);
+	to_protected(b);
+	SEE(EV(CMD_UNPROTECT), P_CLAIM, "REPLY CLAIM");
+	won = grant(b);
+	SEE(EV(LINK_DOWN), P_CLAIM, "");
+	SEE(EV(GUEST_DIED), P_CLAIM, "");
+	SEE(won, IDLE, "SESSION_END OPEN DROP_OUTPUT");
+}
+
 static void a_changed_guest_is_looked_at_first(void **state)
 {
 	struct bench bench, *b = &bench;
@@ -745,6 +781,7 @@ int main(void)
 		cmocka_unit_test(arming_is_bounded),
 		cmocka_unit_test(a_deposed_primary_cleans_up),
 		cmocka_unit_test(unprotect_power_off_and_process_death),
+		cmocka_unit_test(a_solo_that_was_won_too_late_is_given_back),
 		cmocka_unit_test(a_changed_guest_is_looked_at_first),
 		cmocka_unit_test(a_switchover_waits_for_the_backup),
 		cmocka_unit_test(a_takeover_freezes_claims_and_promotes),
