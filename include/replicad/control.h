@@ -82,6 +82,7 @@
 	X(refused)  /* reason: protection was asked for and cannot be; nothing is half done */ \
 	X(takeover) /* generation, detect_ms, claim_ms, run_ms, run_us, blackout_us: the guest runs here now; the last \
 		     * one after a switchover: it stood still so long, from its pause on the other node on */          \
+	X(protected)  /* unprotected_ms: protected (again), after the guest ran here so long without */             \
 	X(switchover) /* to, blackout_us: the node that the guest was handed to says what that cost */            \
 	X(alarm)    /* reason: somebody should look (awaiting arbiter, stall, overflow) */     \
 	X(guest)    /* reason: shut down, reboot, crash, device change */                      \
@@ -106,6 +107,7 @@
 	X(epoch, integer, "", "current epoch")                                                                 \
 	X(acked, integer, "", "last epoch that the backup acknowledged")                                       \
 	X(lag_ms, integer, "ms", "age of the last acknowledged epoch")                                         \
+	X(unprotected_ms, integer, "ms", "the guest has run here so long without the protection that is wanted")      \
 	X(awaiting_arbiter, boolean, "", "the guest is paused until the arbiter answers")                      \
 	X(bulk_percent, integer, "%", "first copy of the memory")                                              \
 	X(interval_ms, integer, "ms", "configured checkpoint interval")                                        \

@@ -143,6 +143,7 @@ struct keeper {
 	struct moments at;
 	uint64_t paused_us;         /* a handover: how long the guest had stood still on the peer before it */
 	uint64_t blackout_us;       /* the guest came here by a switchover that cost so much; 0: it did not */
+	uint64_t unprotected_ns;    /* since when the guest runs here without the protection that is wanted; 0: it does not */
 	uint64_t handed_generation; /* we gave it away under this one, and the heir has not called yet; 0: no */
 	unsigned progress_shown;
 	uint64_t progress_at_ns;

@@ -121,6 +121,8 @@ static void put_safety(const struct keeper *k, json_t *doc)
 	put_text(doc, "netbuf", k->conf.netbuf);
 	put_text(doc, "tls", tls[k->conf.tls]);
 	put_text(doc, "durability", durability[k->conf.core.durability]);
+	if (k->unprotected_ns)
+		put(doc, "unprotected_ms", (rpl_now_ns() - k->unprotected_ns) / RPL_MS);
 	put_yes(doc, "awaiting_arbiter", s == RPL_ST_P_CLAIM && k->core.claim != RPL_CLAIM_SENT);
 	(void)json_object_set_new(doc, "survives",
 				  json_pack("{s:b, s:b, s:b}", "primary_crash", covered, "backup_crash",
@@ -187,6 +189,22 @@ static void tell_takeover(struct keeper *k)
 	keeper_tell(k, "takeover", fields);
 }
 
+/* How long a guest that is to be protected is not: told when that ends, shown while it lasts. */
+static void tell_protected(struct keeper *k, enum rpl_state to)
+{
+	uint64_t now = rpl_now_ns();
+
+	if (to == RPL_ST_P_SOLO && k->core.want) {
+		k->unprotected_ns = k->unprotected_ns ? k->unprotected_ns : now;
+	} else if (to == RPL_ST_P_PROTECTED && k->unprotected_ns) {
+		keeper_tell(k, "protected", json_pack("{s:I}", "unprotected_ms",
+						      (json_int_t)((now - k->unprotected_ns) / RPL_MS)));
+		k->unprotected_ns = 0;
+	} else if (to != RPL_ST_P_SYNC && to != RPL_ST_P_ARM) {
+		k->unprotected_ns = 0;
+	}
+}
+
 void keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 {
 	enum rpl_state from = a->u.state.from, to = a->u.state.to;
@@ -207,6 +225,7 @@ void keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 		k->handed_generation = k->core.rec.generation - 1; /* the heir's claim is the one after */
 	if (from == RPL_ST_B_PROMOTE && to == RPL_ST_P_SOLO)
 		tell_takeover(k);
+	tell_protected(k, to);
 	keeper_past_save(k);
 	if (to == RPL_ST_IDLE && (from != RPL_ST_START || (!k->conf.standby_role && !k->guest_here)))
 		keeper_rest(k, a->u.state.reason);

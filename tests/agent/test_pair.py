@@ -115,6 +115,8 @@ class PairTest(unittest.TestCase):
             self.assertRegex(done.stdout, rf"{VM}: runs on {backup.node} now, generation \d+; blackout \d+\.\d ms")
             wait_until("protection on the other side", lambda: backup.vm(VM)["state"] == "P_PROTECTED")
             wait_until("a ready backup on the old one", lambda: primary.vm(VM)["state"] == "B_READY")
+            told = [e["unprotected_ms"] for e in backup.events(VM) if e["event"] == "protected"]
+            self.assertTrue(told and told[-1] > 0 and "unprotected_ms" not in backup.vm(VM), told)
             self.assertEqual((primary.vm(VM)["role"], backup.vm(VM)["role"]), ("backup", "primary"))
             self.assertEqual((primary.wanted(), backup.wanted()), ([], [VM]))
             primary, backup = backup, primary
@@ -162,17 +164,16 @@ class PairTest(unittest.TestCase):
 
     def with_vm_key(self, line):
         for agent in (self.alpha, self.beta):
-            agent.kill()
+            self.kill_all(agent)
             with open(agent.conf, "a", encoding="utf-8") as f:
                 f.write(line + "\n")
-            for pid in processes_under(agent.base):
-                os.kill(pid, signal.SIGKILL)
             agent.start()
 
     def kill_all(self, agent):
         agent.kill()
         for pid in processes_under(agent.base):
             os.kill(pid, signal.SIGKILL)
+        wait_until("their end", lambda: not processes_under(agent.base))
 
     def test_unprotected(self):
         self.protect()
