@@ -58,6 +58,7 @@
 		      * for that generation and no other */                                                       \
 	X(takeover)                                                                                               \
 	X(accept_loss)                                                                                            \
+	X(fault)     /* for tests: point, "NAME[:nth]" of replicad-fault(7), strikes this keeper or its mover from now on */ \
 	X(shutdown)  /* end this process: a backup forgets its replica; refused ("refused") while it would leave   \
 		      * a guest of ours unattended with output held, unless "force": true */
 

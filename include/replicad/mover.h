@@ -53,6 +53,7 @@
 	X(REFUSE)    /* backup: why, in the text memfd (length in value); the connection ends */             \
 	X(ACK)       /* backup: epoch: send the ack, then fold */                                          \
 	X(SEND)      /* primary: value = frame type (HANDOVER, FORGET, FLUSHED), epoch, generation = a HANDOVER's reason */ \
+	X(FAULT)     /* value = enum rpl_fault, one of a mover's; it strikes at the passage `epoch` from now */ \
 	X(QUIT)      /* send what is queued, end the connection in order, exit */
 
 /* mover to keeper */

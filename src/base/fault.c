@@ -27,8 +27,16 @@ const char *rpl_fault_name(enum rpl_fault point)
 	return fault_name[point];
 }
 
-/* One "<point>[:nth]" of `len` bytes. */
-static int read_point(const char *text, size_t len, struct rpl_err *err)
+bool rpl_fault_in_mover(enum rpl_fault point)
+{
+#define RPL_X(id, name) +1
+	const unsigned movers = 0 RPL_MOVER_FAULTS(RPL_X);
+#undef RPL_X
+
+	return (unsigned)point < movers;
+}
+
+int rpl_fault_read(const char *text, size_t len, enum rpl_fault *ret_point, uint64_t *ret_nth, struct rpl_err *err)
 {
 	const char *colon = memchr(text, ':', len);
 	size_t name_len = colon ? (size_t)(colon - text) : len, i;
@@ -48,23 +56,34 @@ static int read_point(const char *text, size_t len, struct rpl_err *err)
 	}
 	if (nth == 0)
 		return rpl_fail(err, -EINVAL, RPL_FAULT_ENV ": '%.*s': passages count from 1", (int)len, text);
-	faults.at[i] = nth;
+	*ret_point = (enum rpl_fault)i;
+	*ret_nth = nth;
 	return 0;
+}
+
+void rpl_fault_arm(enum rpl_fault point, uint64_t nth)
+{
+	rpl_assert((unsigned)point < RPL_NFAULTS && nth > 0);
+	faults.at[point] = nth;
+	faults.passed[point] = 0;
 }
 
 int rpl_fault_init(const char *spec, struct rpl_err *err)
 {
+	enum rpl_fault point;
+	uint64_t nth;
 	int r;
 
 	memset(&faults, 0, sizeof(faults));
 	while (spec && *spec) {
 		size_t len = strcspn(spec, ",");
 
-		r = read_point(spec, len, err);
+		r = rpl_fault_read(spec, len, &point, &nth, err);
 		if (r < 0) {
 			memset(&faults, 0, sizeof(faults));
 			return r;
 		}
+		rpl_fault_arm(point, nth);
 		spec += len + (spec[len] == ',');
 	}
 	return 0;

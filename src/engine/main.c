@@ -106,6 +106,15 @@ static void quit(struct mover *m)
 	connection_finish(m);
 }
 
+static int arm_fault(const struct rpl_mover_msg *msg, struct rpl_err *err)
+{
+	if (msg->value >= RPL_NFAULTS || !rpl_fault_in_mover((enum rpl_fault)msg->value) || msg->epoch == 0)
+		return rpl_fail(err, -EINVAL, "FAULT %llu at passage %llu: no fault point of a mover",
+				(unsigned long long)msg->value, (unsigned long long)msg->epoch);
+	rpl_fault_arm((enum rpl_fault)msg->value, msg->epoch);
+	return 0;
+}
+
 static int command(struct mover *m, const struct rpl_mover_msg *msg, int *fds, size_t n, struct rpl_err *err)
 {
 	if (msg->size != sizeof(*msg))
@@ -120,6 +129,8 @@ static int command(struct mover *m, const struct rpl_mover_msg *msg, int *fds, s
 		quit(m);
 		return 0;
 	}
+	if (msg->type == RPL_MOVER_FAULT)
+		return arm_fault(msg, err);
 	return m->role->command(m, msg, err);
 }
 

@@ -2,6 +2,7 @@
 #include "keeper.h"
 
 #include <replicad/clock.h>
+#include <replicad/fault.h>
 #include <replicad/log.h>
 
 static void wish_capture(struct keeper *k, enum checkpoint_kind kind, uint64_t epoch)
@@ -88,7 +89,9 @@ static void do_session(struct keeper *k, const struct rpl_action *a)
 		session_end(k);
 		break;
 	case RPL_ACT_SEND_HANDOVER:
+		rpl_fault_die(RPL_FAULT_DIE_HANDOVER_UNSENT);
 		movers_send(k->movers, RPL_MOVER_SEND, a->u.link.epoch, RPL_FRAME_HANDOVER, paused_us(k), &a->u.link.session);
+		rpl_fault_die(RPL_FAULT_DIE_HANDOVER_SENT);
 		break;
 	case RPL_ACT_SEND_FORGET:
 		movers_send(k->movers, RPL_MOVER_SEND, 0, RPL_FRAME_FORGET, 0, session);
@@ -107,6 +110,7 @@ static void do_session(struct keeper *k, const struct rpl_action *a)
 		break;
 	default: /* ACK */
 		movers_send(k->movers, RPL_MOVER_ACK, a->u.link.epoch, 0, 0, &a->u.link.session);
+		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S4_ACKED);
 	}
 }
 
@@ -135,12 +139,28 @@ static void do_store(struct keeper *k, const struct rpl_action *a)
 	}
 }
 
+void keeper_claim_fault(enum rpl_claim_kind kind, enum claim_moment moment)
+{
+	static const enum rpl_fault first[RPL_CLAIM_N] = {
+		[RPL_CLAIM_CREATE] = RPL_NFAULTS, /* nothing is protected yet */
+		[RPL_CLAIM_SOLO] = RPL_FAULT_DIE_CLAIM_SOLO_UNSENT,
+		[RPL_CLAIM_TAKEOVER] = RPL_FAULT_DIE_CLAIM_TAKEOVER_UNSENT,
+		[RPL_CLAIM_ARM] = RPL_FAULT_DIE_CLAIM_ARM_UNSENT,
+		[RPL_CLAIM_DOWN] = RPL_FAULT_DIE_CLAIM_DOWN_UNSENT,
+	};
+
+	if (first[kind] != RPL_NFAULTS)
+		rpl_fault_die((enum rpl_fault)(first[kind] + moment));
+}
+
 static void do_claim(struct keeper *k, const struct rpl_action *a)
 {
 	k->at.claim_sent = rpl_now_ns();
 	rpl_log(RPL_LOG_INFO, "vm=%s claim=%s expect_gen=%llu gen=%llu", k->conf.vm, rpl_claim_name(a->u.claim.kind),
 		(unsigned long long)a->u.claim.expect.generation, (unsigned long long)a->u.claim.want.generation);
+	keeper_claim_fault(a->u.claim.kind, CLAIM_UNSENT);
 	keeper_arbiter_claim(k, a);
+	keeper_claim_fault(a->u.claim.kind, CLAIM_SENT);
 }
 
 static void do_people(struct keeper *k, const struct rpl_action *a)
@@ -166,7 +186,9 @@ void keeper_perform(struct keeper *k, const struct rpl_action *a)
 		do_claim(k, a);
 		break;
 	case RPL_ACT_RELEASE:
+		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S5);
 		rpl_netbuf_release(k->netbuf, a->u.epoch.epoch);
+		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S5_RELEASED);
 		break;
 	case RPL_ACT_OPEN:
 		wish_open(k);

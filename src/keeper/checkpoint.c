@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include <replicad/clock.h>
+#include <replicad/fault.h>
 
 /* Close the time of the step that ends now, and start the next one's. */
 static uint64_t lap(struct checkpoint *c)
@@ -50,6 +51,7 @@ static void stage_or_undo(struct checkpoint *c)
 		resume(c);
 		return;
 	}
+	rpl_fault_die(RPL_FAULT_DIE_KEEPER_S1_SEALED);
 	c->step = CK_STAGING;
 	movers_send(c->movers, RPL_MOVER_STAGE, c->epoch, rpl_guest_state_len(c->guest), 0, NULL);
 }
@@ -86,6 +88,8 @@ static void one_arrived(struct checkpoint *c, int r, const struct rpl_err *err)
 void checkpoint_begin(struct checkpoint *c, uint64_t epoch, enum checkpoint_kind kind)
 {
 	rpl_assert(c->step == CK_IDLE);
+	if (kind != CHECKPOINT_HOLD)
+		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S0);
 	c->step = CK_PAUSING;
 	c->epoch = epoch;
 	c->kind = kind;
@@ -109,12 +113,14 @@ static void on_paused(struct checkpoint *c, int r, const struct rpl_err *err)
 {
 	c->times.pause = lap(c);
 	keep_failure(c, r, err);
-	if (r < 0)
+	if (r < 0) {
 		resume(c); /* it may have stopped all the same */
-	else if (c->kind == CHECKPOINT_HOLD)
+	} else if (c->kind == CHECKPOINT_HOLD) {
 		hold(c);
-	else
+	} else {
+		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S1);
 		seal_and_save(c);
+	}
 }
 
 static void on_resumed(struct checkpoint *c, int r, const struct rpl_err *err)
@@ -161,6 +167,7 @@ bool checkpoint_on_staged(struct checkpoint *c, uint64_t epoch, uint64_t pages)
 		return false;
 	c->times.stage = lap(c);
 	c->times.pages = pages;
+	rpl_fault_die(RPL_FAULT_DIE_KEEPER_S2);
 	if (c->kind == CHECKPOINT_TAKE_LAST)
 		finish(c);
 	else

@@ -9,6 +9,7 @@
 
 #include <replicad/control.h>
 #include <replicad/auto.h>
+#include <replicad/fault.h>
 #include <replicad/clock.h>
 #include <replicad/log.h>
 
@@ -263,6 +264,27 @@ static json_t *reload(struct keeper *k)
 	return done();
 }
 
+/* For tests: make this process, or its mover, fail at a named point from now on. */
+static json_t *arm_fault(struct keeper *k, const json_t *request)
+{
+	const char *text = json_string_value(json_object_get(request, "point"));
+	enum rpl_fault point;
+	struct rpl_err err;
+	uint64_t nth;
+
+	if (!text || rpl_fault_read(text, strlen(text), &point, &nth, &err) < 0)
+		return control_refusal("bad_request", text ? err.msg : "say which point (\"point\": \"NAME[:nth]\")");
+	rpl_log(RPL_LOG_WARNING, "vm=%s fault=%s passage=%llu armed=%s", k->conf.vm, rpl_fault_name(point),
+		(unsigned long long)nth, rpl_fault_in_mover(point) ? "mover" : "keeper");
+	if (!rpl_fault_in_mover(point))
+		rpl_fault_arm(point, nth);
+	else if (movers_running(k->movers))
+		movers_send(k->movers, RPL_MOVER_FAULT, nth, (uint64_t)point, 0, NULL);
+	else
+		return control_refusal("failed", "there is no mover now");
+	return done();
+}
+
 json_t *keeper_command(void *arg, const char *cmd, const json_t *request, int fd, struct control_call call)
 {
 	struct keeper *k = arg;
@@ -288,5 +310,7 @@ json_t *keeper_command(void *arg, const char *cmd, const json_t *request, int fd
 		return operators_word(k, RPL_EV_CMD_ACCEPT_LOSS, request, call);
 	if (!strcmp(cmd, "shutdown"))
 		return shut_down(k, request, call);
+	if (!strcmp(cmd, "fault"))
+		return arm_fault(k, request);
 	return control_refusal("unknown_command", cmd);
 }

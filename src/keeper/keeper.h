@@ -83,6 +83,7 @@ struct wishes {
 };
 
 struct arbiter_op {
+	enum rpl_claim_kind claim; /* with cas */
 	bool cas, create;
 	bool look;                /* not the core's question: keeper_looked() */
 	struct rpl_record expect, want;
@@ -166,6 +167,9 @@ void keeper_end(struct keeper *k);
 
 /* actions.c */
 void keeper_perform(struct keeper *k, const struct rpl_action *a);
+/* The fault points of a claim, in the order of fault.h. */
+enum claim_moment { CLAIM_UNSENT, CLAIM_SENT, CLAIM_GRANTED };
+void keeper_claim_fault(enum rpl_claim_kind kind, enum claim_moment moment);
 
 /* roles.c */
 /* IDLE was reached: what the machine had here is over. Become the peer's backup, or end. */

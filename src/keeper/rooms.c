@@ -9,6 +9,7 @@
 
 #include <replicad/auto.h>
 #include <replicad/clock.h>
+#include <replicad/fault.h>
 #include <replicad/log.h>
 
 #define NETBUF_RETRY_MS 200    /* the buffer's process is gone: look for a new one this often */
@@ -86,6 +87,7 @@ static void on_captured(void *arg, enum checkpoint_kind kind, const struct check
 		k->checkpoints++;
 		k->dirty_pages_sum += t->pages;
 		rpl_trace_mark(k->trace, t->epoch, RPL_TRACE_RESUMED);
+		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S3);
 		keeper_say_epoch(k, RPL_EV_CAPTURED, t->epoch);
 		session_after_capture(k);
 	}
@@ -378,6 +380,7 @@ void keeper_arbiter_look(struct keeper *k)
 void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
 {
 	arbiter_queue(k, &(struct arbiter_op){ .cas = true,
+					       .claim = a->u.claim.kind,
 					       .create = a->u.claim.kind == RPL_CLAIM_CREATE,
 					       .expect = a->u.claim.expect,
 					       .want = a->u.claim.want });
@@ -405,6 +408,8 @@ static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const s
 	bool look = k->arbiter_queue[0].look;
 
 	rpl_assert(k->arbiter_n > 0 && k->arbiter_busy);
+	if (ev.kind == RPL_EV_CLAIM_GRANTED)
+		keeper_claim_fault(k->arbiter_queue[0].claim, CLAIM_GRANTED);
 	k->arbiter_busy = false;
 	memmove(k->arbiter_queue, k->arbiter_queue + 1, --k->arbiter_n * sizeof(k->arbiter_queue[0]));
 	if (record)

@@ -15,6 +15,7 @@
 
 #include <replicad/auto.h>
 #include <replicad/clock.h>
+#include <replicad/fault.h>
 #include <replicad/io.h>
 #include <replicad/log.h>
 #include <replicad/replica.h>
@@ -216,6 +217,7 @@ void standby_refuse(struct keeper *k, const char *why)
 static void on_peer_frame(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	if (msg->value == RPL_FRAME_HANDOVER) {
+		rpl_fault_die(RPL_FAULT_DIE_HANDOVER_HEARD);
 		k->at.handover = rpl_now_ns();
 		k->paused_us = msg->generation;
 		keeper_say_link(k, RPL_EV_HANDOVER, &msg->uuid, msg->epoch);
@@ -236,6 +238,7 @@ static void on_staged(struct keeper *k, const struct rpl_mover_msg *msg)
 	/* The mover reports an epoch only when all three hold; a journal will add the fourth. */
 	ev.u.staged.checks = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED;
 	k->checkpoints++;
+	rpl_fault_die(RPL_FAULT_DIE_KEEPER_S4);
 	keeper_event(k, &ev);
 }
 
@@ -281,6 +284,7 @@ void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 		break;
 	case RPL_MOVER_FOLDED:
 		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_FOLDED);
+		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S8);
 		break;
 	case RPL_MOVER_PEER_FRAME:
 		on_peer_frame(k, msg);

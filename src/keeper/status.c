@@ -6,6 +6,7 @@
 
 #include <replicad/clock.h>
 #include <replicad/control.h>
+#include <replicad/fault.h>
 #include <replicad/log.h>
 
 static void time_text(char ret[32])
@@ -227,6 +228,8 @@ void keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 		tell_takeover(k);
 	tell_protected(k, to);
 	keeper_past_save(k);
+	if (to == RPL_ST_P_DRAIN)
+		rpl_fault_die(RPL_FAULT_DIE_DRAIN);
 	if (to == RPL_ST_IDLE && (from != RPL_ST_START || (!k->conf.standby_role && !k->guest_here)))
 		keeper_rest(k, a->u.state.reason);
 }

@@ -47,6 +47,30 @@ static void what_is_no_point_is_refused(void **state)
 	}
 }
 
+/* What a running process is told: passages count from then on, and other points stay as they are. */
+static void a_point_is_armed_later(void **state)
+{
+	static const char text[] = "cut_at_s4:2 and more";
+	enum rpl_fault point;
+	struct rpl_err err;
+	uint64_t nth;
+
+	(void)state;
+	assert_int_equal(rpl_fault_init("cut_at_s3:2", &err), 0);
+	assert_false(rpl_fault_hit(RPL_FAULT_CUT_AT_S4));
+	assert_int_equal(rpl_fault_read(text, strlen("cut_at_s4:2"), &point, &nth, &err), 0);
+	assert_int_equal(point, RPL_FAULT_CUT_AT_S4);
+	assert_int_equal(nth, 2);
+	assert_int_equal(rpl_fault_read(text, strlen(text), &point, &nth, &err), -EINVAL);
+	rpl_fault_arm(RPL_FAULT_CUT_AT_S4, nth);
+	assert_false(rpl_fault_hit(RPL_FAULT_CUT_AT_S4));
+	assert_true(rpl_fault_hit(RPL_FAULT_CUT_AT_S4));
+	assert_false(rpl_fault_hit(RPL_FAULT_CUT_AT_S3));
+	assert_true(rpl_fault_hit(RPL_FAULT_CUT_AT_S3));
+	assert_true(rpl_fault_in_mover(RPL_FAULT_DIE_AT_S8));
+	assert_false(rpl_fault_in_mover(RPL_FAULT_DIE_KEEPER_S0));
+}
+
 static void a_death_is_by_sigkill(void **state)
 {
 	int status;
@@ -90,6 +114,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_point_strikes_once_at_its_passage),
 		cmocka_unit_test(what_is_no_point_is_refused),
+		cmocka_unit_test(a_point_is_armed_later),
 		cmocka_unit_test(a_death_is_by_sigkill),
 		cmocka_unit_test(every_point_is_in_the_manual),
 	};
