@@ -271,6 +271,7 @@ void rpl_core_took_over(struct rpl_core *c, struct rpl_actions *out)
 	memset(&c->session, 0, sizeof(c->session));
 	c->complete = c->frozen = c->freezing = c->handover = false;
 	c->paused = c->throttled = c->capturing = c->accept_loss = c->peer_is_dead = c->boot_ordered = false;
+	c->start_down = false;
 	rpl_core_become_solo(c, out, heir ? RPL_WHY_CLAIM_WON : RPL_WHY_COLD);
 	rpl_core_retry_later(c);
 	(void)rpl_core_act(out, RPL_ACT_ANNOUNCE);

@@ -190,7 +190,7 @@ void rpl_core_on_guest_crashed(struct rpl_core *c, const struct rpl_event *ev, s
 
 static void gone(struct rpl_core *c, struct rpl_actions *out)
 {
-	c->guest = c->memory_ours = c->paused = c->throttled = c->died_pending = false;
+	c->guest = c->memory_ours = c->paused = c->throttled = c->died_pending = c->start_down = false;
 	c->output = RPL_OUT_CLOSED;
 	rpl_core_enter(c, out, RPL_ST_IDLE, RPL_WHY_GUEST_DOWN);
 }
@@ -202,7 +202,7 @@ void rpl_core_pump_down(struct rpl_core *c, struct rpl_actions *out)
 	if (c->won) { /* nobody will run it again: its last words may leave, its last writes must reach the store */
 		if (c->doing == RPL_ACT_GUEST_KILL) {
 			return;
-		} else if (c->output == RPL_OUT_OPEN) {
+		} else if (c->output == RPL_OUT_OPEN || c->start_down) { /* found dead: nobody is left to hold or open for */
 			rpl_core_end_session(c, out, true);
 			rpl_core_begin(c, out, RPL_ACT_GUEST_KILL);
 		} else if (c->output != RPL_OUT_OPENING) {

@@ -19,6 +19,7 @@ void rpl_core_on_start(struct rpl_core *c, const struct rpl_event *ev, struct rp
 	c->output = c->guest && ev->u.start.output_open ? RPL_OUT_OPEN : RPL_OUT_CLOSED;
 	c->epoch = ev->u.start.epoch + 1;
 	c->start_replica = ev->u.start.replica && !c->guest;
+	c->start_down = ev->u.start.down && !c->guest;
 	if (c->start_replica) {
 		c->session = ev->u.start.session;
 		c->replica = ev->u.start.epoch;
@@ -44,6 +45,10 @@ static void start_as_owner(struct rpl_core *c, struct rpl_actions *out)
 	if (c->rec.mode == RPL_MODE_DOWN && c->guest && c->memory_ours) { /* the very guest that went down: finish that */
 		rpl_core_guest_down(c, out);
 		c->won = true;
+		return;
+	}
+	if (c->rec.mode == RPL_MODE_PROTECTED && c->start_down) { /* before the backup takes its silence for a death (I11) */
+		rpl_core_guest_down(c, out);
 		return;
 	}
 	if (c->rec.mode != RPL_MODE_SOLO)

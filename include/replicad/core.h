@@ -205,6 +205,7 @@ struct rpl_event {
 			bool memory_ours;  /* that guest process is the one that ran here under the last record we knew */
 			bool output_open;  /* the output buffer lives and passes straight through; false: held or unknown */
 			bool want;         /* protection is wanted */
+			bool down;         /* an earlier life of this shell saw the guest shut down on purpose */
 			bool replica;      /* a complete replica is here, whole and never yet activated */
 			struct rpl_uuid session;  /* the replica's session */
 			uint64_t epoch;    /* the replica's last acked epoch; else the highest epoch anything here knows */
@@ -408,6 +409,7 @@ struct rpl_core {
 	bool peer_is_dead;          /* ... and vouched that the peer, which runs it in SOLO, does so no more */
 	bool boot_ordered;          /* an operator wants a guest booted that is down */
 	bool start_replica;         /* START: a complete replica was found */
+	bool start_down;            /* START: the guest had shut down, and is gone; DOWN may not have been claimed */
 	bool offered;               /* IDLE: the peer offers `session`; the record is being read before we accept */
 	uint64_t offered_generation;
 

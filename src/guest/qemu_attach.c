@@ -44,10 +44,12 @@ static void finish(struct qemu *q)
 	}
 	g->info.paused_by_us = note_claim(&q->note, pid) && !g->info.running;
 	note_set(&q->note, g->info.paused_by_us);
-	if (g->op == RPL_GUEST_STANDBY)
+	if (g->op == RPL_GUEST_STANDBY) {
 		qemu_standby_inspected(q);
-	else
-		rpl_guest_op_done(g, 0, NULL);
+		return;
+	}
+	qemu_standby_reclaim(q, pid);
+	rpl_guest_op_done(g, 0, NULL);
 }
 
 static void on_fact(void *arg, json_t *ret, const struct rpl_err *err)

@@ -93,6 +93,8 @@ int qemu_start_standby(struct rpl_guest *g, struct rpl_err *err);
 void qemu_standby_ready(struct qemu *q, json_t *version); /* greeting */
 void qemu_standby_inspected(struct qemu *q);
 void qemu_standby_died(struct qemu *q, struct rpl_err *err); /* say why, from its log */
+/* A guest that was attached may be the standby of an earlier keeper that took over since: its files go when it does. */
+void qemu_standby_reclaim(struct qemu *q, pid_t pid);
 void qemu_standby_fini(struct qemu *q);
 /* qemu_activate.c */
 int qemu_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);

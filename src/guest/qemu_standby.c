@@ -346,6 +346,30 @@ void qemu_standby_inspected(struct qemu *q)
 	rpl_guest_op_done(q->g, 0, NULL);
 }
 
+/* Are these the words of that process's command line? */
+static bool was_started_with(pid_t pid, char *const argv[])
+{
+	RPL_AUTO_FREE char *text = NULL;
+	const char *p, *end;
+	char path[64];
+	size_t len = 0;
+
+	(void)snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+	if (rpl_read_file(path, QEMU_ARGV_FILE_MAX, &text, &len, NULL) < 0)
+		return false;
+	for (p = text, end = text + len; *argv && p < end; argv++, p += strlen(p) + 1)
+		if (strcmp(p, *argv) != 0)
+			return false;
+	return !*argv && p >= end;
+}
+
+void qemu_standby_reclaim(struct qemu *q, pid_t pid)
+{
+	struct rpl_err err;
+
+	q->ours = q->g->conf.standby_path && qemu_load_argv(q, &err) == 0 && was_started_with(pid, q->argv);
+}
+
 /* Let go: a standby that never ran is killed, and its files go with it; one that was activated runs on. */
 void qemu_standby_fini(struct qemu *q)
 {

@@ -252,6 +252,7 @@ struct keeper_past {
 	uint64_t guest_started; /* clock ticks since boot: field 22 of /proc/PID/stat */
 	uint64_t epoch;
 	bool want;
+	bool down; /* it saw the guest shut down on purpose */
 };
 void keeper_past_load(const char *dir, struct keeper_past *ret);
 void keeper_past_save(const struct keeper *k);

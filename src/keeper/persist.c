@@ -50,6 +50,8 @@ void keeper_past_load(const char *dir, struct keeper_past *ret)
 		ret->guest_started = (uint64_t)json_integer_value(json_object_get(doc, "guest_started"));
 		ret->epoch = (uint64_t)json_integer_value(json_object_get(doc, "epoch"));
 		ret->want = json_is_true(json_object_get(doc, "want"));
+		ret->down = json_string_value(json_object_get(doc, "state")) &&
+			    !strcmp(json_string_value(json_object_get(doc, "state")), rpl_state_name(RPL_ST_P_DOWN));
 	}
 	json_decref(doc);
 }

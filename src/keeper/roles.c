@@ -68,12 +68,14 @@ void keeper_not_found(struct keeper *k, const struct rpl_err *why)
 void keeper_looked(struct keeper *k, const struct rpl_record *record)
 {
 	bool left_to_peer = record && (!is_ours(k, record) || record->mode == RPL_MODE_PROTECTED);
+	struct keeper_past past;
 
 	if (k->started) {
 		keeper_judge_word(k, record);
 		return;
 	}
-	if (!left_to_peer) {
+	keeper_past_load(k->conf.dir, &past);
+	if (!left_to_peer && !(record && past.down)) { /* down: what an earlier keeper saw is to be finished */
 		keeper_refuse(k, &k->not_found);
 		return;
 	}

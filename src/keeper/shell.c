@@ -168,6 +168,7 @@ void keeper_start_core(struct keeper *k, enum rpl_found found, bool memory_ours)
 	ev.u.start.output_open = k->netbuf_here && k->wish.open;
 	ev.u.start.want = past.known && past.want;
 	ev.u.start.epoch = past.epoch;
+	ev.u.start.down = past.down;
 	k->started = true;
 	keeper_event(k, &ev);
 }

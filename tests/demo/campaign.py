@@ -4,6 +4,7 @@ import random
 import shutil
 import uuid
 
+from faults import ENDED
 from pair import Pair, RoundError
 from rounds import EXPECTED, Round
 
@@ -59,7 +60,7 @@ class Campaign:
         return result
 
     def _goes_on(self, number, result):
-        return (number < self.options.rounds and result["state"] == "passed" and not result["leftovers"]
+        return (number < self.options.rounds and result["outcome"] != ENDED and result["state"] == "passed" and not result["leftovers"]
                 and not self.options.fresh and not self.options.negative_control)
 
     def _end(self, result):
@@ -69,7 +70,7 @@ class Campaign:
             return left
         try:
             if result["state"] != "failed" or self.options.negative_control:
-                left += old.shut_down()
+                left += old.shut_down(result["outcome"] == ENDED)
         except EXPECTED as error:
             left.append(str(error))
         finally:

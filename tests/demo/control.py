@@ -5,6 +5,7 @@ import time
 
 VERSION = 1
 REPLY_MAX = 4 << 20
+PACKET_MAX = 64 << 10
 TIMEOUT_S = 30
 
 
@@ -59,6 +60,22 @@ class Control:
 def ask(path, cmd, **fields):
     with Control(path) as control:
         return control.ask(cmd, **fields)
+
+
+def ask_keeper(path, cmd, timeout=TIMEOUT_S, **fields):
+    """One request on a keeper's own socket, as its agent would make it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+            sock.send(json.dumps({"v": VERSION, "id": 1, "cmd": cmd, **fields}).encode())
+            data = sock.recv(PACKET_MAX)
+        except OSError as error:
+            raise ControlError(f"{path}: {cmd}: {error}") from error
+    reply = json.loads(data) if data else {}
+    if not reply.get("ok"):
+        raise ControlError(f"{path}: {cmd}: {reply.get('error', {}).get('message', 'no answer')}")
+    return reply
 
 
 def wait_for_socket(path, alive, timeout):

@@ -60,7 +60,7 @@ def order(options):
 def list_kinds():
     for kind in faults.KINDS:
         outcome = " or ".join((kind.must, *kind.also))
-        print(f"{kind.name:24} {outcome:24} {kind.text}")
+        print(f"{kind.name:30} {outcome:24} {kind.text}")
 
 
 def parser():

@@ -5,6 +5,7 @@ A row's outcome is what the two hosts show afterwards:
   takeover   the backup runs the guest; the old primary, once it can, finds itself deposed and cleans up
   back       the guest stays where it is; protection was lost and came back by itself, in another session
   same       the guest stays where it is, and so does the session: acks go on
+  ended      nobody runs the guest: it was shut down on purpose, or two faults at once took both copies of its memory
 
 In all of them the client's replies stay strictly +1 on the one connection; oracle.py judges that.
 """
@@ -15,11 +16,12 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
+import control
 import hosts
 import patience
 from pair import PROTECT_TIMEOUT_S, TRAFFIC_TIMEOUT_S, wait_until
 
-TAKEOVER, BACK, SAME = "takeover", "back", "same"
+TAKEOVER, BACK, SAME, ENDED = "takeover", "back", "same", "ended"
 NAMES = {"qemu": "qemu-system-x86", "keeper": "replicad-keeper", "mover": "replicad-mover", "relay": "replicad-relay",
          "agent": "replicad"}
 PRIMARY, BACKUP = "primary", "backup"
@@ -28,6 +30,9 @@ BEYOND_MONITOR_S = 7.0  # longer than op_timeout_ms, which bounds a command to Q
 AWAY_S = 2.5            # the arbiter
 SOLO_REPLIES = 40       # served while the fault lasts
 SAME_EPOCHS = 20        # committed in the same session after the fault is over
+ENDED_S = 3.0           # so long nobody runs it, although a takeover would have come by then
+PASSAGES_MAX = 20       # of a fault point that each epoch passes: it strikes at one of so many, drawn from the seed
+DIE_TIMEOUT_S = 30
 FLAPS, FLAP_DOWN_S, FLAP_UP_S = 4, 0.15, 0.6
 SWEEP_S = 0.02
 
@@ -35,8 +40,8 @@ SWEEP_S = 0.02
 class Scene:
     """One fault on a pair: what was done, so that it can be undone, and what was there before."""
 
-    def __init__(self, pair):
-        self.pair, self.net = pair, pair.net
+    def __init__(self, pair, drawn):
+        self.pair, self.net, self.random = pair, pair.net, drawn
         self.hosts = {PRIMARY: pair.primary, BACKUP: pair.backup}
         self.before = {side: host.look() for side, host in self.hosts.items()}
         self.begin = self.end = None     # of what was done: CLOCK_MONOTONIC ns
@@ -45,6 +50,7 @@ class Scene:
         self.killed, self.seen = [], []  # processes; states and facts worth telling
         self.keep_killing = None
         self.watcher = None
+        self.gone_since = None
 
     # ---- doing
 
@@ -62,6 +68,7 @@ class Scene:
         if not names:
             begin, end, killed = self.net.kill_host(host.node, when)
             self.dead.add(side)
+            host.dead = True
             host.reap(host.processes)
         else:
             pids = self.pids(side, *names)
@@ -130,12 +137,23 @@ class Scene:
         """What came of it so far, None while nothing is settled."""
         if self.taken():
             return TAKEOVER
+        if self._ended():
+            return ENDED
         status = self.hosts[PRIMARY].look()
         if status.get("state") != "P_PROTECTED":
             return None
         if status.get("session") != self.before[PRIMARY].get("session"):
             return BACK
         return SAME if self.mended and self.committed_since(self.mended) >= SAME_EPOCHS else None
+
+
+    def _ended(self):
+        """The primary's guest is gone, and for a while nobody has taken over."""
+        if not self.mended or PRIMARY in self.dead or self.pair.guest in self.pair.guests(self.hosts[PRIMARY].node):
+            self.gone_since = None
+            return False
+        self.gone_since = self.gone_since or time.monotonic()
+        return time.monotonic() > self.gone_since + patience.seconds(ENDED_S)
 
 
 def sleep_until(when):
@@ -188,6 +206,43 @@ def arbiter_away_and(then=None):
         else:
             scene.did(time.monotonic_ns())
     return hit
+
+
+def died_at(side, point, name="keeper", passages=1, then=None):
+    """The process dies (or cuts its connection) at a named point; `then` brings it there, unless each epoch does."""
+    def hit(scene, when):
+        victims = scene.pids(side, name)
+        sleep_until(when)
+        begin = time.monotonic_ns()
+        scene.hosts[side].arm(f"{point}:{scene.random.randint(1, passages)}")
+        if then:
+            then(scene)
+        if point.startswith("die_"):
+            wait_until(f"the {name}'s death at {point}", lambda: not set(victims) & set(scene.pids(side, name)), DIE_TIMEOUT_S)
+            scene.killed += [(pid, f"{name} at {point}") for pid in victims]
+        scene.did(begin)
+    return hit
+
+
+def lose_backup(scene):
+    """A session ends, and the primary claims SOLO, then arms another."""
+    scene.net.send(scene.pids(BACKUP, "mover"), signal.SIGKILL)
+
+
+def stop_primary(scene):
+    scene.stop(0, PRIMARY)
+
+
+def power_off(scene):
+    scene.net.send([scene.pair.guest], signal.SIGTERM)
+    scene.hosts[PRIMARY].reap(["qemu"])
+
+
+def switch_over(scene):
+    try:
+        control.ask(scene.hosts[PRIMARY].agent_sock, "switchover", vm=hosts.VM)
+    except control.ControlError as error:
+        scene.saw(f"switchover: {error}")  # the keeper that was to answer died
 
 
 # ---- what is waited for while it lasts
@@ -337,6 +392,67 @@ KINDS = [
          go_on, ("solo",)),
     Kind("backup-stop-standby", "the standby guest alone is stopped so long", stopped(BACKUP, "qemu"), SAME, (), lasting(BEYOND_S), go_on),
     Kind("backup-stop-relay", "the standby's relay alone is stopped so long", stopped(BACKUP, "relay"), SAME, (), lasting(BEYOND_S), go_on),
+]
+
+
+EITHER = (TAKEOVER,)
+
+
+def _point(point, what, hit, must, also=(), during=nothing, mend=nothing):
+    name = point.removeprefix("die_at_").removeprefix("die_").replace("_", "-")
+    return Kind(name if point.startswith("cut_") else f"die-at-{name}", what, hit, must, also, during, mend)
+
+
+def _mover(side, point, what, must=BACK, also=()):
+    return _point(point, what, died_at(side, point, "mover", PASSAGES_MAX), must, also)
+
+
+def _keeper(side, point, what, also=(), then=None, must=BACK, **more):
+    return _point(point, what, died_at(side, point, "keeper", 1 if then else PASSAGES_MAX, then), must, also, **more)
+
+
+def _claims():
+    """Each claim: not sent, on the wire, granted and not acted on."""
+    moments = (("unsent", "is to be sent"), ("sent", "is on the wire"), ("granted", "was granted and is not acted on"))
+    for word, when in moments:
+        yield _keeper(PRIMARY, f"die_claim_solo_{word}", f"the primary's keeper dies when its claim of SOLO {when}", EITHER, lose_backup)
+    for word, when in moments:
+        yield _keeper(PRIMARY, f"die_claim_arm_{word}", f"the primary's keeper dies when its claim of PROTECTED {when}", EITHER,
+                      lose_backup)
+    for word, when in moments:
+        yield _keeper(BACKUP, f"die_claim_takeover_{word}", "the primary is stopped so long, and the backup's keeper dies when its "
+                      f"claim {when}", {"unsent": (), "sent": (ENDED,), "granted": ()}[word], stop_primary,
+                      ENDED if word == "granted" else BACK, during=lasting(1), mend=go_on)
+    for word, when in moments:
+        yield _keeper(PRIMARY, f"die_claim_down_{word}", "the guest shuts down, and the primary's keeper dies when its claim of "
+                      f"DOWN {when}", (), power_off, ENDED)
+
+
+KINDS += [
+    _mover(PRIMARY, "die_at_s2", "the primary's mover dies with a checkpoint staged, the keeper not told"),
+    _mover(PRIMARY, "die_at_s3", "the primary's mover dies between two frames of a checkpoint"),
+    _mover(PRIMARY, "die_at_s5", "the primary's mover dies with an ack decoded, the keeper not told"),
+    _mover(PRIMARY, "cut_at_s3", "the primary's mover cuts the connection between two frames", SAME),
+    _mover(BACKUP, "die_at_s4", "the backup's mover dies with an epoch received, not sealed"),
+    _mover(BACKUP, "die_at_s4_sealed", "the backup's mover dies with an epoch sealed, the keeper not told"),
+    _mover(BACKUP, "cut_at_s4", "the backup's mover cuts the connection instead of sending an ack", SAME),
+    _keeper(PRIMARY, "die_keeper_s0", "the primary's keeper dies when an epoch ends", EITHER),
+    _keeper(PRIMARY, "die_keeper_s1", "the primary's keeper dies with the guest paused, nothing sealed", EITHER),
+    _keeper(PRIMARY, "die_keeper_s1_sealed", "the primary's keeper dies with the guest paused, sealed and saved", EITHER),
+    _keeper(PRIMARY, "die_keeper_s2", "the primary's keeper dies with the guest paused, its pages staged", EITHER),
+    _keeper(PRIMARY, "die_keeper_s3", "the primary's keeper dies when the guest was resumed", EITHER),
+    _keeper(PRIMARY, "die_keeper_s5", "the primary's keeper dies with an epoch acked, not released", EITHER),
+    _keeper(PRIMARY, "die_keeper_s5_released", "the primary's keeper dies with an epoch released", EITHER),
+    _keeper(BACKUP, "die_keeper_s4", "the backup's keeper dies with an epoch staged, not acked"),
+    _keeper(BACKUP, "die_keeper_s4_acked", "the backup's keeper dies with an ack on its way"),
+    _keeper(BACKUP, "die_keeper_s8", "the backup's keeper dies with an epoch folded"),
+    _keeper(PRIMARY, "die_drain", "a switchover begins, and the primary's keeper dies", EITHER, switch_over),
+    _keeper(PRIMARY, "die_handover_unsent", "a switchover, and the primary's keeper dies drained, before it hands over", EITHER,
+            switch_over),
+    _keeper(PRIMARY, "die_handover_sent", "a switchover, and the primary's keeper dies when it has handed over", (BACK,), switch_over,
+            TAKEOVER),
+    _keeper(BACKUP, "die_handover_heard", "a switchover, and the backup's keeper dies when it is to take over", (), switch_over),
+    *_claims(),
 ]
 ALIASES = {"all": "all-primary"}
 MATRIX = "matrix"

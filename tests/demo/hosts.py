@@ -71,6 +71,7 @@ class Host:
         self.qemu_user = None  # the standby's, if not the agent's
         self.processes = {}  # name: Popen, of this host, started by us
         self.relay_state = None
+        self.dead = False    # everything was killed, as by a power cut: what is on its tmpfs is gone for everybody
         self.booted = False  # the guest was started here by us
         for sub in ("etc/conf.d", "state", "log"):
             os.makedirs(os.path.join(self.base, sub))
@@ -155,6 +156,10 @@ class Host:
         vms = control.ask(self.agent_sock, "status").get("vms", [])
         return next((vm for vm in vms if vm.get("vm") == VM), {})
 
+    def arm(self, point):
+        """Have the keeper here, or its mover, fail at a named point from now on."""
+        control.ask_keeper(os.path.join(self.vm_dir, "keeper.sock"), "fault", point=point)
+
     def look(self):
         """The status, or {} while nobody answers."""
         try:
@@ -192,6 +197,7 @@ class Host:
     def power_on(self):
         """The host was dead and starts again: what stood on tmpfs is gone, the VM's relay and the agent start at boot."""
         self.save_logs()
+        self.dead = self.booted = False
         shutil.rmtree(self.run)
         os.makedirs(self.run)
         self.start_relay("closed")

@@ -203,24 +203,36 @@ class Pair:
 
     # ---- the end
 
-    def shut_down(self):
-        """Shut the guest down on purpose and stop what was started. Returns what is still there: [sentence]."""
+    def shut_down(self, ended=False):
+        """Shut the guest down on purpose, unless it has ended, and stop what was started. Returns what is still there:
+        [sentence]."""
         self.client.stop()
-        for pid in self.guests(self.primary.node)[:1]:  # its monitor has one client, and that is the keeper
+        for pid in [] if ended else self.guests(self.primary.node)[:1]:  # its monitor has one client, and that is the keeper
             os.kill(pid, signal.SIGTERM)
+        if ended:
+            self._let_go()
         wait_until("the guest's end", lambda: not self.guests(self.primary.node), LEFTOVER_WAIT_S)
         for host in self.hosts.values():
-            self._wait_for_keeper(host)
+            if not host.dead:
+                self._wait_for_keeper(host)
         for host in self.hosts.values():
             for name in ("agent", "relay"):
                 host.stop(name)
-            for path in host.owners_files():
+            for path in host.owners_files() + ([host.sock("relay.ctl.held")] if ended else []):  # as replicad-relay(8) says
                 if os.path.exists(path):
                     os.unlink(path)
         end = time.monotonic() + patience.seconds(LEFTOVER_WAIT_S)
         while (left := self._left()) and time.monotonic() < end:
             time.sleep(POLL_S)
         return left
+
+    def _let_go(self):
+        """There is nothing left to protect, says the operator, on either host."""
+        for host in self.hosts.values():
+            try:
+                control.ask(host.agent_sock, "unprotect", vm=VM, force=True)
+            except control.ControlError:
+                pass  # no keeper any more: what is left, if anything, is found
 
     def _wait_for_keeper(self, host):
         """A guest that was shut down needs no keeper: it ends and its directory goes, while the agent is there to see it."""
@@ -232,6 +244,6 @@ class Pair:
         left = []
         for node, host in self.hosts.items():
             left += [f"process {pid} ({machine_name(pid)}) on {node}" for pid in self.net.pids(node)]
-            for directory, _, names in os.walk(host.run):
+            for directory, _, names in [] if host.dead else os.walk(host.run):
                 left += [f"file {os.path.join(directory, name)}" for name in names]
         return left

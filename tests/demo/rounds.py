@@ -99,7 +99,7 @@ class Round:
     # ---- the fault
 
     def _strike(self):
-        self.scene = faults.Scene(self.pair)
+        self.scene = faults.Scene(self.pair, self.random)
         self.result["before"] = self.scene.before[faults.PRIMARY]
         self.result["primary"] = self.pair.primary.node
         self.scene.watcher = Watcher(self.pair.backup, self.scene.before[faults.BACKUP].get("takeovers") or 0)
@@ -187,7 +187,7 @@ class Round:
     def _facts(self):
         after = None if self.result["outcome"] is None else self.marks.get("takeover") or self.marks["kill_end"]
         return oracle.Facts(kill_begin=self.marks["kill"], kill_end=self.marks["kill_end"], after=after,
-                            counter_start=self._counter_start())
+                            counter_start=self._counter_start(), ended=self.result["outcome"] == faults.ENDED)
 
     def _records(self):
         """The client's log from this round's first request on, its connection in front."""
@@ -209,7 +209,7 @@ class Round:
 
     def _drive_on(self):
         """Until enough was seen, or it is clear that nothing more comes: the oracle then says what was missing."""
-        if self.result["outcome"] is None:
+        if self.result["outcome"] in (None, faults.ENDED):
             return
         facts = self._facts()
         since = time.monotonic_ns()
@@ -243,7 +243,7 @@ class Round:
 
     def _again(self):
         """The guest is protected again, by the same pair, and nothing is there that was not there before."""
-        if self.result["state"] == "failed" or self.number == self.options.rounds or self.options.negative_control:
+        if self.result["state"] == "failed" or self.result["outcome"] == faults.ENDED or self.number == self.options.rounds or self.options.negative_control:
             return
         if self.result["outcome"] == faults.TAKEOVER:
             if faults.PRIMARY in self.scene.dead:

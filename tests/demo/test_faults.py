@@ -17,7 +17,7 @@ class Table(unittest.TestCase):
         self.assertEqual(len(set(faults.names())), len(faults.KINDS))
         for kind in faults.KINDS:
             for outcome in (kind.must, *kind.also):
-                self.assertIn(outcome, (faults.TAKEOVER, faults.BACK, faults.SAME))
+                self.assertIn(outcome, (faults.TAKEOVER, faults.BACK, faults.SAME, faults.ENDED))
             self.assertTrue(kind.text)
 
     def test_every_kind_is_in_the_manual(self):

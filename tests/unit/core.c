@@ -552,6 +552,15 @@ static void a_restart_lets_the_record_decide(void **state)
 	SEE(ev_start(RPL_FOUND_NONE, false, false, true), START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &mine), P_LOST, "READ_RECORD");
 
+	setup(b, RPL_STORE_NONE); /* it had shut down, and whoever saw that died before claiming DOWN: I11 */
+	ev = ev_start(RPL_FOUND_NONE, false, false, true);
+	ev.u.start.down = true;
+	SEE(ev, START, "READ_RECORD");
+	SEE(ev_record(RPL_EV_RECORD, &mine), P_DOWN, "CLAIM");
+	assert_int_equal(find(b, RPL_ACT_CLAIM)->u.claim.want.mode, RPL_MODE_DOWN);
+	SEE(grant(b), P_DOWN, "GUEST_KILL");
+	SEE(EV(GUEST_KILLED), IDLE, "");
+
 	setup(b, RPL_STORE_NONE); /* the peer took over meanwhile */
 	SEE(ev_start(RPL_FOUND_RUNNING, true, false, true), START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &theirs), P_DEPOSED, "GUEST_KILL");
@@ -623,6 +632,7 @@ static struct rpl_event random_event_of(const struct bench *b, enum rpl_event_ki
 	case RPL_EV_START:
 		ev = ev_start((enum rpl_found)(rand() % 3), rand() & 1, rand() & 1, rand() & 1);
 		ev.u.start.replica = rand() & 1;
+		ev.u.start.down = rand() & 1;
 		ev.u.start.session = other_session;
 		ev.u.start.epoch = (uint64_t)(rand() % 9);
 		break;
