@@ -99,8 +99,9 @@ class Host:
 
     def owners_files(self):
         """What stays when a guest's QEMU ends and is for whoever owns the VM to remove: the socket that QEMU binds and never
-        unlinks, and, where we booted it ourselves, its memory."""
-        return [self.sock("qemu.net")] + ([self.sock("guest.ram")] if self.booted else [])
+        unlinks, and, where we booted it ourselves, its memory and its monitor's socket: a QEMU that is told to shut down is
+        killed as soon as DOWN is claimed, and may not come to unlink that."""
+        return [self.sock("qemu.net")] + ([self.sock("guest.ram"), self.sock("guest.qmp")] if self.booted else [])
 
     def netdev(self):
         return machine.dgram_netdev(self.sock("qemu.net"), self.sock("relay.net"))
