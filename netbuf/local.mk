@@ -16,7 +16,7 @@ netbuf_librelay_la_SOURCES = netbuf/hold.c netbuf/hold.h netbuf/relayd_io.c netb
 pkglibexec_PROGRAMS += replicad-relay
 replicad_relay_SOURCES = netbuf/relayd.c
 replicad_relay_LDFLAGS = $(RPL_PIE_LDFLAGS)
-replicad_relay_LDADD = netbuf/librelay.la netbuf/libnetbuf.la src/base/libbase.la $(EV_LIBS) $(CAPNG_LIBS)
+replicad_relay_LDADD = netbuf/librelay.la netbuf/libnetbuf.la src/base/libbase.la $(EV_LIBS) $(CAPNG_LIBS) $(SECCOMP_LIBS)
 
 check_PROGRAMS += tests/unit/netbuf_relay
 TESTS += tests/unit/netbuf_relay
@@ -67,3 +67,10 @@ tests_unit_netbuf_plug_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_netbuf_plug_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(NL_CFLAGS)
 tests_unit_netbuf_plug_LDADD = netbuf/libnetbuf.la src/base/libbase.la $(CMOCKA_LIBS) $(EV_LIBS) $(NL_LIBS)
 endif
+
+check_PROGRAMS += tests/unit/relay_confine
+TESTS += tests/unit/relay_confine
+tests_unit_relay_confine_SOURCES = tests/unit/relay_confine.c
+tests_unit_relay_confine_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_relay_confine_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_relay_confine_LDADD = netbuf/librelay.la src/base/libbase.la $(CMOCKA_LIBS) $(CAPNG_LIBS) $(SECCOMP_LIBS)

@@ -57,8 +57,8 @@ void rpl_relay_io_free(struct rpl_relay_io *io); /* closes and unlinks the socke
  * is made and goes when the descriptor does. The descriptor or a negative errno. */
 int rpl_relay_tap_open(const char *ifname, const char *bridge, struct rpl_err *err);
 
-/* Once everything is open: no new privileges, and of root's capabilities only the one that connects to a socket of the
- * user that QEMU runs as. */
+/* Once everything is open: no new privileges, of root's capabilities only the one that connects to a socket of the user
+ * that QEMU runs as, and of the system calls only those that a relay makes. */
 int rpl_relay_confine(struct rpl_err *err);
 
 /* ---- control */
