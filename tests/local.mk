@@ -18,6 +18,7 @@ FLOW_TESTS = \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay \
 	tests/flow/netbuf-plug \
+	tests/flow/relay-supervised \
 	tests/flow/hostile \
 	tests/flow/keeper-wishes \
 	tests/flow/failover \

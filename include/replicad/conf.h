@@ -77,8 +77,9 @@
 	X(audit, BOOL, "no", 0, 1, NULL, PROTECT, "prove at each checkpoint that no written page was missed; slow")   \
 	X(netbuf, ENUM, "relay", 0, 0, "relay|plug|none", PROTECT, "what holds the guest's output; none is unsafe")        \
 	X(relay, PATH, "", 0, 107, NULL, PROTECT, "relay: its control socket")                                        \
+	X(relay_ports, TEXT, "", 0, 159, NULL, START, "relay: the agent starts it, with these as its --port")         \
 	X(interfaces, LIST, "", 0, 128, NULL, PROTECT, "plug: the host's interfaces that carry this guest's output")  \
-	X(hold_mb, INT, "64", 1, 4095, NULL, PROTECT, "plug: the most that is held for one interface")                \
+	X(hold_mb, INT, "64", 1, 4095, NULL, PROTECT, "the most that is held (plug: for one interface)")               \
 	X(durability, ENUM, "memory", 0, 0, "memory|journal|both", PROTECT, "what an ack promises about disk writes") \
 	X(disk, ENUM, "none", 0, 0, "none", PROTECT, "what carries the guest's disk writes")                          \
 	X(on_crash, ENUM, "keep", 0, 0, "keep|down", PROTECT, "a guest kernel's panic: go on, or count it as a shutdown") \

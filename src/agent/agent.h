@@ -7,6 +7,7 @@
  *   server.c  control socket: lines, credentials, bounds          spawn.c   keeper.json, starting the process
  *   command.c what each command does                              wanted.c  what must be protected, conf.d/NAME.conf
  *   accept.c  peers' connections: preamble, hand-over             journal.c events: kept, written, followed
+ *   relay.c   relays that it starts and looks after
  */
 #ifndef RPL_AGENT_H
 #define RPL_AGENT_H
@@ -29,8 +30,10 @@ struct rpl_server;
 struct rpl_acceptor;
 struct rpl_journal;
 struct rpl_ward;
+struct rpl_relay;
 
 #define RPL_WARDS_MAX RPL_CONF_VMS_MAX
+#define RPL_RELAY_LOG "relay-%s.log" /* in run_dir */
 
 struct rpl_agent {
 	struct ev_loop *loop;
@@ -41,6 +44,7 @@ struct rpl_agent {
 	struct rpl_acceptor *acceptor;
 	struct rpl_journal *journal;
 	struct rpl_ward *wards; /* list */
+	struct rpl_relay *relays; /* list */
 	ev_signal term, intr, hup;
 };
 
@@ -92,8 +96,16 @@ void rpl_wanted_each(struct rpl_agent *a, void (*fn)(struct rpl_agent *a, const 
 /* Write keeper.json for `vm` into `dir`. */
 int rpl_spawn_write_conf(const struct rpl_agent *a, const struct rpl_conf_vm *vm, const char *dir, const char *role,
 			 unsigned restarts, struct rpl_err *err);
+/* Start a program of ours, argv[0] in the directory for those, in a session of its own; it writes to `log` (or, below
+ * systemd, to the journal). Returns its pid or a negative errno. */
+pid_t rpl_spawn(const struct rpl_agent *a, const char *log, const char *const *argv, struct rpl_err *err);
 /* Start the keeper in a session of its own. Returns its pid or a negative errno. */
 pid_t rpl_spawn_keeper(const struct rpl_agent *a, const char *vm, const char *dir, struct rpl_err *err);
+
+/* ---- relay.c */
+/* Each VM with relay_ports has a relay: adopted or started now, and again whenever it dies. */
+void rpl_relays_ensure(struct rpl_agent *a);
+void rpl_relays_free(struct rpl_agent *a); /* they go on */
 
 /* ---- ward.c, ward_call.c */
 enum rpl_ward_keeper { RPL_WARD_NONE, RPL_WARD_STARTING, RPL_WARD_RUNNING, RPL_WARD_DEAD };

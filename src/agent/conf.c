@@ -219,6 +219,8 @@ static int check_vm(const struct rpl_conf *c, const struct rpl_conf_vm *vm, stru
 	if (strcmp(vm->netbuf, "none") == 0 && !vm->insecure)
 		return rpl_fail(err, -EINVAL, "netbuf = none holds no output: clients may be told what a takeover forgets; "
 				"use relay, or add insecure = yes");
+	if (vm->relay_ports[0] && (strcmp(vm->netbuf, "relay") != 0 || !vm->relay[0]))
+		return rpl_fail(err, -EINVAL, "relay_ports needs netbuf = relay and relay = PATH, where that relay will listen");
 	return 0;
 }
 

@@ -14,7 +14,7 @@ src_agent_libclient_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 src_agent_libclient_la_LIBADD = src/base/libbase.la $(JANSSON_LIBS)
 
 src_agent_libagent_la_SOURCES = src/agent/agent.h src/agent/ward.h src/agent/main.c src/agent/server.c src/agent/command.c src/agent/accept.c \
-	src/agent/journal.c src/agent/wanted.c src/agent/spawn.c src/agent/ward.c src/agent/ward_call.c
+	src/agent/journal.c src/agent/wanted.c src/agent/spawn.c src/agent/ward.c src/agent/ward_call.c src/agent/relay.c
 src_agent_libagent_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 src_agent_libagent_la_LIBADD = src/agent/librequest.la src/agent/libconf.la src/link/libwire.la src/base/libbase.la $(JANSSON_LIBS) $(EV_LIBS)
 

@@ -96,6 +96,7 @@ int rpl_agent_reload(struct rpl_agent *a, struct rpl_err *err)
 	rpl_conf_free(old);
 	set_log(a);
 	know_configured(a);
+	rpl_relays_ensure(a);
 	for (struct rpl_ward *w = a->wards; w; w = rpl_ward_next(w))
 		rpl_ward_reload(w);
 	return 0;
@@ -165,6 +166,7 @@ static int start(struct rpl_agent *a, struct rpl_err *err)
 	if (!a->acceptor)
 		return err->code;
 	rpl_ward_adopt_all(a);
+	rpl_relays_ensure(a); /* before the keepers that look for them */
 	rpl_wanted_each(a, resume_wanted);
 	know_configured(a);
 	start_roles(a);
@@ -181,6 +183,7 @@ static void stop(struct rpl_agent *a)
 	if (a->server)
 		rpl_agent_note(a, "agent-stop", NULL, "keepers go on");
 	rpl_ward_free_all(a);
+	rpl_relays_free(a);
 	rpl_server_free(a->server);
 	rpl_acceptor_free(a->acceptor);
 	rpl_journal_close(a->journal);

@@ -98,7 +98,7 @@ int rpl_spawn_write_conf(const struct rpl_agent *a, const struct rpl_conf_vm *vm
 }
 
 /* In the child: nothing of the agent's but stdin, and stderr for the log. */
-static void become_keeper(const char *program, const char *vm, const char *dir, int log_fd)
+static void become(const char *program, const char *const *argv, int log_fd)
 {
 	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	sigset_t none;
@@ -114,20 +114,18 @@ static void become_keeper(const char *program, const char *vm, const char *dir, 
 	(void)close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
 	if (chdir("/") < 0)
 		_exit(EXIT_EXEC_FAILED);
-	(void)execl(program, KEEPER_PROGRAM, "--vm", vm, "--dir", dir, (char *)NULL);
+	(void)execv(program, (char *const *)(uintptr_t)argv);
 	(void)dprintf(STDERR_FILENO, "run %s: %s\n", program, strerror(errno));
 	_exit(EXIT_EXEC_FAILED);
 }
 
-pid_t rpl_spawn_keeper(const struct rpl_agent *a, const char *vm, const char *dir, struct rpl_err *err)
+pid_t rpl_spawn(const struct rpl_agent *a, const char *log, const char *const *argv, struct rpl_err *err)
 {
 	RPL_AUTO_FD int log_fd = -1;
-	char program[PATH_MAX], log[PATH_MAX];
+	char program[PATH_MAX];
 	pid_t pid;
-	int r = rpl_path(program, sizeof(program), err, "%s/" KEEPER_PROGRAM, a->args.libexec_dir);
+	int r = rpl_path(program, sizeof(program), err, "%s/%s", a->args.libexec_dir, argv[0]);
 
-	if (r == 0)
-		r = rpl_path(log, sizeof(log), err, "%s/" RPL_KEEPER_LOG, dir);
 	if (r < 0)
 		return r;
 	if (access(program, X_OK) < 0)
@@ -139,8 +137,17 @@ pid_t rpl_spawn_keeper(const struct rpl_agent *a, const char *vm, const char *di
 	}
 	pid = fork();
 	if (pid < 0)
-		return rpl_fail_errno(err, errno, "fork for the keeper of %s", vm);
+		return rpl_fail_errno(err, errno, "fork for %s", argv[0]);
 	if (pid == 0)
-		become_keeper(program, vm, dir, log_fd);
+		become(program, argv, log_fd);
 	return pid;
+}
+
+pid_t rpl_spawn_keeper(const struct rpl_agent *a, const char *vm, const char *dir, struct rpl_err *err)
+{
+	const char *argv[] = { KEEPER_PROGRAM, "--vm", vm, "--dir", dir, NULL };
+	char log[PATH_MAX];
+	int r = rpl_path(log, sizeof(log), err, "%s/" RPL_KEEPER_LOG, dir);
+
+	return r < 0 ? r : rpl_spawn(a, log, argv, err);
 }

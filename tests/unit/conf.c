@@ -247,6 +247,8 @@ static void timing_relations_are_checked(void **state)
 	ACCEPTS("[vm a]\ninterval_ms = 100\nstall_ms = 999\n");
 	REFUSES("[vm a]\nstall_ms = 1000\n", "stall_ms = 1000 is not below suspect_ms = 1000");
 	REFUSES("[vm a]\ntakeover_delay_ms = 199\n", "takeover_delay_ms = 199: allowed is a whole number from 200");
+	REFUSES("[vm a]\nrelay_ports = /run/a.net,/run/a.qemu,tap=a\n", "relay_ports needs netbuf = relay and relay = PATH");
+	REFUSES("[vm a]\nrelay = /run/a.relay\nnetbuf = plug\nrelay_ports = /run/a.net,/run/a.qemu,tap=a\n", "relay_ports needs");
 	REFUSES("[vm a]\nheartbeat_ms = 400\n", "heartbeat_ms = 400 is more than a third of suspect_ms = 1000");
 }
 
