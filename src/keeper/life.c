@@ -7,6 +7,7 @@
 #include "keeper.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static void paused_by_others(struct keeper *k, const char *msg)
 {
@@ -24,6 +25,14 @@ static void changed(struct keeper *k, const char *msg)
 		       msg, *k->conf.core.peer ? k->conf.core.peer : "the backup", k->conf.vm);
 	keeper_alarm(k, k->refused);
 	keeper_say(k, RPL_EV_GUEST_CHANGED);
+}
+
+/* What a Xen guest sent lies in its own memory until it has left: while a plug holds it, neither its interfaces nor the
+ * dead domain can go away. Nobody may see it any more but by an ack that is on its way: a network may lose frames. */
+static void let_interfaces_go(struct keeper *k)
+{
+	if (k->netbuf_here && strcmp(k->conf.netbuf, "plug") == 0 && rpl_netbuf_status(k->netbuf)->holding)
+		rpl_netbuf_drop(k->netbuf);
 }
 
 void life_on_event(void *arg, enum rpl_guest_event event, const char *msg)
@@ -47,6 +56,7 @@ void life_on_event(void *arg, enum rpl_guest_event event, const char *msg)
 			standby_on_lost(k);
 			keeper_say(k, RPL_EV_REPLICA_LOST);
 		} else {
+			let_interfaces_go(k);
 			keeper_say(k, RPL_EV_GUEST_DIED);
 		}
 		break;
