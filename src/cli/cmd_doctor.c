@@ -14,6 +14,7 @@
 #include <replicad/qemu.h>
 
 #include "cli.h"
+#include "doctor_arbiter.h"
 #include "vm_conf.h"
 
 static const char help_text[] =
@@ -93,12 +94,36 @@ static int look_plug(rpl_check_fn *fn, void *arg)
 	return c.level == RPL_CHECK_FAIL;
 }
 
-static int run(struct rpl_doctor_conf *d, const char *vm, bool plug, bool json)
+/* The arbiter is everybody's: it is looked at wherever a configuration says which it is. */
+static int check_arbiter(const struct rpl_conf *conf, const char *file, const struct rpl_conf_vm *vm, rpl_check_fn *fn,
+			 void *arg)
+{
+	struct rpl_check c = { .name = "arbiter", .level = RPL_CHECK_FAIL };
+	struct rpl_conf *own = NULL;
+	struct rpl_err err;
+	int fails;
+
+	if (!conf && access(file, F_OK) < 0)
+		return 0;
+	if (!conf)
+		conf = own = rpl_conf_load(file, &err);
+	if (!conf) {
+		(void)snprintf(c.sentence, sizeof(c.sentence), "%s", err.msg);
+		fn(arg, &c);
+		return 1;
+	}
+	fails = rpl_doctor_arbiter(&conf->agent, vm, fn, arg);
+	rpl_conf_free(own);
+	return fails;
+}
+
+static int run(struct rpl_doctor_conf *d, const struct rpl_conf *conf, const char *file, const struct rpl_conf_vm *v,
+	       const char *vm, bool plug, bool json)
 {
 	json_t *checks = json ? json_array() : NULL;
 	struct rpl_err err = { 0 };
 	char dir[PATH_MAX - 32], helper[PATH_MAX];
-	int fails;
+	int fails, more;
 
 	/* in a build tree the helper lies beside the program */
 	if (rpl_cli_program_dir(dir, sizeof(dir)) == 0) {
@@ -107,10 +132,11 @@ static int run(struct rpl_doctor_conf *d, const char *vm, bool plug, bool json)
 			d->helper_path = helper;
 	}
 	d->vm = vm ? vm : "guest";
+	more = check_arbiter(conf, file, v, json ? add_check : print_check, checks);
 	fails = rpl_doctor_qemu(d, json ? add_check : print_check, checks, &err);
 	if (plug && fails >= 0)
 		fails += look_plug(json ? add_check : print_check, checks);
-	return finish(fails, checks, vm, &err);
+	return finish(fails < 0 ? fails : fails + more, checks, vm, &err);
 }
 
 static const char *given(const char *option, const char *configured)
@@ -134,7 +160,7 @@ static int look(struct rpl_doctor_conf *d, const char *netbuf, const char *file,
 		netbuf = given(netbuf, v->netbuf);
 	}
 	d->any_netdev = netbuf && strcmp(netbuf, "none") == 0;
-	status = run(d, vm, netbuf && strcmp(netbuf, "plug") == 0, json);
+	status = run(d, conf, file, v, vm, netbuf && strcmp(netbuf, "plug") == 0, json);
 	rpl_conf_free(conf);
 	return status;
 }

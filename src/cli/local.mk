@@ -3,14 +3,14 @@ bin_PROGRAMS += replicad
 noinst_HEADERS += include/replicad/exit.h
 replicad_SOURCES = src/cli/cli.h src/cli/main.c src/cli/call.c src/cli/show.h src/cli/show.c \
 	src/cli/cmd_agent.c src/cli/cmd_demo.c src/cli/cmd_events.c src/cli/cmd_failover.c src/cli/cmd_protect.c src/cli/cmd_status.c \
-	src/cli/vm_conf.h src/cli/vm_conf.c src/cli/cmd_doctor.c src/cli/cmd_qemu_args.c \
+	src/cli/vm_conf.h src/cli/vm_conf.c src/cli/cmd_doctor.c src/cli/doctor_arbiter.h src/cli/doctor_arbiter.c src/cli/cmd_qemu_args.c \
 	src/cli/cmd_stream.c src/cli/stream_cli.h src/cli/stream_input.c src/cli/stream_digest.c \
 	src/cli/stream_verify.c src/cli/stream_show.c src/cli/stream_convert.c \
 	src/cli/cmd_restore.c src/cli/cmd_receive.c src/cli/receive.h src/cli/receive.c src/cli/receive_migrate.c src/cli/receive_remus.c
 replicad_CPPFLAGS = $(AM_CPPFLAGS) -DRPL_SRCDIR='"$(abs_top_srcdir)"'
 replicad_LDFLAGS = $(RPL_PIE_LDFLAGS)
 replicad_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XXHASH_CFLAGS)
-replicad_LDADD = netbuf/libnetbuf.la src/guest/libxenstandby.la src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/agent/libagent.la src/agent/libclient.la src/stream/libstream.la src/base/libbase.la \
+replicad_LDADD = netbuf/libnetbuf.la failover/arbiter/libarbiter.la src/guest/libxenstandby.la src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/agent/libagent.la src/agent/libclient.la src/stream/libstream.la src/base/libbase.la \
 	$(JANSSON_LIBS) $(XXHASH_LIBS) $(EV_LIBS)
 
 TESTS += tests/unit/xen-commands

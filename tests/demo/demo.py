@@ -12,6 +12,7 @@ import tempfile
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
+import arbiters  # noqa: E402
 import campaign  # noqa: E402
 import faults  # noqa: E402
 import image  # noqa: E402
@@ -77,6 +78,8 @@ def parser():
     p.add_argument("--fresh", action="store_true", help="a fresh guest and fresh hosts for each round")
     p.add_argument("--tracker", choices=["auto", "uffd", "compare"], default="auto", help="how written pages are found (auto)")
     p.add_argument("--tls", choices=["psk", "x509"], default="psk", help="what the two hosts know each other by (psk)")
+    p.add_argument("--arbiter", choices=arbiters.KINDS, default="file",
+                   help="who settles which host may run the guest: a directory, or an etcd on a third machine (file)")
     p.add_argument("--accel", choices=["auto", "tcg", "kvm"], default="auto", help="of the guests (auto: KVM if it really works)")
     p.add_argument("--negative-control", action="store_true",
                    help="one checkpoint is sent without its pages, on purpose: success is that the oracle notices")

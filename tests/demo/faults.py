@@ -9,7 +9,6 @@ A row's outcome is what the two hosts show afterwards:
 
 In all of them the client's replies stay strictly +1 on the one connection; oracle.py judges that.
 """
-import os
 import signal
 import threading
 import time
@@ -98,11 +97,10 @@ class Scene:
         self.net.link(self.pair.primary.node, "repl0", "up")
 
     def arbiter_away(self):
-        os.rename(self.pair.arbiter, self.pair.arbiter + ".away")
+        self.pair.arbiter.away()
 
     def arbiter_back(self):
-        if os.path.exists(self.pair.arbiter + ".away"):
-            os.rename(self.pair.arbiter + ".away", self.pair.arbiter)
+        self.pair.arbiter.back()
 
     def kill_each(self, side, name):
         """Kill whatever appears under that name until the fault is mended."""

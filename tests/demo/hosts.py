@@ -109,8 +109,8 @@ class Host:
     def arguments(self, image, accel):
         return machine.arguments(image, name=VM, uuid=self.uuid, netdev=self.netdev(), accel=accel, **self.vm_paths())
 
-    def write_config(self, who, primary, image, accel):
-        proof = who.equip(self)
+    def write_config(self, who, arbiter, primary, image, accel):
+        proof, settled_by = who.equip(self), arbiter.equip(self)
         with open(self.etc("standby.args"), "w", encoding="utf-8") as f:
             f.write("".join(a + "\n" for a in [*self.arguments(image, accel), "-incoming", "defer", "-S"]))
         vm = {"uuid": self.uuid, "qmp": self.sock("guest.qmp"), "relay": self.sock("relay.ctl"), "interval_ms": self.interval_ms,
@@ -119,8 +119,7 @@ class Host:
         with open(self.etc("replicad.conf"), "w", encoding="utf-8") as f:
             f.write(section("agent", {
                 "node": self.node, "cluster": CLUSTER, "listen": f"{REPL_ADDR[self.node]}:{PORT}", "run_dir": self.run,
-                "state_dir": os.path.join(self.base, "state"), "arbiter": "file",
-                "arbiter_location": os.path.join(self.shared, "arbiter"), **proof, **self.extra_agent_keys}))
+                "state_dir": os.path.join(self.base, "state"), **settled_by, **proof, **self.extra_agent_keys}))
             f.write(section(f"peer {other(self.node)}", {"address": f"{REPL_ADDR[other(self.node)]}:{PORT}",
                                                                "identity": other(self.node)}))
             f.write(section(f"vm {VM}", vm))

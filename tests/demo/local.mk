@@ -1,7 +1,7 @@
 # The demo: an orchestrator that `replicad demo` runs, and the programs inside its guest.
 demodir = $(pkglibexecdir)/demo
 dist_demo_SCRIPTS = tests/demo/client.py tests/demo/demo.py
-dist_demo_DATA = tests/demo/campaign.py tests/demo/control.py tests/demo/etcd.py tests/demo/faults.py tests/demo/hosts.py tests/demo/image.py tests/demo/machine.py \
+dist_demo_DATA = tests/demo/arbiters.py tests/demo/campaign.py tests/demo/control.py tests/demo/etcd.py tests/demo/faults.py tests/demo/hosts.py tests/demo/image.py tests/demo/machine.py \
 	tests/demo/oracle.py tests/demo/pair.py tests/demo/patience.py tests/demo/pki.py tests/demo/report.py tests/demo/ring.py tests/demo/rounds.py tests/demo/topology.py
 demoguestdir = $(demodir)/guest
 dist_demoguest_SCRIPTS = tests/demo/guest/init

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import arbiters
 import control
 import machine
 import patience
@@ -97,8 +98,9 @@ class Pair:
         self.base = os.path.join(work, name)
         self.tag = f"rpl{os.getpid()}"
         self.ram_dir = os.path.join(RAM_FS, self.tag)
-        self.arbiter = os.path.join(self.ram_dir, "arbiter")  # of neither host; it syncs, and disks of busy machines take long
-        self.net = Topology(self.tag)
+        kind = getattr(options, "arbiter", None) or os.environ.get("RPL_TEST_ARBITER", "file")
+        self.net = Topology(self.tag, witness=kind == "etcd")
+        self.arbiter = arbiters.make(kind, self.base, self.ram_dir, self.net)
         self.hosts = {}
         self.primary = self.backup = self.client = None
         self.guest = None         # the guest's process on the primary
@@ -108,11 +110,12 @@ class Pair:
     # ---- life
 
     def open(self):
-        for path in (self.base, self.ram_dir, self.arbiter):
+        for path in (self.base, self.ram_dir):
             os.makedirs(path)
         self.net.__enter__()
         self.up = True
         try:
+            self.arbiter.open()
             self._prepare()
         except BaseException:
             self.close()
@@ -127,6 +130,7 @@ class Pair:
             for host in self.hosts.values():
                 host.save_logs()
         finally:  # logs that cannot be kept must not keep the guests' memory
+            self.arbiter.close()
             self.net.__exit__(None, None, None)
             shutil.rmtree(self.ram_dir, ignore_errors=True)
         return self.net.leftovers()
@@ -137,7 +141,7 @@ class Pair:
             host = self.host_kind(node, self.net, self.base, self.ram_dir, self.ram_dir, self.programs, self.options.interval_ms,
                         self.vm_uuid, dict(self.options.vm_keys))
             self._equip(host)
-            host.write_config(self.who, node == "alpha", self.image, self.accel)
+            host.write_config(self.who, self.arbiter, node == "alpha", self.image, self.accel)
             host.start_relay("open" if node == "alpha" else "closed")
             self.hosts[node] = host
         self.primary, self.backup = (self.hosts[node] for node in NODES)

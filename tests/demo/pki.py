@@ -3,7 +3,7 @@ import os
 import subprocess
 
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
-PURPOSE = {"client": "clientAuth", "server": "serverAuth"}
+PURPOSE = {"client": "clientAuth", "server": "serverAuth", "peer": "serverAuth,clientAuth"}
 DAYS = "30"
 
 
@@ -26,13 +26,13 @@ class Authority:
         self.cert, self.key = (os.path.join(directory, name) for name in ("ca-cert.pem", "ca-key.pem"))
         _openssl("-keyout", self.key, "-out", self.cert, "-subj", "/CN=replicad")
 
-    def issue(self, directory, name, kinds=("client", "server")):
-        """The files of a node, under QEMU's names; what is there already is replaced."""
+    def issue(self, directory, name, kinds=("client", "server"), address=None):
+        """The files of a node, under QEMU's names; what is there already is replaced. `address`: where it is reached, if not by name."""
         os.makedirs(directory, mode=0o700, exist_ok=True)
         with open(self.cert, "rb") as ca, open(os.path.join(directory, "ca-cert.pem"), "wb") as copy:
             copy.write(ca.read())
         for kind in kinds:
             _openssl("-CA", self.cert, "-CAkey", self.key, "-keyout", os.path.join(directory, f"{kind}-key.pem"),
                      "-out", os.path.join(directory, f"{kind}-cert.pem"), "-subj", f"/CN={name}",
-                     "-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName=DNS:{name}",
+                     "-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName=DNS:{name}{f',IP:{address}' if address else ''}",
                      "-addext", f"extendedKeyUsage={PURPOSE[kind]}")

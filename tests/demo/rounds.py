@@ -4,6 +4,7 @@ import threading
 import time
 
 import control
+import etcd
 import faults
 import machine
 import oracle
@@ -13,7 +14,7 @@ import ring
 from pair import PROTECT_TIMEOUT_S, TRAFFIC_TIMEOUT_S, RoundError, wait_until
 from topology import TopologyError
 
-EXPECTED = (machine.MachineError, TopologyError, control.ControlError, pki.PkiError, RoundError)
+EXPECTED = (machine.MachineError, TopologyError, control.ControlError, etcd.EtcdError, pki.PkiError, RoundError)
 REPLIES_WANTED = 80           # on either side; the oracle needs fewer
 SETTLED_EPOCHS = 20           # before the fault
 DRIVE_ON_S = 1                # at least, after it

@@ -3,6 +3,8 @@
   client ── lan ──┬── alpha: br0 ── tap0 ── relay ── guest        10.77.0.0/24, the guest's own network
                   └── beta:  br0 ── tap0 ── relay ── standby
             alpha ──── repl0 ──── beta                            10.78.0.0/24, replication only
+          witness ──┬── arb0 of alpha                             10.79.0.0/24, only if it is asked for: a third machine
+                    └── arb0 of beta
 
 The names carry the demo's process id, so that several demos run side by side, and everything with a name of ours is
 looked for when a round is over: what is left is a failure of the round.
@@ -18,6 +20,7 @@ GUEST_ADDR = "10.77.0.10"
 CLIENT_ADDR = "10.77.0.1"
 PREFIX_LEN = 24
 REPL_ADDR = {"alpha": "10.78.0.1", "beta": "10.78.0.2"}
+ARBITER_ADDR = {"witness": "10.79.0.3", "alpha": "10.79.0.1", "beta": "10.79.0.2"}
 TAP = "tap0"
 DGRAM_QUEUE = 512
 KILL_SWEEPS_MAX = 200
@@ -45,9 +48,11 @@ def inside(name, argv):
 
 
 class Topology:
-    def __init__(self, tag=None):
+    witness_address = ARBITER_ADDR["witness"]
+
+    def __init__(self, tag=None, witness=False):
         self.tag = tag or f"rpl{os.getpid()}"
-        self.names = {role: f"{self.tag}-{role}" for role in ("lan", "client", *NODES)}
+        self.names = {role: f"{self.tag}-{role}" for role in ("lan", "client", *NODES, *(["witness"] if witness else []))}
 
     def __enter__(self):
         try:
@@ -82,6 +87,16 @@ class Topology:
         self._veth("alpha", "repl0", "beta", "repl0")
         for node in NODES:
             self._address(node, "repl0", REPL_ADDR[node])
+        if "witness" in self.names:
+            self._connect_witness()
+
+    def _connect_witness(self):
+        self._bridge("witness")
+        self._address("witness", "br0", ARBITER_ADDR["witness"])
+        for node in NODES:
+            self._veth("witness", f"to-{node}", node, "arb0")
+            self._join("witness", f"to-{node}")
+            self._address(node, "arb0", ARBITER_ADDR[node])
 
     def _ip(self, role, *argv):
         run(*inside(self.names[role], ["ip", *argv]))
