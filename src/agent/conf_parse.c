@@ -284,6 +284,8 @@ static int set_key(struct parse *ps, const char *name, const char *value)
 	if (!ps->base)
 		return rpl_fail(ps->err, -EINVAL, "'%.40s' stands before the first section, which is [agent], [peer NAME] or [vm NAME]",
 				name);
+	if (value[0] == ';') /* with a space before it, it would be one: the two must not mean different things */
+		return rpl_fail(ps->err, -EINVAL, "%.40s = %.60s: a value does not begin with ';', which begins a comment", name, value);
 	keys = rpl_conf_keys(ps->section, &n);
 	for (size_t i = 0; i < n; i++) {
 		if (strcmp(keys[i].name, name) != 0)

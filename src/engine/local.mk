@@ -31,6 +31,13 @@ tests_unit_mover_keys_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_mover_keys_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(GNUTLS_CFLAGS)
 tests_unit_mover_keys_LDADD = src/engine/libmovermsg.la src/link/libwire.la src/base/libbase.la $(GNUTLS_LIBS) $(CMOCKA_LIBS)
 
+check_PROGRAMS += tests/unit/mover_orders
+TESTS += tests/unit/mover_orders
+tests_unit_mover_orders_SOURCES = tests/unit/mover_orders.c tests/lib/mover_rig.c
+tests_unit_mover_orders_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_mover_orders_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_mover_orders_LDADD = src/engine/libmovermsg.la src/base/libbase.la $(CMOCKA_LIBS)
+
 noinst_HEADERS += tests/lib/raw_peer.h
 check_PROGRAMS += tests/unit/mover_hostile
 TESTS += tests/unit/mover_hostile
@@ -39,6 +46,14 @@ tests_unit_mover_hostile_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_mover_hostile_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_mover_hostile_LDADD = src/engine/libmovermsg.la src/link/libwire.la src/stream/libstream.la src/base/libbase.la \
 	$(CMOCKA_LIBS)
+
+check_PROGRAMS += tests/unit/apply
+TESTS += tests/unit/apply
+tests_unit_apply_SOURCES = tests/unit/apply.c
+tests_unit_apply_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_apply_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_apply_LDADD = src/engine/libengine.la src/replica/libreplica.la src/stream/libstream.la src/guest/libmemory.la \
+	src/link/libwire.la src/base/libbase.la $(CMOCKA_LIBS)
 
 check_PROGRAMS += tests/unit/sandbox tests/unit/arena
 TESTS += tests/unit/sandbox tests/unit/arena

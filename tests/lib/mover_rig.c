@@ -114,7 +114,8 @@ static void start_side(struct rig *r, struct side *s, uint32_t role, const char 
 	msg.conf.role = role;
 	msg.conf.keys_len = r->keys[!primary] ? r->keys_len[!primary] : sizeof(keys) - 1;
 	memcpy(s->text + RPL_MOVER_TEXT_KEYS, r->keys[!primary] ? r->keys[!primary] : keys, msg.conf.keys_len);
-	msg.conf.definition_len = sizeof(definition) - 1;
+	if (!msg.conf.definition_len)
+		msg.conf.definition_len = sizeof(definition) - 1;
 	msg.conf.staging_bytes = r->staging_bytes;
 	if (!primary)
 		msg.conf.memory = (struct rpl_memory_desc){ .kind = RPL_MEMORY_REPLICA, .layout = r->conf.memory.layout };

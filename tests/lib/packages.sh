@@ -10,7 +10,7 @@ RPL_PACKAGES_BUILD="autoconf automake libtool make gcc libc6-dev pkg-config libe
 # no server on this machine)
 RPL_PACKAGES_DEMO="qemu-system-x86 linux-image-amd64 busybox-static redis-tools iproute2 python3 openssl"
 # to run all tests
-RPL_PACKAGES_TEST="clang libclang-rt-dev spin mandoc procps etcd-server zstd"
+RPL_PACKAGES_TEST="clang llvm libclang-rt-dev spin mandoc procps etcd-server zstd"
 # to run the Xen lab
 RPL_PACKAGES_LAB="qemu-system-x86 debootstrap e2fsprogs openssh-client iproute2 python3 gcc zstd"
 

@@ -220,6 +220,7 @@ static void faults_name_file_and_line(void **state)
 	REFUSES("[agent] node = a\n", "t.conf:1: '[agent] node = a': something stands behind ']'");
 	REFUSES("[agent]\njust text\n", "t.conf:2: this is neither");
 	REFUSES("[agent]\nnode = a\nnode = b\n", "t.conf:3: node is set twice in this file, before in line 2");
+	REFUSES("[agent]\nlisten =;1\n", "t.conf:2: listen = ;1: a value does not begin with ';'");
 	REFUSES("[vm a]\nsuspect_ms = 99\n", "t.conf:2: suspect_ms = 99: allowed is a whole number from 100 to 600000");
 	(void)snprintf(text, sizeof(text), "[agent]\nkeys = /%0300d\n", 0);
 	REFUSES(text, "t.conf:2: a line of 308 bytes");

@@ -736,23 +736,6 @@ static void dropped_pages_are_seen_by_comparison_only(void **state)
 	rig_fini(&r);
 }
 
-static void a_keeper_that_breaks_the_rules_ends_the_mover(void **state)
-{
-	struct rig r;
-
-	(void)state;
-	rig_init(&r, PAGES);
-	rig_start(&r);
-	rig_protect(&r);
-	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 2, 100, 0, NULL, -1);
-	rig_expect_text(side_expect(&r.p, RPL_MOVER_FAILED), "STAGE 103: the last one was 101");
-	assert_true(side_gone(&r.p));
-	side_send(&r.b, RPL_MOVER_STAGE, 1, 1, 0, NULL, -1);
-	rig_expect_text(side_expect_past(&r.b, RPL_MOVER_FAILED, RPL_MOVER_LINK_DOWN), "no command for a backup");
-	assert_true(side_gone(&r.b));
-	rig_fini(&r);
-}
-
 static void a_mover_ends_with_its_keeper(void **state)
 {
 	struct rig r;
@@ -802,7 +785,6 @@ int main(void)
 		cmocka_unit_test(any_story_ends_with_a_true_copy),
 		cmocka_unit_test(death_at_any_step_leaves_a_whole_replica),
 		cmocka_unit_test(dropped_pages_are_seen_by_comparison_only),
-		cmocka_unit_test(a_keeper_that_breaks_the_rules_ends_the_mover),
 		cmocka_unit_test(a_mover_ends_with_its_keeper),
 	};
 
