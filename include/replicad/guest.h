@@ -67,6 +67,7 @@ struct rpl_guest_conf { /* an empty text counts as NULL */
 	const char *helper_path;   /* the attach helper program */
 	const char *standby_user;  /* run a standby as this user; NULL: as ours */
 	const char *sim;           /* sim: "ram_mb=64,rate=1000,pattern=uniform,seed=1" (see src/guest/sim.h); NULL: that */
+	bool any_disk;             /* accept writable disks: for one who moves the guest, not for one who protects it */
 	bool any_netdev;           /* netbuf=none: accept NICs that are not a dgram netdev (output is not held!) */
 	bool audit;                /* prove at each checkpoint that the tracker missed nothing (slow) */
 	unsigned op_timeout_ms;    /* bound of each asynchronous operation; 0: RPL_GUEST_OP_TIMEOUT_MS */
@@ -142,6 +143,11 @@ int rpl_guest_fit(struct rpl_guest *g, const char *peer_definition, struct rpl_e
  * tracker given out before stops seeing writes: its mover must be gone. */
 int rpl_guest_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int fds[RPL_MEMORY_FDS_MAX], size_t *ret_n,
 		     struct rpl_err *err);
+
+/* For trackers that only the keeper may ask (Xen): hand what was written since the last collection to the memory half. Once
+ * before each take of a running guest's dirty set (rpl_guest_save() does it for a paused one), and never while one is under
+ * way. *ret_pages: pages that the next take will report; UINT64_MAX: this backend needs no collection. */
+int rpl_guest_collect(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err);
 
 /* Let go: remove the tracker, close everything; the guest goes on as it is, a standby that was not activated is killed
  * (rpl_guest_leave() spares it: for a keeper that ends but will be restarted). No callback comes from here or later.

@@ -38,6 +38,7 @@ enum rpl_memory_kind {
 	RPL_MEMORY_UFFD,    /* fds: ram, userfaultfd of the guest's process, its pagemap */
 	RPL_MEMORY_COMPARE, /* fds: ram; a private shadow copy finds the dirty pages */
 	RPL_MEMORY_REPLICA, /* fds: ram, writable: the backup's copy; has no dirty set */
+	RPL_MEMORY_XEN,     /* fds: privcmd, restricted to the domain; what the keeper shares (xen.h) */
 	RPL_MEMORY_NKINDS
 };
 
@@ -46,7 +47,7 @@ struct rpl_memory_desc {
 	uint32_t kind;  /* enum rpl_memory_kind */
 	uint32_t audit; /* check each dirty set against a full comparison */
 	uint32_t provisional; /* replica: the layout will be the primary's, as soon as that is known (rpl_guest_fit()) */
-	uint32_t reserved2;
+	uint32_t xen_pv;  /* xen: a PV guest: there is a p2m, and page tables are sent in the stream's form */
 	uint64_t vaddr; /* uffd: address of the RAM file's page 0 in the guest's process */
 	struct rpl_ram_layout layout;
 };
@@ -61,6 +62,7 @@ struct rpl_memory;
  *   uffd     ioctl(pagemap, PAGEMAP_SCAN)
  *   compare  lseek (holes of the RAM file are skipped)
  *   replica  lseek, fallocate is not used
+ *   xen      mmap, ioctl(privcmd, MMAPBATCH_V2)
  * UFFDIO_* are never issued here: arming and disarming is the keeper's (rpl_guest_memory(), rpl_guest_free()). */
 struct rpl_memory *rpl_memory_new(const struct rpl_memory_desc *desc, const int *fds, size_t n_fds,
 				  struct rpl_err *err);
@@ -87,10 +89,15 @@ int rpl_memory_audit(struct rpl_memory *m, const struct rpl_bitmap *taken, uint6
  * these are the pages as the last take saw them, so that a page which changes and changes back between take and
  * copy is not sent in a state that no later take would correct. */
 int rpl_memory_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *dst, struct rpl_err *err);
+/* Bring copied pages into the form that is sent. It is a step of its own because it need not be done while the guest
+ * waits: between a copy_out and the next take. Page tables of Xen PV guests hold machine frames, which become the guest's
+ * own numbers; all else stays as it is. A page that has no such form fails the call if the guest was paused when its set
+ * was taken; else it becomes zeroes and the next take reports it again. */
+int rpl_memory_finish(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *pages, struct rpl_err *err);
 /* Replica only: store pages; a NULL page means 4096 zero bytes. A pfn outside the layout is refused: -ERANGE. */
 int rpl_memory_copy_in(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, size_t n,
 		       struct rpl_err *err);
-/* The mapped page (for compare: of the shadow); NULL for a pfn outside the layout. Looking at a page that nobody ever
+/* The mapped page (for compare: of the shadow); NULL for a pfn outside the layout, and with xen. Looking at a page that nobody ever
  * touched allocates it in the RAM file: prefer rpl_memory_copy_out(). */
 void *rpl_memory_page(struct rpl_memory *m, uint64_t pfn);
 

@@ -160,6 +160,7 @@ static inline bool rpl_page_type_has_data(unsigned type)
 #define RPL_PRODUCER_VERSION 1u
 #define RPL_PRODUCER_QEMU 1u
 #define RPL_PRODUCER_SIM 2u
+#define RPL_PRODUCER_XEN 3u /* on a link: pages with a type table, and a stream of its own as device state */
 #define RPL_PRODUCER_RANGES_MAX 32u
 #define RPL_PRODUCER_TEXT_MAX 255u
 #define RPL_PRODUCER_MAX (16u + 24u * RPL_PRODUCER_RANGES_MAX + 2 * RPL_PRODUCER_TEXT_MAX)

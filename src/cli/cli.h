@@ -27,6 +27,7 @@
 	X(demo, "watch a real VM survive the death of its host")            \
 	X(doctor, "would protection be refused, and what mends it")             \
 	X(qemu_args, "the arguments that a QEMU guest's standby needs")         \
+	X(save, "write a running Xen domain into an xl save file")          \
 	X(restore, "build a Xen domain from what was saved, verified first")    \
 	X(receive, "be the far end of a stock xl migrate or xl remus")          \
 	X(stream, "verify, show or convert a Xen save file or migration stream")

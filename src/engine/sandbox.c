@@ -26,6 +26,8 @@
 
 /* PAGEMAP_SCAN of <linux/fs.h>, which older headers lack. */
 #define IOCTL_PAGEMAP_SCAN 0xc0606610u
+/* MMAPBATCH_V2 of <xen/privcmd.h>: map frames of the one domain that the keeper restricted the descriptor to. */
+#define IOCTL_PRIVCMD_MAP 0x00205004u
 
 /* Landlock of <linux/landlock.h>, which older headers know in part. */
 #define LANDLOCK_CREATE_RULESET 444
@@ -74,6 +76,7 @@ static int allow_with_arguments(scmp_filter_ctx f)
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, IOCTL_PAGEMAP_SCAN));
+	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, IOCTL_PRIVCMD_MAP));
 	/* abort(), and the fault points */
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(kill), 1, SCMP_A0(SCMP_CMP_EQ, self));
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_EQ, self));

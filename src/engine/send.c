@@ -90,7 +90,8 @@ static void put_producer(const struct mover *m, struct rpl_out *o)
 	const struct rpl_ram_layout *l = rpl_memory_layout(m->memory);
 	struct rpl_stream_producer v = { .n_ranges = l->count };
 
-	v.kind = m->conf.memory.kind == RPL_MEMORY_SIM ? RPL_PRODUCER_SIM : RPL_PRODUCER_QEMU;
+	v.kind = m->conf.memory.kind == RPL_MEMORY_SIM ? RPL_PRODUCER_SIM :
+		 m->conf.memory.kind == RPL_MEMORY_XEN ? RPL_PRODUCER_XEN : RPL_PRODUCER_QEMU;
 	for (uint32_t i = 0; i < l->count; i++)
 		v.ranges[i] = (struct rpl_stream_range){ .pfn = l->region[i].pfn, .pages = l->region[i].pages,
 							 .offset = l->region[i].file_page * RPL_PAGE_SIZE };
@@ -141,7 +142,9 @@ static int next_pages(struct mover *m, uint64_t **ret_pfns, const uint8_t **ret_
 	*ret_pfns = p->bounce_pfn;
 	*ret_pages = p->bounce;
 	rpl_assert(*ret_n == left);
-	return rpl_memory_copy_out(m->memory, p->bounce_pfn, *ret_n, p->bounce, err);
+	if (rpl_memory_copy_out(m->memory, p->bounce_pfn, *ret_n, p->bounce, err) < 0)
+		return err->code;
+	return rpl_memory_finish(m->memory, p->bounce_pfn, *ret_n, p->bounce, err);
 }
 
 static void pages_are_sent(struct mover *m, const uint64_t *pfns, size_t n)

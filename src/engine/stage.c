@@ -90,6 +90,23 @@ static int copy_pages(struct mover *m, const struct arena_epoch *e, struct rpl_e
 	return 0;
 }
 
+/* After STAGED: the guest runs again, and nobody takes before the keeper's next command. */
+static int finish_pages(struct mover *m, const struct arena_epoch *e, struct rpl_err *err)
+{
+	struct primary *p = m->primary;
+
+	for (uint64_t done = 0; done < e->pages;) {
+		uint64_t *pfn;
+		size_t n;
+		uint8_t *pages = arena_run(&p->arena, e->start + done, e->pages - done, &pfn, &n);
+
+		if (rpl_memory_finish(m->memory, pfn, n, pages, err) < 0)
+			return rpl_prefix(err, "epoch %" PRIu64, e->epoch);
+		done += n;
+	}
+	return 0;
+}
+
 static int copy_state(struct mover *m, const struct arena_epoch *e, struct rpl_err *err)
 {
 	struct primary *p = m->primary;
@@ -147,7 +164,7 @@ static int stage_in_arena(struct mover *m, struct arena_epoch *e, struct rpl_err
 	rpl_bitmap_zero(&p->todo);
 	rpl_fault_die(RPL_FAULT_DIE_AT_S2);
 	mover_report(m, RPL_MOVER_STAGED, e->epoch, e->pages, &p->session);
-	return 0;
+	return finish_pages(m, e, err);
 }
 
 /* The guest waits until all of it is in the link. */

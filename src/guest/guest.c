@@ -270,9 +270,16 @@ static bool is_gone(struct rpl_guest *g, struct rpl_err *err)
 static void start(struct rpl_guest *g, enum rpl_guest_op op, int (*fn)(struct rpl_guest *, struct rpl_err *))
 {
 	struct rpl_err err = { 0 };
+	int r;
 
 	begin_op(g, op);
-	began(g, is_gone(g, &err) ? err.code : fn(g, &err), &err);
+	if (is_gone(g, &err))
+		r = err.code;
+	else if (!fn)
+		r = rpl_fail(&err, -ENOTSUP, "%s: %s: the backend %s cannot do that", g->conf.name, rpl_guest_op_name(op), g->ops->name);
+	else
+		r = fn(g, &err);
+	began(g, r, &err);
 }
 
 void rpl_guest_attach(struct rpl_guest *g)
@@ -435,5 +442,19 @@ int rpl_guest_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int fds[R
 	rpl_assert(r == 0 || local.msg[0]);
 	if (r < 0 && err)
 		*err = local;
+	return r;
+}
+
+int rpl_guest_collect(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err)
+{
+	uint64_t started = rpl_now_ns();
+	int r;
+
+	*ret_pages = UINT64_MAX;
+	if (!g->ops->collect || g->phase == RPL_GP_GONE)
+		return 0;
+	r = g->ops->collect(g, ret_pages, err);
+	rpl_log(RPL_LOG_DEBUG, "vm=%s op=collect us=%" PRIu64 " r=%d pages=%" PRIu64, g->conf.name,
+		(rpl_now_ns() - started) / 1000, r, *ret_pages);
 	return r;
 }

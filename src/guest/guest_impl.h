@@ -18,6 +18,7 @@ enum rpl_guest_phase {
 	RPL_GP_GONE,    /* lost or quit: only quit and free */
 };
 
+/* NULL where a backend has no such operation: it ends in -ENOTSUP. */
 struct rpl_guest_ops {
 	const char *name;
 	int (*init)(struct rpl_guest *g, struct rpl_err *err);
@@ -31,6 +32,8 @@ struct rpl_guest_ops {
 	int (*standby)(struct rpl_guest *g, struct rpl_err *err);
 	int (*activate)(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);
 	void (*abandon)(struct rpl_guest *g);
+	/* NULL: nothing to do; see rpl_guest_collect() */
+	int (*collect)(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err);
 	int (*memory)(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
 	int (*fit)(struct rpl_guest *g, const char *primary, struct rpl_err *err); /* NULL: the definitions are compared */
 	unsigned standby_ms; /* standby and activate may take so long, if that is longer than an operation's usual bound */

@@ -1,13 +1,21 @@
 # src/guest: two archives, because the mover links the memory half only and must not hold any QMP code.
 noinst_LTLIBRARIES += src/guest/libmemory.la src/guest/libguest.la
-src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/xen_layout.c src/guest/memory.c src/guest/memory_kinds.c
-src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c src/guest/xen_standin.c \
+src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/xen_layout.c src/guest/xen_shared.c src/guest/memory.c \
+	src/guest/memory_kinds.c src/guest/memory_xen.c
+src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c \
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
 	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_watch.c src/guest/qemu_memory.c \
-	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c src/guest/xen_standby.c
-src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
-src_guest_libguest_la_LIBADD = $(JANSSON_LIBS) $(EV_LIBS)
-noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h src/guest/memory_impl.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
+	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c \
+	src/guest/xen_standby.c
+if XEN
+src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
+	src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_compat.c
+else
+src_guest_libguest_la_SOURCES += src/guest/xen_standin.c
+endif
+src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
+src_guest_libguest_la_LIBADD = src/stream/libstream.la $(JANSSON_LIBS) $(XEN_LIBS) $(EV_LIBS)
+noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
 	src/guest/qmp_parse.h src/guest/qmp.h src/guest/qemu_impl.h src/guest/qemu_facts.h src/guest/note.h \
 	src/guest/procmem.h src/guest/uffd.h src/guest/inject.h
 
@@ -45,7 +53,13 @@ TESTS += tests/unit/xen_layout
 tests_unit_xen_layout_SOURCES = tests/unit/xen_layout.c
 tests_unit_xen_layout_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_xen_layout_LDADD = src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
-dist_man_MANS += man/replicad-xen.7
+check_PROGRAMS += tests/unit/xen_shared
+TESTS += tests/unit/xen_shared
+tests_unit_xen_shared_SOURCES = tests/unit/xen_shared.c
+tests_unit_xen_shared_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_xen_shared_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_xen_shared_LDADD = src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
+dist_man_MANS += man/replicad-xen.7 man/replicad-save.8
 
 fuzz_targets += tests/fuzz/fuzz_qmp
 tests_fuzz_fuzz_qmp_SOURCES = tests/fuzz/fuzz_qmp.c $(fuzz_main)

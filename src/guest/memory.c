@@ -26,6 +26,7 @@ static const struct rpl_memory_kind_ops *const kinds[RPL_MEMORY_NKINDS] = {
 	[RPL_MEMORY_UFFD] = &rpl_memory_uffd,
 	[RPL_MEMORY_COMPARE] = &rpl_memory_compare,
 	[RPL_MEMORY_REPLICA] = &rpl_memory_replica,
+	[RPL_MEMORY_XEN] = &rpl_memory_xen,
 };
 
 /* ---- opening */
@@ -84,7 +85,7 @@ static int open_kind(struct rpl_memory *m, struct rpl_err *err)
 		return rpl_fail(err, -EINVAL, "%s memory: %zu descriptors came, %zu are needed", m->ops->name, m->n_fds,
 				m->ops->n_fds);
 	m->bytes = m->desc.layout.pages << RPL_PAGE_SHIFT;
-	r = map_ram(m, err);
+	r = m->ops->own_map ? 0 : map_ram(m, err);
 	if (r < 0)
 		return r;
 	if (rpl_bitmap_init(&m->known, m->desc.layout.pages) < 0)
@@ -335,6 +336,8 @@ int rpl_memory_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, vo
 	uint8_t *to = dst;
 	size_t i = 0;
 
+	if (m->ops->copy_out)
+		return m->ops->copy_out(m, pfns, n, dst, err);
 	while (i < n) {
 		uint64_t first, next;
 		size_t run = 1;
@@ -358,6 +361,11 @@ int rpl_memory_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, vo
 		i += run;
 	}
 	return 0;
+}
+
+int rpl_memory_finish(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *pages, struct rpl_err *err)
+{
+	return m->ops->finish ? m->ops->finish(m, pfns, n, pages, err) : 0;
 }
 
 static bool page_is_zero(const uint8_t *p)
@@ -416,7 +424,7 @@ void *rpl_memory_page(struct rpl_memory *m, uint64_t pfn)
 {
 	uint64_t p;
 
-	if (!rpl_layout_file_page(&m->desc.layout, pfn, &p))
+	if (m->ops->own_map || !rpl_layout_file_page(&m->desc.layout, pfn, &p))
 		return NULL;
 	return (m->shadow ? m->shadow : m->map) + (p << RPL_PAGE_SHIFT);
 }

@@ -22,6 +22,7 @@ struct rpl_memory {
 	_Atomic uint64_t *dirty;     /* sim: the guest's bitmap */
 	size_t dirty_bytes;
 	struct page_region *vec;     /* uffd: results of one scan call */
+	struct rpl_memory_xen *xen;
 	uint64_t hole_from, hole_to; /* replica: file pages in here are a hole */
 };
 
@@ -29,15 +30,20 @@ struct rpl_memory_kind_ops {
 	const char *name;
 	size_t n_fds;
 	bool writable;
+	bool own_map; /* fd[0] is no RAM file: open() makes m->map, of m->bytes */
 	int (*open)(struct rpl_memory *m, struct rpl_err *err);
 	/* NULL: the kind has no dirty set */
 	int (*take)(struct rpl_memory *m, struct rpl_bitmap *dirty, uint64_t *ret_new, struct rpl_err *err);
 	/* NULL: would cost as much as a take */
 	int (*peek)(struct rpl_memory *m, uint64_t *ret, struct rpl_err *err);
+	/* NULL: from the RAM file */
+	int (*copy_out)(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *dst, struct rpl_err *err);
+	/* NULL: a page is sent as it is */
+	int (*finish)(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *pages, struct rpl_err *err);
 	void (*close)(struct rpl_memory *m);
 };
 
-extern const struct rpl_memory_kind_ops rpl_memory_sim, rpl_memory_uffd, rpl_memory_compare, rpl_memory_replica;
+extern const struct rpl_memory_kind_ops rpl_memory_sim, rpl_memory_uffd, rpl_memory_compare, rpl_memory_replica, rpl_memory_xen;
 
 /* A take found file pages [from, from + n) written: set their frames' bits, remember them for the audit. */
 void rpl_memory_found(struct rpl_memory *m, uint64_t from, uint64_t n, struct rpl_bitmap *dirty, uint64_t *new_pages);

@@ -40,12 +40,16 @@ int note_open(struct note *n, const char *run_dir, const char *name, struct rpl_
 
 bool note_claim(struct note *n, pid_t pid)
 {
-	struct note_page now = { .magic = NOTE_MAGIC, .pid = (uint64_t)pid };
+	return n->page && note_claim_id(n, (uint64_t)pid, procmem_start_time(pid));
+}
+
+bool note_claim_id(struct note *n, uint64_t id, uint64_t which)
+{
+	struct note_page now = { .magic = NOTE_MAGIC, .pid = id, .start_time = which };
 	bool paused;
 
 	if (!n->page)
 		return false;
-	now.start_time = procmem_start_time(pid);
 	paused = memcmp(n->page->magic, now.magic, sizeof(now.magic)) == 0 && n->page->pid == now.pid &&
 		 n->page->start_time == now.start_time && n->page->paused;
 	now.paused = paused;

@@ -23,6 +23,8 @@ struct note {
 int note_open(struct note *n, const char *run_dir, const char *name, struct rpl_err *err);
 /* Does the note say that this process was paused by us? Then, or if not, the note is about `pid` from now on. */
 bool note_claim(struct note *n, pid_t pid);
+/* The same for a domain, known by its number and half its uuid. */
+bool note_claim_id(struct note *n, uint64_t id, uint64_t which);
 void note_set(struct note *n, bool paused);
 /* Close; `remove`: the note has no more to say. Accepts one that was never opened. */
 void note_close(struct note *n, bool remove);

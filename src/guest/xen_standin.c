@@ -1,6 +1,8 @@
 /* xen_standin.c - in the place of the Xen backend in builds that have none: refuses with the reason */
 #include <errno.h>
 
+#include <replicad/xen.h>
+
 #include "guest_impl.h"
 
 static int refuse_init(struct rpl_guest *g, struct rpl_err *err)
@@ -16,3 +18,13 @@ static void nothing_to_end(struct rpl_guest *g, bool keep_standby)
 
 /* rpl_guest_new() never gets past init, so no other operation is ever called. */
 const struct rpl_guest_ops rpl_guest_xen = { .name = "xen", .init = refuse_init, .fini = nothing_to_end };
+
+/* No handle of this backend can exist. */
+int rpl_xen_head(struct rpl_guest *g, void *buf, size_t size, size_t *ret_len, struct rpl_err *err)
+{
+	(void)g;
+	(void)buf;
+	(void)size;
+	*ret_len = 0;
+	return rpl_fail(err, -ENOTSUP, "this build has no backend for Xen guests");
+}

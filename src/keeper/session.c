@@ -252,28 +252,47 @@ static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
 	connect_later(k);
 }
 
+static bool collect(struct keeper *k, uint64_t *ret_pages)
+{
+	struct rpl_err err;
+
+	if (rpl_guest_collect(k->guest, ret_pages, &err) == 0)
+		return true;
+	keeper_alarm(k, err.msg);
+	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
+	movers_kill(k->movers);
+	lost(k, err.msg);
+	return false;
+}
+
 static void on_peer_ready(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	struct session *s = &k->session;
 	bool first = s->round == 0;
+	uint64_t pages;
 
 	s->up = true;
 	s->connected = false; /* from here on it speaks for itself */
 	s->retry_ms = 0;
 	k->refused[0] = '\0';
 	keeper_say_link(k, RPL_EV_LINK_UP, &s->id, msg->epoch);
-	if (first && s->wanted)
+	if (first && s->wanted && collect(k, &pages))
 		movers_send(k->movers, RPL_MOVER_ROUND, 0, 0, 0, NULL);
 }
 
 static void on_round_done(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	struct session *s = &k->session;
+	uint64_t dirty;
 
 	s->round++;
+	if (!collect(k, &dirty))
+		return;
+	if (dirty == UINT64_MAX) /* the mover knows */
+		dirty = msg->epoch;
 	rpl_log(RPL_LOG_DEBUG, "vm=%s round=%u sent=%llu dirty=%llu", k->conf.vm, s->round,
-		(unsigned long long)msg->value, (unsigned long long)msg->epoch);
-	if (msg->epoch > ROUND_PAGES_ENOUGH && s->round < ROUNDS_MAX) {
+		(unsigned long long)msg->value, (unsigned long long)dirty);
+	if (dirty > ROUND_PAGES_ENOUGH && s->round < ROUNDS_MAX) {
 		movers_send(k->movers, RPL_MOVER_ROUND, 0, 0, 0, NULL);
 		return;
 	}

@@ -5,7 +5,8 @@
 
 # to build from a clone
 RPL_PACKAGES_BUILD="autoconf automake libtool make gcc libc6-dev pkg-config libev-dev libgnutls28-dev libjansson-dev
-	libinih-dev libxxhash-dev libseccomp-dev libcap-ng-dev libcmocka-dev libnl-3-dev liblz4-dev libcurl4-gnutls-dev"
+	libinih-dev libxxhash-dev libseccomp-dev libcap-ng-dev libcmocka-dev libnl-3-dev liblz4-dev libcurl4-gnutls-dev
+	libxen-dev"
 # to run the demo: the guest's kernel and userland are made of these (redis-tools holds the server's binary, and starts
 # no server on this machine)
 RPL_PACKAGES_DEMO="qemu-system-x86 linux-image-amd64 busybox-static redis-tools iproute2 python3 openssl"

@@ -1,0 +1,537 @@
+/* xen.c - a Xen domain: found by name, suspended with its cooperation, resumed in place
+ *
+ * Suspending. A guest with PV drivers must do it itself: event channels, grants and rings are not in any stream, and the
+ * guest has to notice where it wakes up. It is asked through xenstore (control/shutdown); Linux offers no quicker way. That it is
+ * done is told by an event channel which we make in the guest's own table and subscribe: the guest never knows, xenstored
+ * and xl's monitor do not see these suspends (stock's monitor would end at the first), and nothing is polled. Without one
+ * (no run_dir: a single save) the watch @releaseDomain tells. A guest without PV drivers is stopped by Xen at once.
+ *
+ * Resuming is the fast way: the guest's suspend hypercall returns 1, "cancelled", and everything it has stays valid.
+ *
+ * A suspend that completes after we gave up waiting is undone as soon as it is seen.
+ */
+#include "xen_impl.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <xen/hvm/params.h>
+#include <xenguest.h>
+
+#include <replicad/auto.h>
+#include <replicad/io.h>
+#include <replicad/log.h>
+
+#define WATCH_TOKEN "replicad"
+#define SUSPEND_REQUEST "suspend"
+#define PORT_TEXT 64
+
+/* ---- ends and events */
+
+static const char *reason_name(unsigned reason)
+{
+	static const char *const names[] = { "powered off from inside", "reboots", "suspended", "crashed", "watchdog fired",
+					     "soft reset" };
+
+	return reason < RPL_ARRAY_LEN(names) ? names[reason] : "shut down for an unknown reason";
+}
+
+static bool is_crash(unsigned reason)
+{
+	return reason == SHUTDOWN_crash || reason == SHUTDOWN_watchdog;
+}
+
+/* The domain has ended, or will, and not by an accident of ours. */
+static void ended(struct xen *x, enum rpl_guest_event event, const char *why)
+{
+	struct rpl_guest *g = x->g;
+	struct rpl_err err;
+
+	if (x->over)
+		return;
+	x->over = true;
+	note_set(&x->note, false);
+	xen_p2m_close(x); /* frames that we hold would keep the dead domain */
+	if (g->busy && g->op != RPL_GUEST_QUIT && !ev_is_pending(&g->finish)) {
+		(void)rpl_fail(&err, -ESRCH, "%s: %s: domain %u %s", g->conf.name, rpl_guest_op_name(g->op), x->domid, why);
+		rpl_guest_op_done(g, -ESRCH, &err);
+	}
+	if (g->phase != RPL_GP_LIVE)
+		return;
+	rpl_guest_tell(g, event, "domain %u %s", x->domid, why);
+}
+
+static void resume_late(struct xen *x)
+{
+	rpl_log(RPL_LOG_WARNING, "vm=%s domain=%u reason=\"it suspended after nobody waited for it: resumed\"", x->g->conf.name,
+		x->domid);
+	if (xc_domain_resume(x->xc, x->domid, 1) < 0)
+		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u resume=\"%s\"", x->g->conf.name, x->domid, strerror(errno));
+	(void)xs_resume_domain(x->xs, x->domid);
+}
+
+/* Something happened to some domain: to ours? */
+static void look_again(struct xen *x)
+{
+	struct rpl_guest *g = x->g;
+	struct xen_dominfo d;
+	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+
+	if (x->over || !x->attached)
+		return;
+	if (r < 0 || d.dying) {
+		ended(x, RPL_GUEST_SHUTDOWN, "was destroyed");
+	} else if (d.shutdown && d.reason != SHUTDOWN_suspend) {
+		ended(x, is_crash(d.reason) ? RPL_GUEST_CRASH : RPL_GUEST_SHUTDOWN, reason_name(d.reason));
+	} else if (d.shutdown && x->asked) {
+		x->asked = false;
+		if (g->busy && g->op == RPL_GUEST_PAUSE && !ev_is_pending(&g->finish))
+			rpl_guest_op_done(g, 0, NULL);
+	} else if (d.shutdown && !x->wanted && g->phase == RPL_GP_LIVE && g->info.running) {
+		resume_late(x);
+	}
+}
+
+static void on_xenstore(EV_P_ ev_io *w, int revents)
+{
+	struct xen *x = w->data;
+	bool any = false;
+	char **event;
+
+	(void)loop;
+	(void)revents;
+	while ((event = xs_check_watch(x->xs))) {
+		any = true;
+		free(event);
+	}
+	if (any)
+		look_again(x);
+}
+
+static void on_evtchn(EV_P_ ev_io *w, int revents)
+{
+	struct xen *x = w->data;
+	xenevtchn_port_or_error_t port = xenevtchn_pending(x->evtchn);
+
+	(void)loop;
+	(void)revents;
+	if (port < 0)
+		return;
+	(void)xenevtchn_unmask(x->evtchn, (evtchn_port_t)port);
+	look_again(x);
+}
+
+/* ---- the event channel of a finished suspend */
+
+/* A port cannot be closed from outside the guest, so the one of an earlier attach to this domain is used again. Its number
+ * is kept in a file of the run directory, which says for which domain. */
+static void port_path(const struct xen *x, char path[XEN_PATH])
+{
+	(void)snprintf(path, XEN_PATH, "%s/%s.suspend-port", x->g->conf.run_dir, x->g->conf.name);
+}
+
+static int old_port(const struct xen *x)
+{
+	char path[XEN_PATH], uuid[RPL_UUID_TEXT], said[RPL_UUID_TEXT] = "";
+	RPL_AUTO_FREE char *text = NULL;
+	unsigned domid = 0;
+	int port = -1;
+	size_t len;
+
+	port_path(x, path);
+	if (rpl_read_file(path, PORT_TEXT, &text, &len, NULL) < 0)
+		return -1;
+	if (sscanf(text, "%36s %u %d", said, &domid, &port) != 3 || domid != x->domid ||
+	    strcmp(said, rpl_uuid_text(&x->g->info.uuid, uuid)) != 0)
+		return -1;
+	return port;
+}
+
+static void keep_port(const struct xen *x, int port)
+{
+	char path[XEN_PATH], uuid[RPL_UUID_TEXT];
+	FILE *f;
+
+	port_path(x, path);
+	f = fopen(path, "we");
+	if (!f)
+		return; /* the next attach makes a new one */
+	(void)fprintf(f, "%s %u %d\n", rpl_uuid_text(&x->g->info.uuid, uuid), x->domid, port);
+	(void)fclose(f);
+}
+
+static int subscribe(struct xen *x, struct rpl_err *err)
+{
+	int port = old_port(x);
+
+	x->suspend_port = port > 0 ? xenevtchn_bind_interdomain(x->evtchn, x->domid, (evtchn_port_t)port) : -1;
+	if (x->suspend_port < 0) {
+		port = xc_evtchn_alloc_unbound(x->xc, x->domid, 0);
+		if (port < 0)
+			return rpl_fail_errno(err, errno, "domain %u: make an event channel", x->domid);
+		x->suspend_port = xenevtchn_bind_interdomain(x->evtchn, x->domid, (evtchn_port_t)port);
+		if (x->suspend_port < 0)
+			return rpl_fail_errno(err, errno, "domain %u: bind its event channel %d", x->domid, port);
+		keep_port(x, port);
+	}
+	if (xc_domain_subscribe_for_suspend(x->xc, x->domid, (evtchn_port_t)port) < 0)
+		return rpl_fail_errno(err, errno, "domain %u: subscribe to its suspends", x->domid);
+	return 0;
+}
+
+/* Xenstored is told of suspends again; what a stock save or migration waits for. */
+static void unsubscribe(struct xen *x)
+{
+	if (x->suspend_port < 0)
+		return;
+	(void)xc_domain_subscribe_for_suspend(x->xc, x->domid, 0);
+	(void)xenevtchn_unbind(x->evtchn, (evtchn_port_t)x->suspend_port);
+	x->suspend_port = -1;
+}
+
+/* ---- handles */
+
+static int open_xen(struct xen *x, struct rpl_err *err)
+{
+	struct ev_loop *loop = x->g->loop;
+
+	x->xc = xc_interface_open(NULL, NULL, 0);
+	if (!x->xc)
+		return rpl_fail_errno(err, errno, "open the hypervisor's interface: is this a Xen control domain?");
+	x->fmem = xc_interface_fmem_handle(x->xc);
+	x->xs = xs_open(0);
+	if (!x->xs)
+		return rpl_fail_errno(err, errno, "connect to xenstored");
+	x->evtchn = xenevtchn_open(NULL, 0);
+	if (!x->evtchn)
+		return rpl_fail_errno(err, errno, "open the event channel device");
+	if (!xs_watch(x->xs, "@releaseDomain", WATCH_TOKEN))
+		return rpl_fail_errno(err, errno, "xenstore: watch the ends of domains");
+	ev_io_init(&x->xs_io, on_xenstore, xs_fileno(x->xs), EV_READ);
+	ev_io_init(&x->evtchn_io, on_evtchn, xenevtchn_fd(x->evtchn), EV_READ);
+	x->xs_io.data = x->evtchn_io.data = x;
+	ev_io_start(loop, &x->xs_io);
+	ev_io_start(loop, &x->evtchn_io);
+	return 0;
+}
+
+static void close_xen(struct xen *x)
+{
+	if (ev_is_active(&x->xs_io))
+		ev_io_stop(x->g->loop, &x->xs_io);
+	if (ev_is_active(&x->evtchn_io))
+		ev_io_stop(x->g->loop, &x->evtchn_io);
+	if (x->xc) {
+		unsubscribe(x);
+		xen_log_off(x);
+		xen_p2m_close(x);
+	}
+	if (x->evtchn)
+		(void)xenevtchn_close(x->evtchn);
+	if (x->xs)
+		xs_close(x->xs);
+	if (x->xc)
+		(void)xc_interface_close(x->xc);
+	x->evtchn = NULL;
+	x->xs = NULL;
+	x->xc = NULL;
+	x->attached = false;
+}
+
+static int map_state(struct xen *x, struct rpl_err *err)
+{
+	void *p;
+
+	if (x->state)
+		return 0;
+	if (ftruncate(x->g->state_fd, RPL_GUEST_STATE_MAX) < 0)
+		return rpl_fail_errno(err, errno, "room for the device state");
+	p = mmap(NULL, RPL_GUEST_STATE_MAX, PROT_READ | PROT_WRITE, MAP_SHARED, x->g->state_fd, 0);
+	if (p == MAP_FAILED)
+		return rpl_fail_errno(err, errno, "map the device state");
+	x->state = p;
+	x->scratch = malloc(XEN_SCRATCH);
+	return x->scratch ? 0 : rpl_fail(err, -ENOMEM, "no memory for a record");
+}
+
+/* ---- operations */
+
+static int attach(struct xen *x, struct rpl_err *err)
+{
+	struct rpl_guest *g = x->g;
+	uint64_t half;
+	int r;
+
+	r = open_xen(x, err);
+	if (r == 0)
+		r = xen_find(x, g->conf.name, err);
+	if (r == 0)
+		r = xen_inspect(x, err);
+	if (r == 0)
+		r = map_state(x, err);
+	if (r == 0 && g->conf.run_dir)
+		r = subscribe(x, err);
+	if (r < 0)
+		return r;
+	memcpy(&half, g->info.uuid.b, sizeof(half));
+	g->info.paused_by_us = note_claim_id(&x->note, x->domid, half) && !g->info.running;
+	note_set(&x->note, g->info.paused_by_us);
+	x->wanted = g->info.paused_by_us;
+	x->attached = true;
+	return 0;
+}
+
+static int do_attach(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+	int r;
+
+	close_xen(x);
+	x->over = x->asked = x->wanted = false;
+	r = attach(x, err);
+	if (r < 0) {
+		close_xen(x);
+		return rpl_prefix(err, "%s: attach", g->conf.name);
+	}
+	rpl_guest_op_done(g, 0, NULL);
+	return 0;
+}
+
+/* A guest whose drivers would not survive without knowing is asked; others are stopped. */
+static bool must_ask(struct xen *x)
+{
+	uint64_t irq = 0, sleeping = 0;
+
+	if (x->kind == XEN_PV)
+		return true;
+	(void)xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_CALLBACK_IRQ, &irq);
+	(void)xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_ACPI_S_STATE, &sleeping);
+	return irq && !sleeping;
+}
+
+static int request_suspend(struct xen *x, struct rpl_err *err)
+{
+	char path[XEN_PATH];
+
+	if (!must_ask(x))
+		return xc_domain_shutdown(x->xc, x->domid, SHUTDOWN_suspend) < 0 ?
+		       rpl_fail_errno(err, errno, "domain %u: stop it", x->domid) : 0;
+	(void)snprintf(path, sizeof(path), "/local/domain/%u/control/shutdown", x->domid);
+	if (!xs_write(x->xs, XBT_NULL, path, SUSPEND_REQUEST, sizeof(SUSPEND_REQUEST) - 1))
+		return rpl_fail_errno(err, errno, "xenstore: write %s", path);
+	return 0;
+}
+
+/* The guest did not answer: take the request back, if it has not taken it yet. */
+static void withdraw_suspend(struct xen *x)
+{
+	xs_transaction_t t = xs_transaction_start(x->xs);
+	char path[XEN_PATH], *now;
+	unsigned len;
+
+	if (t == XBT_NULL)
+		return;
+	(void)snprintf(path, sizeof(path), "/local/domain/%u/control/shutdown", x->domid);
+	now = xs_read(x->xs, t, path, &len);
+	if (now && strcmp(now, SUSPEND_REQUEST) == 0)
+		(void)xs_write(x->xs, t, path, "", 0);
+	free(now);
+	/* a conflict means that the guest has just answered: it will suspend, and be resumed */
+	(void)xs_transaction_end(x->xs, t, false);
+}
+
+static int do_pause(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+	struct xen_dominfo d;
+	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+
+	if (r == 0 && d.paused)
+		return rpl_fail(err, -EBUSY, "%s: pause: another program holds the domain paused: xl unpause", g->conf.name);
+	note_set(&x->note, true);
+	x->wanted = true;
+	if (r == 0 && d.shutdown && d.reason == SHUTDOWN_suspend) {
+		rpl_guest_op_done(g, 0, NULL);
+		return 0;
+	}
+	x->asked = true;
+	r = request_suspend(x, err);
+	if (r < 0) {
+		x->asked = false;
+		return rpl_prefix(err, "%s: pause", g->conf.name);
+	}
+	return 0;
+}
+
+static int do_save(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+	struct xen_dominfo d;
+	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+
+	g->state_len = 0;
+	if (r == 0 && (!d.shutdown || d.reason != SHUTDOWN_suspend))
+		return rpl_fail(err, -EBUSY, "%s: save: domain %u is not suspended", g->conf.name, x->domid);
+	if (r < 0)
+		return rpl_fail_errno(err, -r, "%s: save: domain %u", g->conf.name, x->domid);
+	if (!x->logging)
+		r = rpl_fail(err, -EINVAL, "its writes are not logged");
+	if (r == 0)
+		r = xen_collect(x, true, NULL, err);
+	if (r == 0)
+		r = xen_state_save(x, err);
+	if (r < 0)
+		return rpl_prefix(err, "%s: save", g->conf.name);
+	rpl_guest_op_done(g, 0, NULL);
+	return 0;
+}
+
+static int do_resume(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+	struct xen_dominfo d;
+	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+
+	if (r < 0)
+		return rpl_fail_errno(err, -r, "%s: resume: domain %u", g->conf.name, x->domid);
+	x->wanted = false; /* a suspend that is still under way is undone when it comes */
+	if (d.shutdown && d.reason == SHUTDOWN_suspend) {
+		if (xc_domain_resume(x->xc, x->domid, 1) < 0)
+			return rpl_fail_errno(err, errno, "%s: resume: domain %u", g->conf.name, x->domid);
+		(void)xs_resume_domain(x->xs, x->domid); /* in case xenstored saw it: the next end is to be told again */
+	}
+	note_set(&x->note, false);
+	rpl_guest_op_done(g, 0, NULL);
+	return 0;
+}
+
+static void do_abandon(struct rpl_guest *g)
+{
+	struct xen *x = xen_of(g);
+
+	if (g->op == RPL_GUEST_PAUSE && x->asked) {
+		x->asked = x->wanted = false;
+		withdraw_suspend(x);
+	}
+}
+
+/* Nothing to do: Linux' own network front end tells the switches when it wakes up in a new domain. */
+static int do_announce(struct rpl_guest *g, struct rpl_err *err)
+{
+	(void)err;
+	rpl_guest_op_done(g, 0, NULL);
+	return 0;
+}
+
+static void on_destroyed(EV_P_ ev_io *w, int revents)
+{
+	struct xen *x = w->data;
+	siginfo_t si;
+
+	(void)revents;
+	ev_io_stop(loop, w);
+	/* ECHILD if the loop has reaped it */
+	(void)waitid(P_PIDFD, (id_t)x->destroyer, &si, WEXITED | WNOHANG);
+	rpl_close(&x->destroyer);
+	if (x->g->busy && x->g->op == RPL_GUEST_QUIT)
+		rpl_guest_op_done(x->g, 0, NULL);
+}
+
+/* The domain stands still at once; the toolstack's own command then takes it apart with its devices. */
+static int do_quit(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+	char domid[16], xl[] = "xl", destroy[] = "destroy";
+	char *argv[] = { xl, destroy, domid, NULL };
+	pid_t pid;
+	int r;
+
+	if (!x->xc || !x->domid)
+		return rpl_fail(err, -ESRCH, "%s: quit: its domain is not known", g->conf.name);
+	x->over = true;
+	note_set(&x->note, false);
+	xen_p2m_close(x);
+	(void)xc_domain_pause(x->xc, x->domid); /* fails if it is gone */
+	(void)snprintf(domid, sizeof(domid), "%u", x->domid);
+	r = posix_spawnp(&pid, xl, NULL, NULL, argv, environ);
+	if (r)
+		return rpl_fail_errno(err, r, "%s: quit: start xl destroy %s", g->conf.name, domid);
+	x->destroyer = pidfd_open(pid, 0);
+	if (x->destroyer < 0)
+		return rpl_fail_errno(err, errno, "%s: quit: watch xl destroy %s", g->conf.name, domid);
+	ev_io_init(&x->destroyed, on_destroyed, x->destroyer, EV_READ);
+	x->destroyed.data = x;
+	ev_io_start(g->loop, &x->destroyed);
+	return 0;
+}
+
+static int do_collect(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err)
+{
+	int r = xen_collect(xen_of(g), false, ret_pages, err);
+
+	return r < 0 ? rpl_prefix(err, "%s: collect", g->conf.name) : 0;
+}
+
+/* ---- the handle */
+
+static int do_init(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = calloc(1, sizeof(*x));
+
+	g->priv = x;
+	if (!x)
+		return rpl_fail(err, -ENOMEM, "%s: no memory", g->conf.name);
+	x->g = g;
+	x->suspend_port = x->destroyer = -1;
+	return g->conf.run_dir ? note_open(&x->note, g->conf.run_dir, g->conf.name, err) : 0;
+}
+
+static void do_fini(struct rpl_guest *g, bool keep_standby)
+{
+	struct xen *x = xen_of(g);
+
+	(void)keep_standby;
+	if (!x)
+		return;
+	if (ev_is_active(&x->destroyed))
+		ev_io_stop(g->loop, &x->destroyed);
+	rpl_close(&x->destroyer);
+	close_xen(x);
+	/* a guest that is still suspended by us needs its note */
+	note_close(&x->note, !x->note.page || x->over || g->info.running || g->phase != RPL_GP_LIVE);
+	if (x->state)
+		(void)munmap(x->state, RPL_GUEST_STATE_MAX);
+	free(x->head);
+	free(x->scratch);
+	free(x);
+}
+
+static pid_t do_pid(const struct rpl_guest *g)
+{
+	(void)g;
+	return 0; /* a domain is no process */
+}
+
+const struct rpl_guest_ops rpl_guest_xen = {
+	.name = "xen",
+	.init = do_init,
+	.attach = do_attach,
+	.pause = do_pause,
+	.save = do_save,
+	.resume = do_resume,
+	.announce = do_announce,
+	.quit = do_quit,
+	.abandon = do_abandon,
+	.collect = do_collect,
+	.memory = xen_memory,
+	.pid = do_pid,
+	.fini = do_fini,
+};

@@ -1,0 +1,33 @@
+/* xen_compat.h - the calls of Xen's libraries whose names or forms differ between releases, in one place
+ *
+ * Built and run with Xen 4.17. The forms of 4.18 to 4.21 are chosen by configure's probes and only compiled against those
+ * releases' prototypes (tests/unit/xen-compat): nobody has run them.
+ */
+#ifndef RPL_GUEST_XEN_COMPAT_H
+#define RPL_GUEST_XEN_COMPAT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <xenctrl.h>
+
+struct xen_dominfo {
+	bool hvm;            /* HVM or PVH */
+	bool dying, shutdown, paused, hap;
+	unsigned reason;     /* SHUTDOWN_..., if shutdown */
+	uint64_t tot_pages, max_pages, shared_info_frame;
+	uint32_t max_vcpu_id;
+	uint32_t emulation;  /* XEN_X86_EMU_... */
+	uint8_t uuid[16];
+};
+
+/* 0, -ESRCH if there is no such domain, or another negative errno. */
+int xen_compat_dominfo(xc_interface *xc, uint32_t domid, struct xen_dominfo *ret);
+
+#define XEN_TYPES_MAX 1024 /* of one call; Xen's own limit */
+/* In: gfns (machine frames of a PV guest); out: types as streams number them. 0 or a negative errno. */
+int xen_compat_page_types(xc_interface *xc, uint32_t domid, unsigned n, uint64_t *inout);
+
+#define XEN_SHUTDOWN_SUSPEND 2u /* SHUTDOWN_suspend of <xen/sched.h> */
+
+#endif

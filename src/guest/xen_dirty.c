@@ -1,0 +1,366 @@
+/* xen_dirty.c - log-dirty, page types, and what the mover is told
+ *
+ * A collection: take Xen's bitmap (CLEAN), bring the p2m up to date (PV), look up the type of every page that was
+ * written, and put all of it into the memory that is shared with the mover. A page whose type changed makes its page of
+ * the type table dirty.
+ *
+ * Which pages' types can have changed? Xen marks a PV page dirty when it becomes a page table, stops to be one, is
+ * pinned or unpinned, so looking at dirty pages is enough. HVM and PVH guests only gain and lose pages, which changes the
+ * number of the domain's pages: then all types are looked up again, and all mappings remade. What the bitmap does not
+ * show is a frame that was given back and taken again between two collections; replicad-xen(7) says what that means.
+ *
+ * Xen marks a page that is populated while logging only from the next CLEAN on (upstream's manual says so of HVM), but
+ * by then its new type has made it dirty.
+ */
+#include "xen_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <replicad/auto.h>
+#include <replicad/log.h>
+
+#include "uapi_privcmd.h"
+
+#define PRIVCMD_PATH "/dev/xen/privcmd"
+#define MOVE_TRIES 3 /* live: the guest is changing its p2m list */
+
+int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, struct rpl_err *err)
+{
+	uint64_t batch[XEN_TYPES_MAX], from[XEN_TYPES_MAX];
+	uint64_t at = 0;
+
+	while (at < n) {
+		unsigned k = 0;
+		int r;
+
+		for (; k < XEN_TYPES_MAX && at < n; at++) {
+			uint64_t gfn = gfns ? gfns[at] : at;
+
+			ret[at] = RPL_PAGE_XTAB;
+			if (gfn == XEN_NO_FRAME)
+				continue;
+			batch[k] = gfn;
+			from[k++] = at;
+		}
+		r = k ? xen_compat_page_types(x->xc, x->domid, k, batch) : 0;
+		if (r < 0)
+			return rpl_fail_errno(err, -r, "domain %u: types of %u pages from frame 0x%" PRIx64, x->domid, k, batch[0]);
+		for (unsigned i = 0; i < k; i++) {
+			if (!rpl_page_type_valid((unsigned)batch[i]))
+				return rpl_fail(err, -EPROTO, "domain %u: a page of type 0x%x", x->domid, (unsigned)batch[i]);
+			ret[from[i]] = (uint8_t)batch[i];
+		}
+	}
+	return 0;
+}
+
+/* ---- types of many pages of the layout */
+
+struct batch {
+	uint64_t page[XEN_TYPES_MAX], gfn[XEN_TYPES_MAX];
+	uint8_t type[XEN_TYPES_MAX];
+	unsigned n;
+};
+
+static void set_type(struct xen *x, uint64_t file_page, uint8_t type)
+{
+	if (x->shared.types[file_page] == type)
+		return;
+	x->shared.types[file_page] = type;
+	xen_shared_set_dirty(&x->shared, file_page);
+	xen_shared_set_dirty(&x->shared, rpl_xen_guest_pages(&x->g->info.layout) + file_page / RPL_PAGE_SIZE);
+}
+
+static int flush(struct xen *x, struct batch *b, struct rpl_err *err)
+{
+	int r = xen_types(x, b->gfn, b->n, b->type, err);
+
+	for (unsigned i = 0; i < b->n && r == 0; i++)
+		set_type(x, b->page[i], b->type[i]);
+	b->n = 0;
+	return r;
+}
+
+static int add(struct xen *x, struct batch *b, uint64_t file_page, uint64_t pfn, struct rpl_err *err)
+{
+	b->page[b->n] = file_page;
+	b->gfn[b->n++] = x->kind == XEN_PV ? x->shared.p2m[pfn] : pfn;
+	return b->n == XEN_TYPES_MAX ? flush(x, b, err) : 0;
+}
+
+static int all_types(struct xen *x, struct rpl_err *err)
+{
+	const struct rpl_ram_layout *l = &x->g->info.layout;
+	struct batch b = { .n = 0 };
+
+	for (uint32_t i = 0; i + 1 < l->count; i++) {
+		const struct rpl_ram_region *r = &l->region[i];
+
+		for (uint64_t k = 0; k < r->pages; k++)
+			if (add(x, &b, r->file_page + k, r->pfn + k, err) < 0)
+				return err->code;
+	}
+	return flush(x, &b, err);
+}
+
+/* ---- a collection */
+
+/* Xen's bitmap of one region into ours; page by page, but for words without a bit. */
+static void merge_region(struct xen *x, const struct rpl_ram_region *r)
+{
+	uint64_t end = r->pfn + r->pages < x->log_pages ? r->pfn + r->pages : x->log_pages;
+
+	for (uint64_t pfn = r->pfn; pfn < end;) {
+		uint64_t left = 64 - pfn % 64, w;
+
+		memcpy(&w, x->log + pfn / 64 * 8, sizeof(w));
+		w >>= pfn % 64;
+		if (end - pfn < left) {
+			left = end - pfn;
+			w &= (UINT64_C(1) << left) - 1;
+		}
+		for (; w; w &= w - 1)
+			xen_shared_set_dirty(&x->shared, r->file_page + (pfn - r->pfn) + (uint64_t)__builtin_ctzll(w));
+		pfn += left;
+	}
+}
+
+static int clean(struct xen *x, bool final, struct rpl_err *err)
+{
+	const struct rpl_ram_layout *l = &x->g->info.layout;
+	xc_shadow_op_stats_t stats;
+	long long n = xc_logdirty_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_CLEAN, &x->log_buffer, x->log_pages,
+					  final ? XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0, &stats);
+
+	if (n < 0)
+		return rpl_fail_errno(err, errno, "domain %u: take its dirty bitmap%s", x->domid,
+				      errno == ENOMEM ? ": its paging pool is too small; begin anew with a larger shadow_memory=" : "");
+	if ((uint64_t)n != x->log_pages)
+		return rpl_fail(err, -EPROTO, "domain %u: a dirty bitmap of %lld pages, %" PRIu64 " were asked for", x->domid, n,
+				x->log_pages);
+	for (uint32_t i = 0; i + 1 < l->count; i++)
+		merge_region(x, &l->region[i]);
+	return 0;
+}
+
+/* The types of all pages that are dirty in the shared bitmap, also of those not taken since an earlier collection. */
+static int dirty_types(struct xen *x, bool known_is_enough, struct rpl_err *err)
+{
+	const struct rpl_ram_layout *l = &x->g->info.layout;
+	uint64_t pages = rpl_xen_guest_pages(l);
+	struct batch b = { .n = 0 };
+
+	for (uint64_t i = 0; i < RPL_BITMAP_WORDS(pages); i++) {
+		uint64_t w = atomic_load_explicit(&x->shared.dirty[i], memory_order_relaxed);
+
+		for (; w; w &= w - 1) {
+			uint64_t p = i * 64 + (uint64_t)__builtin_ctzll(w), pfn;
+
+			if (p >= pages)
+				break;
+			if (known_is_enough && x->shared.types[p] == RPL_PAGE_NOTAB)
+				continue;
+			rpl_assert(rpl_layout_pfn(l, p, &pfn));
+			if (add(x, &b, p, pfn, err) < 0)
+				return err->code;
+		}
+	}
+	return flush(x, &b, err);
+}
+
+/* The p2m list moved: find it again. What it covers must still be what the layout says. */
+static int follow_p2m(struct xen *x, bool final, struct rpl_err *err)
+{
+	uint64_t pages = x->p2m.pages;
+	int moved = xen_p2m_moved(x);
+
+	for (int i = 0; moved == -EAGAIN && !final && i < MOVE_TRIES; i++)
+		moved = xen_p2m_moved(x);
+	if (moved == 0)
+		return 0;
+	if (moved < 0 && final)
+		return rpl_fail(err, -EAGAIN, "the guest suspended in the middle of a change of its p2m list");
+	if (moved < 0)
+		return 0; /* this round is repeated anyway, and the final one looks again */
+	if (xen_p2m_open(x, err) < 0)
+		return err->code;
+	if (x->p2m.pages != pages)
+		return rpl_fail(err, -ESTALE, "the guest's p2m had %" PRIu64 " entries and has %" PRIu64 ": it must be inspected anew",
+				pages, x->p2m.pages);
+	/* from all leaves; the reverse table was made from the new list already */
+	xen_p2m_update(x, NULL);
+	return 0;
+}
+
+static int check_growth(struct xen *x, struct rpl_err *err)
+{
+	xen_pfn_t n = 0;
+
+	if (xc_domain_nr_gpfns(x->xc, x->domid, &n) < 0)
+		return rpl_fail_errno(err, errno, "domain %u: its highest frame", x->domid);
+	return n <= x->log_pages ? 0 : rpl_fail(err, -ESTALE, "the guest had %" PRIu64 " frames and has %" PRIu64
+						": it must be inspected anew", x->log_pages, (uint64_t)n);
+}
+
+static int collect_hvm(struct xen *x, bool final, struct rpl_err *err)
+{
+	struct xen_dominfo d;
+	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+
+	if (r < 0)
+		return rpl_fail_errno(err, -r, "domain %u", x->domid);
+	if (final && check_growth(x, err) < 0)
+		return err->code;
+	if (d.tot_pages == x->tot_pages)
+		return dirty_types(x, true, err);
+	rpl_log(RPL_LOG_INFO, "vm=%s pages_were=%" PRIu64 " pages=%" PRIu64 " reason=\"the guest gained or lost pages\"",
+		x->g->conf.name, x->tot_pages, d.tot_pages);
+	x->tot_pages = d.tot_pages;
+	x->shared.head->remap++;
+	return all_types(x, err);
+}
+
+int xen_collect(struct xen *x, bool final, uint64_t *ret_pages, struct rpl_err *err)
+{
+	uint64_t pages = 0;
+	int r;
+
+	rpl_assert(x->logging);
+	x->shared.head->running = !final;
+	r = clean(x, final, err);
+	if (r == 0 && x->kind == XEN_PV) {
+		r = follow_p2m(x, final, err);
+		if (r == 0) {
+			xen_p2m_update(x, x->log);
+			r = dirty_types(x, false, err);
+		}
+	} else if (r == 0) {
+		r = collect_hvm(x, final, err);
+	}
+	for (uint64_t i = 0; i < RPL_BITMAP_WORDS(x->g->info.layout.pages); i++)
+		pages += (uint64_t)__builtin_popcountll(atomic_load_explicit(&x->shared.dirty[i], memory_order_relaxed));
+	if (ret_pages)
+		*ret_pages = pages;
+	return r;
+}
+
+/* ---- on and off */
+
+void xen_log_off(struct xen *x)
+{
+	/* fails only if the domain is gone, and its log with it */
+	if (x->logging && xc_shadow_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0) < 0)
+		rpl_log(RPL_LOG_DEBUG, "vm=%s log_dirty_off=\"%s\"", x->g->conf.name, strerror(errno));
+	x->logging = false;
+	if (x->log)
+		xc__hypercall_buffer_free_pages(x->xc, &x->log_buffer, (int)x->log_buffer_pages);
+	x->log = NULL;
+	xen_shared_unmap(&x->shared);
+}
+
+static int make_log_buffer(struct xen *x, struct rpl_err *err)
+{
+	xc_hypercall_buffer_t none = { .hbuf = NULL, .param_shadow = NULL, .dir = 0, .sz = 0, .ubuf = (void *)-1 };
+
+	x->log_buffer = none;
+	x->log_buffer_pages = (unsigned)(((x->log_pages + 63) / 64 * 8 + RPL_PAGE_SIZE - 1) / RPL_PAGE_SIZE);
+	x->log = xc__hypercall_buffer_alloc_pages(x->xc, &x->log_buffer, (int)x->log_buffer_pages);
+	return x->log ? 0 : rpl_fail_errno(err, errno, "room for a dirty bitmap of %" PRIu64 " pages", x->log_pages);
+}
+
+static int log_on(struct xen *x, struct rpl_err *err)
+{
+	int r = xc_shadow_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, NULL, 0);
+
+	if (r < 0 && errno != EOPNOTSUPP) { /* the rest of an earlier session, or tracking of its video memory */
+		(void)xc_shadow_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
+		r = xc_shadow_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, NULL, 0);
+	}
+	if (r < 0)
+		return rpl_fail_errno(err, errno, "domain %u: log its writes%s", x->domid, errno == EOPNOTSUPP ?
+				      ": this Xen has no shadow paging, which PV guests need" : "");
+	x->logging = true;
+	return 0;
+}
+
+static int fill(struct xen *x, struct rpl_err *err)
+{
+	struct xen_shared_head *h = x->shared.head;
+	uint64_t pages = rpl_xen_guest_pages(&x->g->info.layout);
+	struct xen_dominfo d;
+	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+
+	if (r < 0)
+		return rpl_fail_errno(err, -r, "domain %u", x->domid);
+	x->tot_pages = d.tot_pages;
+	*h = (struct xen_shared_head){ .magic = XEN_SHARED_MAGIC, .domid = x->domid, .pv = x->kind == XEN_PV,
+				       .max_mfn = x->max_mfn, .running = 1 };
+	memset(x->shared.types, RPL_PAGE_XTAB, pages);
+	if (x->kind == XEN_PV) {
+		memset(x->shared.p2m, 0xff, pages * sizeof(*x->shared.p2m));
+		xen_p2m_update(x, NULL);
+	}
+	r = all_types(x, err);
+	/* all of that is the state that the first round, which takes all pages, begins with */
+	memset((void *)x->shared.dirty, 0, RPL_BITMAP_WORDS(x->g->info.layout.pages) * sizeof(uint64_t));
+	return r;
+}
+
+static int open_privcmd(uint32_t domid, struct rpl_err *err)
+{
+	int fd = open(PRIVCMD_PATH, O_RDWR | O_CLOEXEC);
+	uint16_t id = (uint16_t)domid;
+
+	if (fd < 0)
+		return rpl_fail_errno(err, errno, "open " PRIVCMD_PATH);
+	if (ioctl(fd, PRIVCMD_RESTRICT, &id) < 0) {
+		int e = errno;
+
+		(void)close(fd);
+		return rpl_fail_errno(err, e, "restrict " PRIVCMD_PATH " to domain %u", domid);
+	}
+	return fd;
+}
+
+static int arm(struct xen *x, int fd, struct rpl_err *err)
+{
+	const struct rpl_ram_layout *l = &x->g->info.layout;
+
+	xen_log_off(x);
+	if (ftruncate(fd, (off_t)xen_shared_size(l, x->kind == XEN_PV)) < 0)
+		return rpl_fail_errno(err, errno, "memory to share with a mover");
+	if (xen_shared_map(&x->shared, fd, l, x->kind == XEN_PV, err) < 0 || make_log_buffer(x, err) < 0)
+		return err->code;
+	/* first the log, then what it starts from */
+	if (log_on(x, err) < 0 || fill(x, err) < 0)
+		return err->code;
+	return xen_head_make(x, err);
+}
+
+int xen_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
+{
+	RPL_AUTO_FD int shared = memfd_create("replicad-xen", MFD_CLOEXEC);
+	struct xen *x = xen_of(g);
+	int privcmd, r;
+
+	r = shared < 0 ? rpl_fail_errno(err, errno, "memory to share with a mover") : arm(x, shared, err);
+	privcmd = r == 0 ? open_privcmd(x->domid, err) : r;
+	if (privcmd < 0) {
+		xen_log_off(x);
+		return rpl_prefix(err, "%s: memory", g->conf.name);
+	}
+	ret->kind = RPL_MEMORY_XEN;
+	ret->xen_pv = x->kind == XEN_PV;
+	ret->layout = g->info.layout;
+	fds[0] = privcmd;
+	fds[1] = rpl_steal_fd(&shared);
+	*ret_n = 2;
+	return 0;
+}

@@ -1,0 +1,121 @@
+/* xen_impl.h - the Xen backend's parts, one file each; private to src/guest
+ *
+ *   xen.c            life: domain found, events, suspend, resume, quit; the ops table
+ *   xen_inspect.c    what kind of domain is it, where is its memory, what stands against copying it
+ *   xen_dirty.c      log-dirty, page types, what the mover is told (xen_shared.h)
+ *   xen_p2m.c        PV: the guest's p2m, found and followed
+ *   xen_state.c      the device state: static records, tail; xen_vcpu.c the PV part of it
+ *   xen_qemu.c       HVM: the device model
+ *   xen_compat.c     what differs between releases of Xen
+ */
+#ifndef RPL_GUEST_XEN_IMPL_H
+#define RPL_GUEST_XEN_IMPL_H
+
+#include <xenctrl.h>
+#include <xenevtchn.h>
+#include <xenforeignmemory.h>
+#include <xenstore.h>
+
+#include <replicad/cur.h>
+
+#include "guest_impl.h"
+#include "note.h"
+#include "xen_compat.h"
+#include "xen_shared.h"
+
+#define XEN_PATH 256       /* of a xenstore node */
+#define XEN_HEAD_MAX (8u << 20) /* static records; p2m frames dominate: 8 bytes for each 2 MiB of a PV guest */
+
+enum xen_kind { XEN_PV, XEN_PVH, XEN_HVM };
+
+/* PV: where the guest keeps its p2m. */
+struct xen_p2m {
+	const void *shinfo;     /* its shared info page, mapped */
+	uint64_t count;         /* entries that it says it has */
+	uint64_t generation;    /* of the list, when it was walked */
+	uint64_t pages;         /* entries that we follow: a whole number of leaves */
+	uint64_t n_leaves;
+	uint64_t *leaf_pfn;     /* pages of the guest that hold the list */
+	const uint64_t *list;   /* all of them mapped, one behind the other */
+	struct xen_reverse reverse;
+};
+
+struct xen {
+	struct rpl_guest *g;
+	xc_interface *xc;
+	xenforeignmemory_handle *fmem; /* xc's */
+	struct xs_handle *xs;
+	xenevtchn_handle *evtchn;
+	ev_io xs_io, evtchn_io;
+	struct note note;
+
+	/* the domain */
+	uint32_t domid;
+	enum xen_kind kind;
+	unsigned vcpus;      /* as many ids */
+	uint64_t max_mfn;    /* of the host */
+	int suspend_port;    /* ours: fires when the domain has suspended; -1: xenstore tells */
+	bool attached;
+	bool over;           /* shut down, lost or destroyed: nothing more is told */
+	bool asked;          /* a suspend request of ours is not answered yet */
+	int destroyer;       /* pidfd of `xl destroy` */
+	ev_io destroyed;
+	bool wanted;         /* somebody wants it suspended; one that comes late is undone */
+
+	/* memory */
+	struct xen_p2m p2m;
+	struct xen_shared shared;
+	bool logging;        /* log-dirty is on */
+	uint64_t tot_pages;  /* when types were last looked up for all pages */
+	uint64_t log_pages;  /* bits of Xen's dirty bitmap */
+	xc_hypercall_buffer_t log_buffer;
+	uint8_t *log;
+	unsigned log_buffer_pages;
+
+	/* device state */
+	uint8_t *head;       /* static records that do not change in a session */
+	size_t head_len;
+	uint8_t *state;      /* the state memfd, mapped */
+	uint8_t *scratch;    /* XEN_SCRATCH bytes for one record */
+};
+
+#define XEN_SCRATCH (1u << 20)
+
+static inline struct xen *xen_of(const struct rpl_guest *g)
+{
+	return g->priv;
+}
+
+/* ---- xen_inspect.c */
+int xen_find(struct xen *x, const char *name, struct rpl_err *err); /* sets domid */
+int xen_inspect(struct xen *x, struct rpl_err *err);                /* fills g->info */
+/* Read a node; NULL if it is not there. Free it. */
+char *xen_read(struct xen *x, const char *fmt, ...) RPL_PRINTF(2, 3);
+
+/* ---- xen_p2m.c; all need a guest whose shared info is set up */
+int xen_p2m_open(struct xen *x, struct rpl_err *err);
+void xen_p2m_close(struct xen *x);
+/* Did the list move or grow since it was opened? 0; 1: open it again; -EAGAIN: a change is under way. */
+int xen_p2m_moved(struct xen *x);
+/* Bring shared.p2m up to date from the leaves marked in `log` (NULL: from all); what changed becomes dirty. */
+void xen_p2m_update(struct xen *x, const uint8_t *log);
+bool xen_p2m_pfn(const struct xen *x, uint64_t mfn, uint64_t *ret);
+
+/* ---- xen_dirty.c */
+int xen_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
+/* What was written since the last collection goes to the mover. `final`: the domain is suspended. */
+int xen_collect(struct xen *x, bool final, uint64_t *ret_pages, struct rpl_err *err);
+void xen_log_off(struct xen *x);
+/* The types of these frames, any number. */
+int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, struct rpl_err *err);
+
+/* ---- xen_state.c */
+int xen_head_make(struct xen *x, struct rpl_err *err);
+/* The whole device state into the state memfd; the domain is suspended. */
+int xen_state_save(struct xen *x, struct rpl_err *err);
+void xen_put_head(struct xen *x, struct rpl_out *o); /* up to where pages belong */
+
+/* ---- xen_vcpu.c */
+int xen_put_pv_tail(struct xen *x, struct rpl_out *o, struct rpl_err *err);
+
+#endif
