@@ -58,7 +58,7 @@
 
 #define RPL_CONF_VM_KEYS(X)                                                                                          \
 	X(uuid, UUID, "", 0, 36, NULL, PROTECT, "the VM; needed where it may arrive from a peer")                     \
-	X(backend, ENUM, "qemu", 0, 0, "qemu|sim", PROTECT, "what runs the guest")                                    \
+	X(backend, ENUM, "qemu", 0, 0, "qemu|sim|xen", PROTECT, "what runs the guest")                                    \
 	X(qmp, PATH, "", 0, 107, NULL, PROTECT, "qemu: the running guest's monitor socket")                           \
 	X(standby, PATH, "", 0, 128, NULL, PROTECT, "file that defines the standby guest; without it we are no backup") \
 	X(standby_user, NAME, "", 0, 31, NULL, PROTECT, "a standby runs as this user; empty: as the agent")           \

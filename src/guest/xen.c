@@ -305,6 +305,55 @@ static int do_attach(struct rpl_guest *g, struct rpl_err *err)
 	return 0;
 }
 
+/* ---- the backup's, until it is activated */
+
+static int do_standby(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+
+	xen_standby_free(x->standby);
+	x->standby = xen_standby_new(g, err);
+	return x->standby ? xen_standby_start(x->standby, err) : err->code;
+}
+
+static int do_fit(struct rpl_guest *g, const char *primary, struct rpl_err *err)
+{
+	return xen_standby_fit(xen_of(g)->standby, primary, err);
+}
+
+/* The domain runs: from here on it is one like any other. That it cannot be attached to does not undo that. */
+static void on_activated(struct rpl_guest *g, uint32_t domid, int r, const struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+	struct rpl_err mine = { 0 };
+
+	if (r < 0) {
+		rpl_guest_op_done(g, r, err);
+		return;
+	}
+	rpl_log(RPL_LOG_INFO, "vm=%s domain=%u activated", g->conf.name, domid);
+	xen_standby_free(x->standby);
+	x->standby = NULL;
+	x->over = x->asked = x->wanted = false;
+	if (attach(x, &mine) < 0) {
+		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u runs, but attach=\"%s\"", g->conf.name, domid, mine.msg);
+		x->domid = domid;
+	}
+	rpl_guest_op_done(g, 0, NULL);
+}
+
+static int do_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err)
+{
+	return xen_standby_activate(xen_of(g)->standby, state_fd, len, on_activated, err);
+}
+
+static int do_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+
+	return x->standby ? xen_standby_memory(x->standby, ret, fds, ret_n, err) : xen_memory(g, ret, fds, ret_n, err);
+}
+
 /* A guest whose drivers would not survive without knowing is asked; others are stopped. */
 static bool must_ask(struct xen *x)
 {
@@ -417,6 +466,8 @@ static void do_abandon(struct rpl_guest *g)
 {
 	struct xen *x = xen_of(g);
 
+	if (g->op == RPL_GUEST_STANDBY || g->op == RPL_GUEST_ACTIVATE)
+		xen_standby_abandon(x->standby);
 	if (g->op == RPL_GUEST_PAUSE && x->asked) {
 		x->asked = x->wanted = false;
 		withdraw_suspend(x);
@@ -445,15 +496,38 @@ static void on_destroyed(EV_P_ ev_io *w, int revents)
 		rpl_guest_op_done(x->g, 0, NULL);
 }
 
-/* The domain stands still at once; the toolstack's own command then takes it apart with its devices. */
-static int do_quit(struct rpl_guest *g, struct rpl_err *err)
+/* The toolstack's own command takes a domain apart with its devices; it fails if there is none, which is as good. */
+static int destroy(struct xen *x, const char *which, struct rpl_err *err)
 {
-	struct xen *x = xen_of(g);
-	char domid[16], xl[] = "xl", destroy[] = "destroy";
-	char *argv[] = { xl, destroy, domid, NULL };
+	char domain[256], xl[] = "xl", order[] = "destroy";
+	char *argv[] = { xl, order, domain, NULL };
 	pid_t pid;
 	int r;
 
+	(void)snprintf(domain, sizeof(domain), "%s", which);
+	r = posix_spawnp(&pid, xl, NULL, NULL, argv, environ);
+	if (r)
+		return rpl_fail_errno(err, r, "%s: quit: start xl destroy %s", x->g->conf.name, domain);
+	x->destroyer = pidfd_open(pid, 0);
+	if (x->destroyer < 0)
+		return rpl_fail_errno(err, errno, "%s: quit: watch xl destroy %s", x->g->conf.name, domain);
+	ev_io_init(&x->destroyed, on_destroyed, x->destroyer, EV_READ);
+	x->destroyed.data = x;
+	ev_io_start(x->g->loop, &x->destroyed);
+	return 0;
+}
+
+/* The domain stands still at once. */
+static int do_quit(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+	char domid[16];
+
+	if (x->standby) { /* nothing, or what an activation that was given up left, known by its name */
+		xen_standby_free(x->standby);
+		x->standby = NULL;
+		return destroy(x, g->conf.name, err);
+	}
 	if (!x->xc || !x->domid)
 		return rpl_fail(err, -ESRCH, "%s: quit: its domain is not known", g->conf.name);
 	x->over = true;
@@ -461,16 +535,7 @@ static int do_quit(struct rpl_guest *g, struct rpl_err *err)
 	xen_p2m_close(x);
 	(void)xc_domain_pause(x->xc, x->domid); /* fails if it is gone */
 	(void)snprintf(domid, sizeof(domid), "%u", x->domid);
-	r = posix_spawnp(&pid, xl, NULL, NULL, argv, environ);
-	if (r)
-		return rpl_fail_errno(err, r, "%s: quit: start xl destroy %s", g->conf.name, domid);
-	x->destroyer = pidfd_open(pid, 0);
-	if (x->destroyer < 0)
-		return rpl_fail_errno(err, errno, "%s: quit: watch xl destroy %s", g->conf.name, domid);
-	ev_io_init(&x->destroyed, on_destroyed, x->destroyer, EV_READ);
-	x->destroyed.data = x;
-	ev_io_start(g->loop, &x->destroyed);
-	return 0;
+	return destroy(x, domid, err);
 }
 
 static int do_collect(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err)
@@ -505,6 +570,7 @@ static void do_fini(struct rpl_guest *g, bool keep_standby)
 		ev_io_stop(g->loop, &x->destroyed);
 	rpl_close(&x->destroyer);
 	close_xen(x);
+	xen_standby_free(x->standby);
 	/* a guest that is still suspended by us needs its note */
 	note_close(&x->note, !x->note.page || x->over || g->info.running || g->phase != RPL_GP_LIVE);
 	if (x->state)
@@ -531,7 +597,11 @@ const struct rpl_guest_ops rpl_guest_xen = {
 	.quit = do_quit,
 	.abandon = do_abandon,
 	.collect = do_collect,
-	.memory = xen_memory,
+	.standby = do_standby,
+	.fit = do_fit,
+	.activate = do_activate,
+	.standby_ms = XEN_STANDBY_TIMEOUT_MS,
+	.memory = do_memory,
 	.pid = do_pid,
 	.fini = do_fini,
 };

@@ -22,6 +22,7 @@
 #include "note.h"
 #include "xen_compat.h"
 #include "xen_shared.h"
+#include "xen_standby.h"
 
 #define XEN_PATH 256       /* of a xenstore node */
 #define XEN_HEAD_MAX (8u << 20) /* static records; p2m frames dominate: 8 bytes for each 2 MiB of a PV guest */
@@ -48,6 +49,7 @@ struct xen {
 	xenevtchn_handle *evtchn;
 	ev_io xs_io, evtchn_io;
 	struct note note;
+	struct xen_standby *standby; /* a backup's: NULL after the activation */
 
 	/* the domain */
 	uint32_t domid;

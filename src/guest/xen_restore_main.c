@@ -3,7 +3,8 @@
  *   check CONFIG                                  facts as "key=value" lines
  *   activate CONFIG RAM_FD STATE_FD DESC_FD LEN   build the domain and let it run; "domid=N"
  *
- * On failure the last line on standard error is the reason, and the exit status 1.
+ * The last line is "done" (a keeper's loop may reap us before the exit status is read), or the reason of a failure; then the
+ * exit status is 1.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -21,6 +22,7 @@
 #include <replicad/memory.h>
 #include <replicad/xen.h>
 
+#include "xen_standby.h"
 #include "xen_standby_conf.h"
 #include "xen_standby_image.h"
 #include "xen_standby_xl.h"
@@ -173,6 +175,8 @@ int main(int argc, char **argv)
 			      "Started by replicad-keeper; see replicad-xen-restore(8).\n");
 		return argc == 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;
 	}
+	if (r == 0)
+		(void)puts(XEN_RESTORE_DONE);
 	(void)fflush(stdout);
 	if (r < 0)
 		(void)fprintf(stderr, "%s\n", err.msg);

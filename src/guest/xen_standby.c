@@ -76,10 +76,17 @@ void xen_standby_free(struct xen_standby *s)
 	free(s);
 }
 
+/* Nobody waits for it any more, so no domain may come of it: xl unpauses last, what it leaves behind does not run. */
 void xen_standby_abandon(struct xen_standby *s)
 {
-	if (s)
-		forget_program(s);
+	siginfo_t si;
+
+	if (!s || !s->pid)
+		return;
+	(void)kill(-s->pid, SIGKILL);
+	(void)pidfd_send_signal(s->pidfd, SIGKILL, NULL, 0); /* if it had no session of its own yet */
+	(void)waitid(P_PIDFD, (id_t)s->pidfd, &si, WEXITED);
+	forget_program(s);
 }
 
 RPL_NORETURN static void child(char *const argv[], int said, const int *passed, size_t n)
@@ -100,16 +107,26 @@ RPL_NORETURN static void child(char *const argv[], int said, const int *passed, 
 	_exit(127);
 }
 
-/* Its last line is the reason, or with success its answer. */
+/* Cut the last line off *said and return it. */
+static const char *last_line(char *said)
+{
+	char *last = strrchr(said, '\n');
+
+	if (last)
+		*last = '\0';
+	return last ? last + 1 : said;
+}
+
+/* Its last line is the outcome. The exit status would be, but libev reaps every child, and may have been first. */
 static void on_ended(struct ev_loop *loop, ev_io *w, int revents)
 {
 	struct xen_standby *s = w->data;
 	RPL_AUTO_FREE char *said = calloc(1, XEN_RESTORE_SAYS_MAX + 1);
 	void (*then)(struct xen_standby *, const char *, int, const struct rpl_err *) = s->then;
 	struct rpl_err err = { 0 };
-	siginfo_t si = { 0 };
 	ssize_t n = said ? pread(s->said, said, XEN_RESTORE_SAYS_MAX, 0) : 0;
-	char *last;
+	const char *last;
+	siginfo_t si;
 
 	(void)loop;
 	(void)revents;
@@ -117,14 +134,12 @@ static void on_ended(struct ev_loop *loop, ev_io *w, int revents)
 	forget_program(s);
 	while (n > 0 && said[n - 1] == '\n')
 		said[--n] = '\0';
-	if (said && si.si_code == CLD_EXITED && si.si_status == 0) {
+	last = said ? last_line(said) : "no memory for what " XEN_RESTORE_PROGRAM " said";
+	if (strcmp(last, XEN_RESTORE_DONE) == 0) {
 		then(s, said, 0, NULL);
 		return;
 	}
-	last = said ? strrchr(said, '\n') : NULL;
-	last = last ? last + 1 : said;
-	(void)rpl_fail(&err, -EIO, "%s: %.200s", s->g->conf.name,
-		       last && *last ? last : XEN_RESTORE_PROGRAM " ended without a word");
+	(void)rpl_fail(&err, -EIO, "%s: %.200s", s->g->conf.name, *last ? last : XEN_RESTORE_PROGRAM " ended without a word");
 	then(s, said ? said : "", err.code, &err);
 }
 
@@ -186,12 +201,15 @@ static int take_facts(struct xen_standby *s, const char *said, struct rpl_err *e
 {
 	struct rpl_guest_info *i = &s->g->info;
 	const char *definition = strstr(said, "backend=");
-	char uuid[RPL_UUID_TEXT], version[16], kind[8];
+	char uuid[RPL_UUID_TEXT], version[16], kind[8], name[256];
 
-	if (!definition || !rpl_xen_definition_get(said, "uuid", uuid, sizeof(uuid)) ||
+	if (!definition || !rpl_xen_definition_get(said, "name", name, sizeof(name)) || !rpl_xen_definition_get(said, "uuid", uuid, sizeof(uuid)) ||
 	    !rpl_xen_definition_get(said, "xen", version, sizeof(version)) ||
 	    !rpl_xen_definition_get(said, RPL_XEN_KEY_DOMAIN, kind, sizeof(kind)))
 		return rpl_fail(err, -EBADMSG, "%s: what " XEN_RESTORE_PROGRAM " found out is not complete", s->g->conf.name);
+	if (strcmp(name, s->g->conf.name) != 0)
+		return rpl_fail(err, -EINVAL, "%s: the standby file %.80s defines a domain called '%.60s': the names must be equal",
+				s->g->conf.name, s->g->conf.standby_path, name);
 	if (rpl_uuid_parse(uuid, &i->uuid, NULL) < 0)
 		return rpl_fail(err, -EBADMSG, "%s: uuid '%s'", s->g->conf.name, uuid);
 	free(s->facts);

@@ -17,7 +17,7 @@ struct xen_standby;
 #define XEN_STANDBY_TIMEOUT_MS 120000
 
 struct xen_standby *xen_standby_new(struct rpl_guest *g, struct rpl_err *err); /* NULL: *err */
-/* Nothing that is activated ends with it; a check or an activation under way does not end either: it is let go. */
+/* Nothing that is activated ends with it, nor an activation under way (xen_standby_abandon() ends that). */
 void xen_standby_free(struct xen_standby *s); /* accepts NULL */
 
 /* Check configuration, host and memory; fills g->info but for the layout; ends in rpl_guest_op_done(). */
@@ -34,5 +34,6 @@ void xen_standby_abandon(struct xen_standby *s);
 /* Exchanged with the program: "key=value" lines that it prints. */
 #define XEN_RESTORE_PROGRAM "replicad-xen-restore"
 #define XEN_RESTORE_SAYS_MAX 16384
+#define XEN_RESTORE_DONE "done" /* its last line, if it did what it was to do */
 
 #endif

@@ -222,6 +222,9 @@ static void test_refusals(void **state)
 	(void)unsetenv("FAKE_XL_FREE");
 	put_create("nothing");
 	refused("no JSON");
+	put_create("{\"c_info\": {\"name\": \"web2\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\", \"type\": \"pv\"},"
+		   " \"b_info\": {\"max_memkb\": 1024}}");
+	refused("the names must be equal");
 	put_create("{\"c_info\": {\"name\": \"17\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 1}}");
 	refused("is none to use");
 	put_create("{\"c_info\": {\"name\": \"web1\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 1},"
@@ -274,7 +277,8 @@ static void test_fit(void **state)
 		if (!strstr(err.msg, bad[i].text))
 			fail_msg("'%s' expected, not: %s", bad[i].text, err.msg);
 	}
-	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
+	if (rpl_guest_fit(s.g, primary_text, &err) != 1)
+		fail_msg("%s", err.msg);
 	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 0);
 	assert_string_equal(rpl_guest_info(s.g)->definition, primary_text);
 	assert_int_equal(rpl_guest_memory(s.g, &desc, fds, &n, &err), 0);
