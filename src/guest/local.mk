@@ -8,7 +8,7 @@ src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/gue
 	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c \
 	src/guest/xen_standby.c
 if XEN
-src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
+src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_interfaces.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
 	src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_compat.c
 else
 src_guest_libguest_la_SOURCES += src/guest/xen_standin.c

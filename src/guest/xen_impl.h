@@ -2,6 +2,7 @@
  *
  *   xen.c            life: domain found, events, suspend, resume, quit; the ops table
  *   xen_inspect.c    what kind of domain is it, where is its memory, what stands against copying it
+ *   xen_interfaces.c which interfaces of the host carry its output
  *   xen_dirty.c      log-dirty, page types, what the mover is told (xen_shared.h)
  *   xen_p2m.c        PV: the guest's p2m, found and followed
  *   xen_state.c      the device state: static records, tail; xen_vcpu.c the PV part of it
@@ -93,6 +94,9 @@ int xen_find(struct xen *x, const char *name, struct rpl_err *err); /* sets domi
 int xen_inspect(struct xen *x, struct rpl_err *err);                /* fills g->info */
 /* Read a node; NULL if it is not there. Free it. */
 char *xen_read(struct xen *x, const char *fmt, ...) RPL_PRINTF(2, 3);
+
+/* ---- xen_interfaces.c */
+int xen_interfaces(struct xen *x, struct rpl_err *err); /* fills g->info.interfaces */
 
 /* ---- xen_p2m.c; all need a guest whose shared info is set up */
 int xen_p2m_open(struct xen *x, struct rpl_err *err);

@@ -341,6 +341,7 @@ int xen_inspect(struct xen *x, struct rpl_err *err)
 	unsigned long top = 0;
 
 	free(i->definition);
+	free(i->interfaces);
 	memset(i, 0, sizeof(*i));
 	r = xen_compat_dominfo(x->xc, x->domid, &d);
 	if (r < 0)
@@ -356,6 +357,8 @@ int xen_inspect(struct xen *x, struct rpl_err *err)
 		r = rpl_fail(err, -E2BIG, "its layout has no room for the type table");
 	if (r == 0)
 		r = define(x, version, err);
+	if (r == 0 && !x->g->conf.any_netdev) /* else nobody holds its output */
+		r = xen_interfaces(x, err);
 	if (r < 0)
 		return r;
 	memcpy(i->uuid.b, d.uuid, sizeof(i->uuid.b));
