@@ -349,7 +349,7 @@ class Lab:
         if kind in TINY_TYPES:
             return "\n".join(lines + ["memory=4", f'kernel="/lab/{kind}"', ""])
         console = "ttyS0" if kind == "hvm" else "hvc0"
-        lines += [f"memory={memory}", 'kernel="/guests/vmlinux"', 'ramdisk="/lab/guest-initrd"',
+        lines += [f"memory={memory}", f'kernel="/guests/{"bzImage" if kind == "hvm" else "vmlinux"}"', 'ramdisk="/lab/guest-initrd"',
                   f'cmdline="console={console} quiet rpl.addr={addr}/24 rpl.load={load}"']
         if network:
             lines.append(f'vif=["mac={mac},bridge=xenbr0"]')
@@ -359,6 +359,8 @@ class Lab:
 
     def create_guest(self, host, kind, guest, start=True, **options):
         """Write /root/GUEST.cfg in the dom0 and start the guest; returns the seconds that `xl create` took."""
+        if kind == "hvm":           # its QEMU takes no unpacked kernel
+            self.sh(host, "ln -sf /boot/vmlinuz-* /guests/bzImage")
         self.sh(host, f"cat >/root/{guest}.cfg", data=self.guest_config(kind, guest, **options))
         begin = time.monotonic()
         if start:
