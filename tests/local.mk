@@ -15,6 +15,7 @@ FLOW_TESTS = \
 	tests/flow/guest-life \
 	tests/flow/demo-guest \
 	tests/flow/fault-matrix \
+	tests/flow/arbiter-etcd \
 	tests/flow/arbiter-faults \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay \

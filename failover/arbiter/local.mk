@@ -32,8 +32,7 @@ dist_man_MANS += man/replicad-arbiter.7
 
 # etcd: its texts alone, and against real ones
 check_PROGRAMS += tests/unit/etcd_text tests/flow/arbiter/client tests/lib/pki-write
-TESTS += tests/unit/etcd_text tests/flow/arbiter-etcd
-EXTRA_DIST += tests/flow/arbiter-etcd
+TESTS += tests/unit/etcd_text
 tests_unit_etcd_text_SOURCES = tests/unit/etcd_text.c
 tests_unit_etcd_text_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_etcd_text_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
