@@ -24,6 +24,7 @@ FLOW_TESTS = \
 	tests/flow/hostile \
 	tests/flow/keeper-wishes \
 	tests/flow/failover \
+	tests/flow/supervision \
 	tests/flow/guest-fate
 EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak tests/coverage .ci/run
 .PHONY: list-flow-tests

@@ -7,11 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/clock.h>
 #include <replicad/io.h>
 #include <replicad/log.h>
+
+#define LOCK_TRIES 10
+#define LOCK_RETRY_MS 50
 
 static enum rpl_log_level level_of(const struct rpl_agent *a)
 {
@@ -123,12 +128,20 @@ static void on_term(struct ev_loop *loop, ev_signal *w, int revents)
 /* One agent per run_dir: two would both believe to own the keepers. The lock is on the directory: it leaves no file. */
 static int lock_run_dir(struct rpl_agent *a, struct rpl_err *err)
 {
+	const struct timespec pause = { .tv_nsec = LOCK_RETRY_MS * (long)RPL_MS };
+
 	a->lock_fd = open(a->conf->agent.run_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (a->lock_fd < 0)
 		return rpl_fail_errno(err, errno, "open %s", a->conf->agent.run_dir);
-	if (flock(a->lock_fd, LOCK_EX | LOCK_NB) < 0)
+	/* One that was killed while it started a keeper left the lock with that child, until it is the keeper's program. */
+	for (int tries = 1; flock(a->lock_fd, LOCK_EX | LOCK_NB) < 0; tries++) {
+		if (tries < LOCK_TRIES && errno == EWOULDBLOCK) {
+			(void)nanosleep(&pause, NULL);
+			continue;
+		}
 		return rpl_fail(err, -EBUSY, "another agent uses run_dir %s; stop it, or give this one a run_dir of its own",
 				a->conf->agent.run_dir);
+	}
 	return 0;
 }
 

@@ -226,6 +226,12 @@ static int wait_protected(const struct call *c, uint64_t began_ns)
 			json_decref(reply);
 			return status;
 		}
+		if (strcmp(rpl_cli_text(vm, "role"), "backup") == 0) {
+			status = rpl_cli_fail("protect", RPL_EXIT_REFUSED, "%s: refused: it runs on %s, says the arbiter: protect it there",
+					      c->vm, rpl_cli_text(vm, "peer"));
+			json_decref(reply);
+			return status;
+		}
 		status = json_is_true(json_object_get(vm, "wanted"));
 		json_decref(reply);
 		if (!status)

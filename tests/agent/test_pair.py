@@ -141,6 +141,21 @@ class PairTest(unittest.TestCase):
             self.assertIn(why, done.stderr)
         self.assertEqual((self.alpha.vm(VM)["state"], self.beta.vm(VM)["state"]), ("P_PROTECTED", "B_READY"))
 
+    def test_a_switchover_that_cannot_be_finished(self):
+        """The backup's keeper stands still: the guest goes on where it is, and the command says so."""
+        self.protect()
+        keeper = self.keeper_pid(self.beta)
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            done = self.alpha.command("failover", VM)
+            self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+            self.assertRegex(done.stderr, r"not done: (switchover not finished in time|session lost|ack overdue)")
+            self.assertEqual(self.alpha.vm(VM)["role"], "primary")
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        wait_until("protection again", lambda: self.alpha.vm(VM)["state"] == "P_PROTECTED")
+        self.assertEqual([e for e in self.beta.events(VM) if e["event"] == "takeover"], [])
+
     def test_a_failover_that_the_operator_vouches_for(self):
         """The backup waits for its takeover delay; the operator does not."""
         self.with_vm_key("takeover_delay_ms = 600000")
