@@ -1,7 +1,7 @@
 /* xen_compat.h - the calls of Xen's libraries whose names or forms differ between releases, in one place
  *
- * Built and run with Xen 4.17. The forms of 4.18 to 4.21 are chosen by configure's probes and only compiled against those
- * releases' prototypes (tests/unit/xen-compat): nobody has run them.
+ * Built and run with Xen 4.17. All of the backend compiles with the headers of 4.18.0, 4.19.0, 4.20.0 and 4.21.0 too; nobody
+ * has run it there.
  */
 #ifndef RPL_GUEST_XEN_COMPAT_H
 #define RPL_GUEST_XEN_COMPAT_H

@@ -135,16 +135,6 @@ static int look_pv(struct xen *x, struct rpl_err *err)
 	return 0;
 }
 
-static int look_device_model(struct xen *x, struct rpl_err *err)
-{
-	RPL_AUTO_FREE char *stub = xen_read(x, "/local/domain/%u/image/device-model-domid", x->domid);
-
-	if (stub && strcmp(stub, "0") != 0)
-		return rpl_fail(err, -ENOTSUP, "its device model runs in a domain of its own (%.20s): use "
-				"device_model_stubdomain_override=0", stub);
-	return 0;
-}
-
 static int look(struct xen *x, const struct xen_dominfo *d, struct rpl_err *err)
 {
 	int r;
@@ -160,7 +150,7 @@ static int look(struct xen *x, const struct xen_dominfo *d, struct rpl_err *err)
 	if (r == 0 && x->kind == XEN_PV)
 		r = look_pv(x, err);
 	if (r == 0 && x->kind == XEN_HVM)
-		r = look_device_model(x, err);
+		r = rpl_fail(err, -ENOTSUP, "it is an HVM guest, whose device model's state is not carried yet: use type=\"pvh\"");
 	return r;
 }
 
