@@ -14,7 +14,7 @@ import unittest
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from harness import REPLICAD, Base, Talk, preamble, wait_until  # noqa: E402
+from harness import BUILD, REPLICAD, Base, Talk, preamble, wait_until  # noqa: E402
 
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 OTHER = "6ba7b811-9dad-11d1-80b4-00c04fd430c8"
@@ -269,6 +269,61 @@ class Supervision(AgentTest):
         wait_until("protection", lambda: self.alpha.vm("ok2")["state"] == "P_PROTECTED")
         wait_until("a waiting backup", lambda: self.alpha.vm("okstandby")["keeper"] == "running")
         self.assertEqual(self.alpha.vm("okstandby")["role"], "backup")
+
+
+class Relays(AgentTest):
+    """Real relays, with sockets in the place of taps."""
+
+    def setUp(self):
+        super().setUp()
+        os.symlink(os.path.join(os.path.abspath(BUILD), "replicad-relay"), os.path.join(self.alpha.libexec, "replicad-relay"))
+        b = self.alpha.base
+        self.control = f"{b}/r"
+        self.relay = f"[vm web]\nrelay = {b}/r\nrelay_ports = {b}/l,{b}/p,wire={b}/w,wire-peer={b}/x\n"
+
+    def pids(self):
+        """Relays that run, by what the agent says of them."""
+        return [int(e["message"].split()[1].rstrip(",")) for e in self.alpha.events("web")
+                if e["event"] in ("relay-start", "adopted")]
+
+    def status(self):
+        """[state, how often] of starts so far."""
+        return [e["message"].split()[2].rstrip(",") for e in self.alpha.events("web") if e["event"] == "relay-start"]
+
+    def test_one_that_dies_is_replaced(self):
+        self.alpha.write_conf(self.relay)
+        self.alpha.start()
+        wait_until("the relay", lambda: os.path.exists(self.control))
+        for count in (2, 3):
+            os.kill(self.pids()[-1], signal.SIGKILL)
+            wait_until("another relay", lambda count=count: len(self.pids()) == count)
+        self.assertEqual(self.status(), ["open"] * 3)
+        died = [e["message"] for e in self.alpha.events("web") if e["event"] == "relay-died"]
+        self.assertTrue(all("was killed by signal 9" in m for m in died) and len(died) == 2, died)
+
+    def test_one_that_lives_is_adopted_and_looked_after(self):
+        self.alpha.write_conf(self.relay)
+        self.alpha.start()
+        wait_until("the relay", lambda: os.path.exists(self.control))
+        first = self.pids()[-1]
+        self.alpha.kill()
+        self.alpha.start()
+        self.assertEqual(self.pids()[-2:], [first, first])
+        os.kill(first, signal.SIGKILL)
+        wait_until("another relay", lambda: self.pids()[-1] != first)
+        self.assertEqual(self.alpha.stop(), 0)
+        self.assertEqual(len(self.base.left()), 1)  # it outlives the agent
+
+    def test_where_a_keeper_is_or_will_be_it_begins_closed(self):
+        self.alpha.write_conf(self.relay + "role = primary\n")
+        self.alpha.start()
+        wait_until("the relay", lambda: self.status() == ["closed"])
+
+    def test_one_that_cannot_start_is_tried_again_and_said(self):
+        self.alpha.write_conf(self.relay.replace("wire-peer", "nonsense"))
+        self.alpha.start()
+        wait_until("attempts", lambda: len(self.status()) >= 3)
+        self.assertIn("ended with status 2", str(self.alpha.events("web")))
 
 
 class Links(AgentTest):
