@@ -9,3 +9,5 @@ check-lab: all
 	$(top_srcdir)/tests/lab/check --build .
 check-lab-full: all
 	$(top_srcdir)/tests/lab/check --build . --full
+	$(top_srcdir)/tests/lab/test-save --build .
+	for kind in pvh pv; do $(top_srcdir)/tests/lab/test-receive --build . --kind $$kind || exit 1; done
