@@ -17,6 +17,7 @@ FLOW_TESTS = \
 	tests/flow/fault-matrix \
 	tests/flow/arbiter-etcd \
 	tests/flow/arbiter-faults \
+	tests/flow/arbiter-manual \
 	tests/flow/demo-negative-control \
 	tests/flow/netbuf-relay \
 	tests/flow/netbuf-plug \

@@ -14,10 +14,11 @@ struct rpl_arbiter {
 	rpl_arbiter_done_fn *done;
 	void *arg;
 	bool busy;
+	bool withheld; /* a swap that only an operator may decide: it is a read, and will be answered as refused */
 	struct rpl_arbiter_ask ask;
 };
 
-static const struct rpl_arbiter_ops *const backends[] = { &rpl_arbiter_file, &rpl_arbiter_etcd };
+static const struct rpl_arbiter_ops *const backends[] = { &rpl_arbiter_file, &rpl_arbiter_etcd, &rpl_arbiter_manual };
 static const char *const outcome_name[] = { "ok", "none", "refused", "unknown" };
 _Static_assert(RPL_ARRAY_LEN(outcome_name) == RPL_ARBITER_UNKNOWN + 1, "a name for each outcome");
 
@@ -39,7 +40,7 @@ struct rpl_arbiter *rpl_arbiter_new(const struct rpl_arbiter_conf *conf, struct 
 		if (strcmp(backends[i]->name, conf->backend) == 0)
 			ops = backends[i];
 	if (!ops) {
-		(void)rpl_fail(err, -EINVAL, "arbiter '%.40s' is unknown: use file or etcd", conf->backend);
+		(void)rpl_fail(err, -EINVAL, "arbiter '%.40s' is unknown: use file, etcd or manual", conf->backend);
 		return NULL;
 	}
 	if (!cluster_is_fine(conf->cluster)) {
@@ -72,6 +73,9 @@ static int start(struct rpl_arbiter *a, const struct rpl_arbiter_ask *ask, struc
 		return rpl_fail(err, -EALREADY, "arbiter %s: an operation is under way", a->ops->name);
 	a->busy = true;
 	a->ask = *ask;
+	a->withheld = ask->cas && !ask->permitted && a->ops->may_decide && !a->ops->may_decide(ask);
+	if (a->withheld)
+		a->ask.cas = false;
 	a->ops->start(a->self, &a->ask);
 	return 0;
 }
@@ -83,10 +87,10 @@ int rpl_arbiter_read(struct rpl_arbiter *a, const struct rpl_uuid *vm, struct rp
 	return start(a, &ask, err);
 }
 
-int rpl_arbiter_cas(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want,
-		    struct rpl_err *err)
+static int swap(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want, bool permitted,
+		struct rpl_err *err)
 {
-	struct rpl_arbiter_ask ask = { .cas = true, .vm = want->vm, .absent = !expect, .want = *want };
+	struct rpl_arbiter_ask ask = { .cas = true, .permitted = permitted, .vm = want->vm, .absent = !expect, .want = *want };
 
 	if (expect) {
 		ask.expect = *expect;
@@ -97,6 +101,39 @@ int rpl_arbiter_cas(struct rpl_arbiter *a, const struct rpl_record *expect, cons
 					": generations only grow", expect->generation, want->generation);
 	}
 	return start(a, &ask, err);
+}
+
+int rpl_arbiter_cas(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want,
+		    struct rpl_err *err)
+{
+	return swap(a, expect, want, false, err);
+}
+
+int rpl_arbiter_cas_permitted(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want,
+			      struct rpl_err *err)
+{
+	return swap(a, expect, want, true, err);
+}
+
+int rpl_arbiter_learn(struct rpl_arbiter *a, const struct rpl_record *record, struct rpl_err *err)
+{
+	struct rpl_arbiter_ask ask = { .learn = true, .vm = record->vm, .want = *record };
+
+	if (!a->ops->learns)
+		return rpl_fail(err, -EOPNOTSUPP, "arbiter %s: is told nothing by a peer", a->ops->name);
+	return start(a, &ask, err);
+}
+
+/* What a read shows is the answer to a swap that was withheld: refused, and here is what is there. */
+static enum rpl_arbiter_outcome withhold(struct rpl_arbiter *a, enum rpl_arbiter_outcome outcome, struct rpl_err *err)
+{
+	a->withheld = false;
+	a->ask.cas = true;
+	if (outcome == RPL_ARBITER_OK)
+		return RPL_ARBITER_REFUSED;
+	if (outcome == RPL_ARBITER_NONE)
+		(void)rpl_fail(err, -ENOENT, "arbiter %s: the record is gone: was it removed by hand?", a->ops->name);
+	return RPL_ARBITER_UNKNOWN;
 }
 
 /* The backend's duty, checked at the one door that all answers pass. */
@@ -115,9 +152,15 @@ static void check_answer(const struct rpl_arbiter *a, enum rpl_arbiter_outcome o
 void rpl_arbiter_finish(struct rpl_arbiter *a, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
 			const struct rpl_err *err)
 {
-	static const struct rpl_err fine;
+	struct rpl_err fine = { 0 };
 	char vm[RPL_UUID_TEXT];
 
+	if (a->withheld) {
+		if (err)
+			fine = *err;
+		err = &fine;
+		outcome = withhold(a, outcome, &fine);
+	}
 	check_answer(a, outcome, record, err);
 	if (!err)
 		err = &fine;

@@ -119,6 +119,24 @@ static void swap(const char *path, const struct rpl_arbiter_ask *ask, bool prese
 	known(a, RPL_ARBITER_OK, &ask->want);
 }
 
+/* The peer's word about its own record: the greater generation is the later one. */
+static void learn(const char *path, const struct rpl_arbiter_ask *ask, bool present, const struct rpl_record *now,
+		  struct rpl_register_answer *a)
+{
+	char text[RPL_RECORD_TEXT_MAX];
+	int len;
+
+	if (present && now->generation >= ask->want.generation) {
+		known(a, RPL_ARBITER_OK, now);
+		return;
+	}
+	len = rpl_record_encode(&ask->want, text, &a->err);
+	if (len < 0 || rpl_write_file_durably(path, text, (size_t)len, 0600, &a->err) < 0)
+		unknown(a);
+	else
+		known(a, RPL_ARBITER_OK, &ask->want);
+}
+
 void rpl_register_run(const char *dir, const char *cluster, const struct rpl_arbiter_ask *ask,
 		      bool (*abandoned)(void *arg), void *arg, struct rpl_register_answer *ret)
 {
@@ -139,6 +157,8 @@ void rpl_register_run(const char *dir, const char *cluster, const struct rpl_arb
 	r = read_record(fd, path, &ask->vm, &now, &ret->err);
 	if (r < 0 && r != -ENOENT)
 		unknown(ret);
+	else if (ask->learn)
+		learn(path, ask, r == 0, &now, ret);
 	else if (ask->cas)
 		swap(path, ask, r == 0, &now, ret);
 	else

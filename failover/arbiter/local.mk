@@ -4,7 +4,7 @@ failover_arbiter_libarbiter_la_SOURCES = failover/arbiter/arbiter.c failover/arb
 	failover/arbiter/record_text.c failover/arbiter/record_text.h failover/arbiter/file.c \
 	failover/arbiter/file_register.c failover/arbiter/file_register.h failover/arbiter/base64.c \
 	failover/arbiter/base64.h failover/arbiter/etcd_text.c failover/arbiter/etcd_text.h failover/arbiter/endpoints.c \
-	failover/arbiter/endpoints.h failover/arbiter/http.h
+	failover/arbiter/endpoints.h failover/arbiter/http.h failover/arbiter/manual.c
 if HAVE_CURL
 failover_arbiter_libarbiter_la_SOURCES += failover/arbiter/etcd.c failover/arbiter/http.c
 else

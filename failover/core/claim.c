@@ -32,6 +32,7 @@ static void send_claim(struct rpl_core *c, struct rpl_actions *out)
 	c->claim = RPL_CLAIM_SENT;
 	a->u.claim.kind = c->claim_kind;
 	a->u.claim.operator_ordered = c->ordered_generation != 0;
+	a->u.claim.handed_over = c->claim_kind == RPL_CLAIM_TAKEOVER && c->handover;
 	a->u.claim.expect = c->expect;
 	a->u.claim.want = c->claimed;
 }

@@ -2,7 +2,7 @@
  *
  * The outcome of an operation may be unknown (RPL_ARBITER_UNKNOWN): then only a fresh read tells (R6).
  * Backends: file (a locked, fsynced record in a directory that both agents reach: one machine, demo, tests) and etcd (a
- * key of an etcd v3 on a third machine: two hosts and more).
+ * key of an etcd v3 on a third machine: two hosts and more); manual (a record on each of two hosts, and an operator).
  */
 #ifndef REPLICAD_ARBITER_H
 #define REPLICAD_ARBITER_H
@@ -25,8 +25,8 @@ enum rpl_arbiter_outcome {
 };
 
 struct rpl_arbiter_conf {
-	const char *backend;   /* "file" or "etcd" */
-	const char *location;  /* file: the directory, absolute; it must exist. etcd: https://HOST:PORT, comma-separated */
+	const char *backend;   /* "file", "etcd" or "manual" */
+	const char *location;  /* file, manual: the directory, absolute; it must exist. etcd: https://HOST:PORT, comma-separated */
 	const char *cluster;   /* keeps two installations apart; letters, digits, "-_.", at most RPL_ARBITER_CLUSTER_MAX */
 	unsigned timeout_ms;   /* after this an operation ends as UNKNOWN */
 	/* etcd: PEM files for https; NULL or "": the system's authorities, no certificate of ours */
@@ -49,6 +49,13 @@ int rpl_arbiter_read(struct rpl_arbiter *a, const struct rpl_uuid *vm, struct rp
  * want's generation the greater (-EINVAL). */
 int rpl_arbiter_cas(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want,
 		    struct rpl_err *err);
+/* As rpl_arbiter_cas(), with leave: an operator ordered it, or the record's owner handed over. Only `manual` asks for leave:
+ * without it what a node may not decide alone is REFUSED with the record as it is, that is *expect. */
+int rpl_arbiter_cas_permitted(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want,
+			      struct rpl_err *err);
+/* manual: the peer says that this is its record. It replaces ours if its generation is the greater; answered as a read.
+ * -EOPNOTSUPP with any other backend. */
+int rpl_arbiter_learn(struct rpl_arbiter *a, const struct rpl_record *record, struct rpl_err *err);
 /* An operation under way is given up without an answer. Accepts NULL. */
 void rpl_arbiter_free(struct rpl_arbiter *a);
 

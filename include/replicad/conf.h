@@ -36,8 +36,8 @@
 	X(listen, ADDR, ":7887", 0, 128, NULL, START, "where peers connect to; empty: nowhere")                         \
 	X(run_dir, PATH, RPL_RUNDIR, 1, 60, NULL, START, "sockets and what dies with the machine")                      \
 	X(state_dir, PATH, RPL_STATEDIR, 1, 128, NULL, START, "what has to survive: wanted protection, events")         \
-	X(arbiter, ENUM, "file", 0, 0, "file|etcd", PROTECT, "who settles which node may run a VM")                     \
-	X(arbiter_location, TEXT, "", 0, RPL_CONF_TEXT_MAX - 1, NULL, PROTECT, "file: a directory that both nodes reach, default: arbiter in state_dir; etcd: https://host:port, with commas between several") \
+	X(arbiter, ENUM, "file", 0, 0, "file|etcd|manual", PROTECT, "who settles which node may run a VM")              \
+	X(arbiter_location, TEXT, "", 0, RPL_CONF_TEXT_MAX - 1, NULL, PROTECT, "file: a directory that both nodes reach, manual: one of this node, default: arbiter in state_dir; etcd: https://host:port, with commas between several") \
 	X(arbiter_ca, PATH, "", 0, 128, NULL, PROTECT, "etcd: the authority that signed its certificate; empty: the system's") \
 	X(arbiter_cert, PATH, "", 0, 128, NULL, PROTECT, "etcd: the certificate that we show it")                       \
 	X(arbiter_key, PATH, "", 0, 128, NULL, PROTECT, "etcd: that certificate's private key")                         \

@@ -327,7 +327,8 @@ struct rpl_action {
 	union {
 		struct {
 			enum rpl_claim_kind kind;
-			bool operator_ordered; /* the arbiter `manual` grants nothing else */
+			bool operator_ordered; /* an operator's word; the arbiter `manual` waits for it */
+			bool handed_over;      /* TAKEOVER: the owner itself asked for it, and holds still */
 			struct rpl_record expect, want;
 		} claim;
 		struct {

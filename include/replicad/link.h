@@ -54,7 +54,8 @@ struct rpl_link;
 	X(REDO, 21, 24, RPL_FRAME_BODY_MAX)          /* {epoch, device, offset, flags} and a disk write's bytes */     \
 	X(FLUSHED, 22, 24, 24)                       /* primary: {session, epoch} durably in the backup's store */     \
 	X(HANDOVER, 23, 32, 32)                      /* primary: {session, epoch, paused us}: claim it */                 \
-	X(FORGET, 24, 16, 16)                        /* primary: {session}: protection ended on purpose */
+	X(FORGET, 24, 16, 16)                        /* primary: {session}: protection ended on purpose */             \
+	X(PROTECTED, 25, 24, 24)                     /* primary, arbiter manual: {session, generation}: its record says so */
 
 enum rpl_frame {
 #define X(name, number, min, max) RPL_FRAME_##name = (number),
@@ -97,7 +98,7 @@ struct rpl_epoch_begin { uint64_t epoch; uint32_t flags, reserved; uint64_t page
 #define RPL_EPOCH_BULK 0x1u       /* a round while the guest runs: not a consistent state, never acked */
 #define RPL_EPOCH_BULK_LAST 0x2u  /* the next epoch is the session's first checkpoint */
 struct rpl_epoch_end { uint64_t epoch, stream_bytes, pages; uint8_t digest[RPL_DIGEST_SIZE]; };
-struct rpl_session_epoch { struct rpl_uuid session; uint64_t epoch; }; /* ACK, FLUSHED */
+struct rpl_session_epoch { struct rpl_uuid session; uint64_t epoch; }; /* ACK, FLUSHED; PROTECTED with a generation */
 struct rpl_handover { struct rpl_uuid session; uint64_t epoch; uint64_t paused_us; }; /* for people: stood still so long */
 
 void rpl_epoch_begin_encode(const struct rpl_epoch_begin *v, uint8_t ret[24]);

@@ -52,7 +52,7 @@
 	X(ACCEPT)    /* backup: uuid: the definition is fine, take part in this session (fresh: forget staged epochs) */ \
 	X(REFUSE)    /* backup: why, in the text memfd (length in value); the connection ends */             \
 	X(ACK)       /* backup: epoch: send the ack, then fold */                                          \
-	X(SEND)      /* primary: value = frame type (HANDOVER, FORGET, FLUSHED), epoch, generation = a HANDOVER's reason */ \
+	X(SEND)      /* primary: value = frame type (HANDOVER, FORGET, FLUSHED, PROTECTED), epoch (PROTECTED: generation), generation = a HANDOVER's reason */ \
 	X(FAULT)     /* value = enum rpl_fault, one of a mover's; it strikes at the passage `epoch` from now */ \
 	X(QUIT)      /* send what is queued, end the connection in order, exit */
 
@@ -71,7 +71,7 @@
 	X(ACKED)        /* epoch, uuid = session: a decoded ack */                                         \
 	X(EPOCH_STAGED) /* backup: epoch, uuid = session: whole, digest right, where the activator finds it (R9) */ \
 	X(FOLDED)       /* backup: epoch: the replica's RAM holds it */                                    \
-	X(PEER_FRAME)   /* type in value: HANDOVER (generation = paused us), FORGET, FLUSHED; epoch, uuid = session */ \
+	X(PEER_FRAME)   /* type in value: HANDOVER (generation = paused us), FORGET, FLUSHED, PROTECTED; epoch (PROTECTED: generation), uuid = session */ \
 	X(FULL)         /* primary: the running epoch has dirtied most of what the arena has free: end it early; once an epoch */ \
 	X(FAILED)       /* text: this mover cannot go on (it exits) */
 

@@ -227,12 +227,12 @@ static int check_vm(const struct rpl_conf *c, const struct rpl_conf_vm *vm, stru
 static int check_arbiter(const struct rpl_conf *c, struct rpl_err *err)
 {
 	const struct rpl_conf_agent *a = &c->agent;
-	bool file = strcmp(a->arbiter, "file") == 0;
+	bool etcd = strcmp(a->arbiter, "etcd") == 0;
 
-	if (file && a->arbiter_location[0] != '/')
-		return rpl_fail(err, -EINVAL, "[agent]: arbiter = file needs an absolute path in arbiter_location, not '%.100s'",
-				a->arbiter_location);
-	if (!file && strncmp(a->arbiter_location, "http", 4) != 0)
+	if (!etcd && a->arbiter_location[0] != '/')
+		return rpl_fail(err, -EINVAL, "[agent]: arbiter = %.8s needs an absolute path in arbiter_location, not '%.100s'",
+				a->arbiter, a->arbiter_location);
+	if (etcd && strncmp(a->arbiter_location, "http", 4) != 0)
 		return rpl_fail(err, -EINVAL, "[agent]: arbiter = etcd needs arbiter_location = https://HOST:PORT, with commas "
 				"between several, not '%.80s'", a->arbiter_location);
 	if (!a->arbiter_cert[0] != !a->arbiter_key[0])
@@ -264,7 +264,7 @@ static void fill_in(struct rpl_conf *c)
 	}
 	if (!a->identity[0])
 		memcpy(a->identity, a->node, sizeof(a->identity));
-	if (!a->arbiter_location[0] && strcmp(a->arbiter, "file") == 0)
+	if (!a->arbiter_location[0] && strcmp(a->arbiter, "etcd") != 0)
 		(void)rpl_path(a->arbiter_location, sizeof(a->arbiter_location), NULL, "%s/arbiter", a->state_dir);
 	for (size_t i = 0; i < c->n_peers; i++) {
 		struct rpl_conf_peer *p = &c->peers[i];

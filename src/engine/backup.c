@@ -236,7 +236,7 @@ static int on_epoch_end(struct mover *m, const uint8_t *body, struct rpl_err *er
 	return 0;
 }
 
-/* HANDOVER, FLUSHED, FORGET: for the keeper, if they are of this session. */
+/* HANDOVER, FLUSHED, FORGET, PROTECTED: for the keeper, if they are of this session. */
 static int pass_on(struct mover *m, enum rpl_frame type, const uint8_t *body, struct rpl_err *err)
 {
 	struct rpl_mover_msg msg = { .type = RPL_MOVER_PEER_FRAME, .value = type };
@@ -249,7 +249,7 @@ static int pass_on(struct mover *m, enum rpl_frame type, const uint8_t *body, st
 		msg.uuid = h.session;
 		msg.epoch = h.epoch;
 		msg.generation = h.paused_us;
-	} else if (type == RPL_FRAME_FLUSHED) {
+	} else if (type == RPL_FRAME_FLUSHED || type == RPL_FRAME_PROTECTED) {
 		rpl_session_epoch_decode(body, &e);
 		msg.uuid = e.session;
 		msg.epoch = e.epoch;
@@ -291,6 +291,7 @@ static int backup_frame(struct mover *m, enum rpl_frame type, const uint8_t *bod
 	case RPL_FRAME_HANDOVER:
 	case RPL_FRAME_FLUSHED:
 	case RPL_FRAME_FORGET:
+	case RPL_FRAME_PROTECTED:
 		return pass_on(m, type, body, err);
 	default:
 		return rpl_fail(err, -EPROTO, "%s from a primary", rpl_frame_name((uint16_t)type));

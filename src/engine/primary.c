@@ -209,8 +209,9 @@ static int send_message(struct mover *m, const struct rpl_mover_msg *msg, struct
 		(void)connection_send(m, RPL_FRAME_HANDOVER, body, 32);
 		return 0;
 	case RPL_FRAME_FLUSHED:
+	case RPL_FRAME_PROTECTED:
 		rpl_session_epoch_encode(&(struct rpl_session_epoch){ .session = p->session, .epoch = msg->epoch }, body);
-		(void)connection_send(m, RPL_FRAME_FLUSHED, body, 24);
+		(void)connection_send(m, (enum rpl_frame)msg->value, body, 24);
 		return 0;
 	case RPL_FRAME_FORGET:
 		(void)connection_send(m, RPL_FRAME_FORGET, p->session.b, sizeof(p->session.b));

@@ -167,6 +167,8 @@ static void do_people(struct keeper *k, const struct rpl_action *a)
 {
 	if (a->kind == RPL_ACT_STATE) {
 		keeper_tell_state(k, a);
+		if (a->u.state.to == RPL_ST_P_PROTECTED)
+			session_tell_record(k);
 	} else if (a->kind == RPL_ACT_ALARM) {
 		keeper_alarm(k, rpl_reason_text(a->u.reason.reason));
 	} else {

@@ -119,6 +119,10 @@ void keeper_judge_word(struct keeper *k, const struct rpl_record *record)
 					 "decide about that", k->conf.vm, (unsigned long long)record->generation,
 					 rpl_mode_name((enum rpl_mode)record->mode), record->owner,
 					 (unsigned long long)k->word.generation));
+	else if (k->word.kind == RPL_EV_CMD_TAKEOVER && record->mode != RPL_MODE_PROTECTED)
+		answer(k, &call, refusal("the record of %s says %s, owner %.63s, in generation %llu: nobody may take over from that", k->conf.vm,
+					 rpl_mode_name((enum rpl_mode)record->mode), record->owner,
+					 (unsigned long long)record->generation));
 	else
 		answer(k, &call, ask_core_about(k, k->word.kind, k->word.generation));
 }
@@ -225,7 +229,7 @@ static const char *no_backup_now(struct keeper *k)
 		return "this VM has no standby= here: it cannot be a backup";
 	if (!standby_possible(k))
 		return "the guest runs here, or what it left is being put away: it is no backup now";
-	if (s == RPL_ST_START || s == RPL_ST_IDLE || s == RPL_ST_B_SEED || s == RPL_ST_B_READY)
+	if (s == RPL_ST_START || s == RPL_ST_IDLE || s == RPL_ST_B_SEED || s == RPL_ST_B_READY || s == RPL_ST_P_LOST)
 		return NULL;
 	if (s == RPL_ST_B_SUSPECT) /* the primary lives, it seems: what does the record say? */
 		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_SESSION_OPEN });

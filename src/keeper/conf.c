@@ -164,7 +164,8 @@ int keeper_conf_load(const char *dir, struct keeper_conf *ret, struct rpl_err *e
 	rd = (struct reader){ json_object_get(c.doc, "peer"), "peer", err, rd.r };
 	read_peer(&c, &rd);
 	c.core.store = RPL_STORE_NONE;
-	c.core.auto_claim = true;
+	c.manual = !strcmp(c.arbiter, "manual");
+	c.core.auto_claim = !c.manual; /* nothing comes of suspicion: an operator says who is dead */
 	c.core.retry_ns = RETRY_MS * RPL_MS;
 	c.core.drain_timeout_ns = DRAIN_TIMEOUT_MS * RPL_MS;
 	c.core.cold_delay_ns = COLD_DELAY_MS * RPL_MS;

@@ -20,6 +20,7 @@ struct keeper_conf {
 	const char *backend, *qmp, *standby, *tracker, *standby_user, *netbuf, *relay, *interfaces, *disk;
 	const char *arbiter, *arbiter_location, *arbiter_ca, *arbiter_cert, *arbiter_key, *cluster;
 	const char *keys, *x509_dir, *identity, *mover_user;
+	bool manual;           /* each node keeps the record for itself: the peer is told of changes, and we by it */
 	bool arbiter_insecure; /* the agent's, not the VM's: the arbiter is everybody's */
 	const char *peer_name, *peer_address, *peer_identity;
 	bool audit;

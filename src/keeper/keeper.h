@@ -31,7 +31,7 @@
 #include "movers.h"
 
 #define EVENT_QUEUE_MAX 256
-#define ARBITER_QUEUE_MAX 4
+#define ARBITER_QUEUE_MAX 8
 #define ADDRESS_TEXT 128
 
 /* The primary's side of a session, while the core wants one. */
@@ -85,6 +85,8 @@ struct wishes {
 struct arbiter_op {
 	enum rpl_claim_kind claim; /* with cas */
 	bool cas, create;
+	bool permitted;           /* cas: an operator's word, or the owner handed over */
+	bool learn;               /* manual: `want` is what the peer says */
 	bool look;                /* not the core's question: keeper_looked() */
 	struct rpl_record expect, want;
 };
@@ -113,6 +115,7 @@ struct keeper {
 	struct arbiter_op arbiter_queue[ARBITER_QUEUE_MAX];
 	unsigned arbiter_n;
 	bool arbiter_busy;        /* the first of them is under way */
+	uint64_t told_generation; /* manual: of the record as the peer's word left it; the core may not have read it yet */
 
 	struct wishes wish;
 	bool guest_used;          /* this handle was attached or made a standby: it is replaced, not used again */
@@ -187,6 +190,7 @@ int keeper_interfaces(struct keeper *k, const struct rpl_guest_info *info, struc
 int keeper_rooms_open(struct keeper *k, struct rpl_err *err);
 void keeper_arbiter_read(struct keeper *k);
 void keeper_arbiter_look(struct keeper *k); /* -> keeper_looked() */
+void keeper_arbiter_learn(struct keeper *k, enum rpl_mode mode, uint64_t generation, const struct rpl_uuid *session);
 void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a);
 /* Begin whatever is wished for and possible now. */
 void keeper_pursue(struct keeper *k);
@@ -202,6 +206,7 @@ void life_on_looked(struct keeper *k, int r, const struct rpl_err *err);
 
 /* session.c */
 void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation);
+void session_tell_record(struct keeper *k);
 void session_end(struct keeper *k);
 void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
 void session_on_gone(struct keeper *k, const char *why);

@@ -12,6 +12,7 @@
 #include <replicad/fault.h>
 #include <replicad/log.h>
 
+#define LEARN_SPARE 4          /* places that are left for what the core and operators ask */
 #define NETBUF_RETRY_MS 200    /* the buffer's process is gone: look for a new one this often */
 
 /* ---- the guest */
@@ -352,7 +353,11 @@ static void arbiter_next(struct keeper *k)
 	if (!k->arbiter_n || k->arbiter_busy)
 		return;
 	k->arbiter_busy = true;
-	if (op->cas)
+	if (op->learn)
+		r = rpl_arbiter_learn(k->arbiter, &op->want, &err);
+	else if (op->cas && op->permitted)
+		r = rpl_arbiter_cas_permitted(k->arbiter, op->create ? NULL : &op->expect, &op->want, &err);
+	else if (op->cas)
 		r = rpl_arbiter_cas(k->arbiter, op->create ? NULL : &op->expect, &op->want, &err);
 	else
 		r = rpl_arbiter_read(k->arbiter, &k->conf.core.vm, &err);
@@ -382,8 +387,29 @@ void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
 	arbiter_queue(k, &(struct arbiter_op){ .cas = true,
 					       .claim = a->u.claim.kind,
 					       .create = a->u.claim.kind == RPL_CLAIM_CREATE,
+					       .permitted = a->u.claim.operator_ordered || a->u.claim.handed_over,
 					       .expect = a->u.claim.expect,
 					       .want = a->u.claim.want });
+}
+
+/* manual: the peer, who proved to be that, says what its record is. Only about what is its own. */
+void keeper_arbiter_learn(struct keeper *k, enum rpl_mode mode, uint64_t generation, const struct rpl_uuid *session)
+{
+	struct arbiter_op op = { .learn = true,
+				 .want = { .format = RPL_RECORD_FORMAT, .mode = mode, .generation = generation,
+					   .vm = k->conf.core.vm } };
+
+	if (!k->conf.manual)
+		return;
+	if (k->arbiter_n + LEARN_SPARE > ARBITER_QUEUE_MAX) {
+		keeper_alarm(k, "the peer's record comes faster than it can be written; it will be told again");
+		return;
+	}
+	if (session)
+		op.want.session = *session;
+	rpl_uuid_random(&op.want.nonce);
+	memcpy(op.want.owner, k->conf.core.peer, sizeof(op.want.owner));
+	arbiter_queue(k, &op);
 }
 
 static enum rpl_event_kind arbiter_event(bool cas, enum rpl_arbiter_outcome outcome)
@@ -405,7 +431,7 @@ static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const s
 {
 	struct keeper *k = arg;
 	struct rpl_event ev = { .kind = arbiter_event(k->arbiter_queue[0].cas, outcome) };
-	bool look = k->arbiter_queue[0].look;
+	bool look = k->arbiter_queue[0].look, learn = k->arbiter_queue[0].learn;
 
 	rpl_assert(k->arbiter_n > 0 && k->arbiter_busy);
 	if (ev.kind == RPL_EV_CLAIM_GRANTED)
@@ -419,7 +445,12 @@ static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const s
 			k->conf.arbiter, err->msg);
 	if (ev.kind == RPL_EV_CLAIM_GRANTED)
 		k->at.claim_granted = rpl_now_ns();
-	if (look)
+	if (learn && record)
+		k->told_generation = record->generation;
+	if (learn)
+		rpl_log(RPL_LOG_INFO, "vm=%s peer=%s gen=%llu owner=%.63s: the record, as the peer says", k->conf.vm,
+			k->conf.core.peer, record ? (unsigned long long)record->generation : 0, record ? record->owner : "");
+	else if (look)
 		keeper_looked(k, outcome == RPL_ARBITER_OK ? record : NULL);
 	else
 		keeper_event(k, &ev);

@@ -265,6 +265,16 @@ static bool collect(struct keeper *k, uint64_t *ret_pages)
 	return false;
 }
 
+/* manual: the backup can be ordered to take over only if it knows that it may. Told again whenever it may have been missed. */
+void session_tell_record(struct keeper *k)
+{
+	const struct rpl_record *r = &k->core.rec;
+
+	if (k->conf.manual && k->session.up && k->core.rec_known && r->mode == RPL_MODE_PROTECTED &&
+	    rpl_uuid_equal(&r->session, &k->session.id))
+		movers_send(k->movers, RPL_MOVER_SEND, r->generation, RPL_FRAME_PROTECTED, 0, &r->session);
+}
+
 static void on_peer_ready(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	struct session *s = &k->session;
@@ -276,6 +286,7 @@ static void on_peer_ready(struct keeper *k, const struct rpl_mover_msg *msg)
 	s->retry_ms = 0;
 	k->refused[0] = '\0';
 	keeper_say_link(k, RPL_EV_LINK_UP, &s->id, msg->epoch);
+	session_tell_record(k);
 	if (first && s->wanted && collect(k, &pages))
 		movers_send(k->movers, RPL_MOVER_ROUND, 0, 0, 0, NULL);
 }

@@ -20,10 +20,16 @@
 #include <replicad/log.h>
 #include <replicad/replica.h>
 
+/* With the arbiter manual only the peer can say what became of a VM that was lost here: its hello must be heard. */
+static bool nothing_to_lose(const struct keeper *k)
+{
+	return k->core.state == RPL_ST_IDLE || (k->core.state == RPL_ST_P_LOST && k->conf.manual);
+}
+
 bool standby_possible(const struct keeper *k)
 {
 	return k->standby.ready || k->standby.starting ||
-	       (k->started && k->core.state == RPL_ST_IDLE && !k->guest_process && !k->guest_busy && !k->ending);
+	       (k->started && nothing_to_lose(k) && !k->guest_process && !k->guest_busy && !k->ending);
 }
 
 void standby_start(struct keeper *k)
@@ -193,6 +199,8 @@ static void on_hello(struct keeper *k, const struct rpl_mover_msg *msg)
 		ev.u.open.resume = msg->hello.flags & RPL_HELLO_RESUME;
 		if (k->handed_generation && msg->hello.generation > k->handed_generation)
 			tell_switchover(k, msg->hello.blackout_us);
+		if (!ev.u.open.resume) /* it owns the VM in SOLO; before the core looks at the record for itself */
+			keeper_arbiter_learn(k, RPL_MODE_SOLO, msg->hello.generation, NULL);
 		keeper_event(k, &ev);
 		return;
 	}
@@ -225,6 +233,8 @@ static void on_peer_frame(struct keeper *k, const struct rpl_mover_msg *msg)
 		keeper_say_link(k, RPL_EV_PEER_FLUSHED, &msg->uuid, msg->epoch);
 	} else if (msg->value == RPL_FRAME_FORGET) {
 		keeper_say_session(k, RPL_EV_FORGET, &msg->uuid);
+	} else if (msg->value == RPL_FRAME_PROTECTED) {
+		keeper_arbiter_learn(k, RPL_MODE_PROTECTED, msg->epoch, &msg->uuid);
 	}
 }
 

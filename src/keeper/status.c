@@ -51,6 +51,14 @@ static uint64_t ms_between(uint64_t from, uint64_t to)
 	return from && to > from ? (to - from) / RPL_MS : 0;
 }
 
+/* Generations only grow: the greater of the two is the later. */
+static uint64_t generation(const struct keeper *k)
+{
+	uint64_t read = k->core.rec_known ? k->core.rec.generation : 0;
+
+	return read > k->told_generation ? read : k->told_generation;
+}
+
 static void put_identity(const struct keeper *k, json_t *doc)
 {
 	char uuid[RPL_UUID_TEXT];
@@ -68,7 +76,7 @@ static void put_identity(const struct keeper *k, json_t *doc)
 	put_yes(doc, "wanted", k->core.want);
 	if (!rpl_uuid_is_zero(&k->core.session))
 		put_text(doc, "session", rpl_uuid_text(&k->core.session, uuid));
-	put(doc, "generation", k->core.rec_known ? k->core.rec.generation : 0);
+	put(doc, "generation", generation(k));
 	put(doc, "epoch", k->core.epoch);
 	put(doc, "acked", primary_state(k->core.state) ? k->core.acked : k->core.replica);
 }

@@ -1,4 +1,5 @@
-"""Who settles which of the demo's two hosts may run the guest: a directory that both reach, or an etcd on a third machine.
+"""Who settles which of the demo's two hosts may run the guest: a directory that both reach, an etcd on a third machine, or
+(in tests) an operator, with a record on each host.
 
 An arbiter can be taken away and brought back. The etcd's machine, "witness", has a network of its own to both hosts, so that
 the link between them can be cut alone; its etcd is spoken to over TLS with certificates both ways. Away, it is in turn
@@ -17,8 +18,6 @@ LISTENS = "ready to serve client requests"
 
 class FileArbiter:
     """A directory on tmpfs, of neither host: it syncs, and disks of busy machines take long."""
-
-    witness = False
 
     def __init__(self, _base, fast_dir, _net):
         self.path = os.path.join(fast_dir, "arbiter")
@@ -40,6 +39,24 @@ class FileArbiter:
             os.rename(self.path + ".away", self.path)
 
 
+class ManualArbiter:
+    """Each host's own directory; there is nobody to be taken away."""
+
+    def __init__(self, _base, _fast_dir, _net):
+        pass
+
+    def open(self):
+        pass
+
+    def close(self):
+        pass
+
+    def equip(self, host):
+        path = os.path.join(host.base, "state", "arbiter")
+        os.makedirs(path)
+        return {"arbiter": "manual", "arbiter_location": path}
+
+
 class WitnessEtcd(etcd.Etcd):
     """In its namespace nobody else can ask it: its own log says when it listens."""
 
@@ -59,8 +76,6 @@ class WitnessEtcd(etcd.Etcd):
 
 
 class EtcdArbiter:
-    witness = True
-
     def __init__(self, base, fast_dir, net):
         self.base, self.fast_dir, self.net = base, fast_dir, net
         self.server, self.times_away, self.is_away = None, 0, False
@@ -109,4 +124,4 @@ class EtcdArbiter:
 
 
 def make(kind, base, fast_dir, net):
-    return (EtcdArbiter if kind == "etcd" else FileArbiter)(base, fast_dir, net)
+    return {"file": FileArbiter, "etcd": EtcdArbiter, "manual": ManualArbiter}[kind](base, fast_dir, net)

@@ -59,7 +59,7 @@ static void check_fixed(uint16_t type, const uint8_t *body)
 		rpl_epoch_end_decode(body, &v);
 		rpl_epoch_end_encode(&v, again);
 		rpl_assert(memcmp(again, body, 40) == 0);
-	} else if (type == RPL_FRAME_ACK || type == RPL_FRAME_FLUSHED) {
+	} else if (type == RPL_FRAME_ACK || type == RPL_FRAME_FLUSHED || type == RPL_FRAME_PROTECTED) {
 		struct rpl_session_epoch v;
 
 		rpl_session_epoch_decode(body, &v);

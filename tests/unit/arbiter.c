@@ -545,6 +545,113 @@ static void a_wrong_configuration_is_named(void **state)
 #undef REFUSED
 }
 
+/* ---- manual: what a node may decide alone, and what waits for a word */
+
+static void manual_open(struct client *c)
+{
+	struct rpl_arbiter_conf conf = { .backend = "manual", .location = dir, .cluster = "test", .timeout_ms = 20000 };
+
+	*c = (struct client){ .loop = ev_loop_new(0) };
+	c->a = rpl_arbiter_new(&conf, c->loop, client_done, c, &c->err);
+	assert_non_null(c->a);
+}
+
+static enum rpl_arbiter_outcome claim(struct client *c, const struct rpl_record *expect, const struct rpl_record *want,
+				      bool permitted)
+{
+	int r = permitted ? rpl_arbiter_cas_permitted(c->a, expect, want, &c->err) :
+			    rpl_arbiter_cas(c->a, expect, want, &c->err);
+
+	assert_int_equal(r, 0);
+	return client_wait(c);
+}
+
+static bool holds(const struct rpl_record *r)
+{
+	struct rpl_record now = look().record;
+
+	return rpl_record_equal(&now, r);
+}
+
+static struct rpl_record of(const char *owner, enum rpl_mode mode, uint64_t generation)
+{
+	struct rpl_record r = sample(generation);
+
+	r.mode = mode;
+	memset(r.owner, 0, sizeof(r.owner));
+	(void)strcpy(r.owner, owner);
+	return r;
+}
+
+/* From each record to each next one: granted alone, or refused with the record as it was and granted with leave. */
+static void manual_grants_alone_what_cannot_let_two_run(void **state)
+{
+	static const struct {
+		const char *owner;
+		enum rpl_mode mode, to;
+		bool alone;
+	} row[] = {
+		{ "alpha", RPL_MODE_SOLO, RPL_MODE_SOLO, true },           { "alpha", RPL_MODE_SOLO, RPL_MODE_PROTECTED, true },
+		{ "alpha", RPL_MODE_SOLO, RPL_MODE_DOWN, true },           { "alpha", RPL_MODE_PROTECTED, RPL_MODE_SOLO, false },
+		{ "alpha", RPL_MODE_PROTECTED, RPL_MODE_PROTECTED, false }, { "alpha", RPL_MODE_PROTECTED, RPL_MODE_DOWN, true },
+		{ "alpha", RPL_MODE_DOWN, RPL_MODE_SOLO, false },          { "beta", RPL_MODE_SOLO, RPL_MODE_SOLO, false },
+		{ "beta", RPL_MODE_PROTECTED, RPL_MODE_SOLO, false },      { "beta", RPL_MODE_DOWN, RPL_MODE_SOLO, false },
+	};
+	struct client c;
+
+	(void)state;
+	manual_open(&c);
+	for (size_t i = 0; i < RPL_ARRAY_LEN(row); i++) {
+		struct rpl_record from = of(row[i].owner, row[i].mode, 7), to = of("alpha", row[i].to, 8);
+
+		forget_record();
+		assert_int_equal(claim(&c, NULL, &from, false), RPL_ARBITER_OK);
+		if (!row[i].alone) {
+			assert_int_equal(claim(&c, &from, &to, false), RPL_ARBITER_REFUSED);
+			assert_true(rpl_record_equal(&c.record, &from));
+			assert_true(holds(&from));
+		}
+		assert_int_equal(claim(&c, &from, &to, !row[i].alone), RPL_ARBITER_OK);
+		assert_true(holds(&to));
+		/* leave is for this generation: what follows from a stale one is refused for what it is */
+		assert_int_equal(claim(&c, &from, &to, true), RPL_ARBITER_REFUSED);
+		assert_true(rpl_record_equal(&c.record, &to));
+	}
+	forget_record();
+	assert_int_equal(claim(&c, &(struct rpl_record){ .format = 1, .vm = sample(1).vm, .generation = 1, .owner = "beta" },
+			       &(struct rpl_record){ .format = 1, .vm = sample(1).vm, .generation = 2, .owner = "alpha" }, false),
+			 RPL_ARBITER_UNKNOWN); /* gone: not refused by anything */
+	client_close(&c);
+}
+
+static void manual_learns_only_what_is_newer(void **state)
+{
+	struct rpl_record mine = of("alpha", RPL_MODE_PROTECTED, 7), same = of("beta", RPL_MODE_SOLO, 7);
+	struct rpl_record older = of("beta", RPL_MODE_SOLO, 6), newer = of("beta", RPL_MODE_SOLO, 8);
+	struct client c;
+
+	(void)state;
+	forget_record();
+	manual_open(&c);
+	assert_int_equal(rpl_arbiter_learn(c.a, &mine, &c.err), 0);
+	assert_int_equal(client_wait(&c), RPL_ARBITER_OK);
+	assert_true(holds(&mine));
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(rpl_arbiter_learn(c.a, i ? &same : &older, &c.err), 0);
+		assert_int_equal(client_wait(&c), RPL_ARBITER_OK);
+		assert_true(rpl_record_equal(&c.record, &mine));
+	}
+	assert_int_equal(rpl_arbiter_learn(c.a, &newer, &c.err), 0);
+	assert_int_equal(client_wait(&c), RPL_ARBITER_OK);
+	assert_true(rpl_record_equal(&c.record, &newer));
+	assert_true(holds(&newer));
+	client_close(&c);
+	client_open(&c, 5000);
+	assert_int_equal(rpl_arbiter_learn(c.a, &newer, &c.err), -EOPNOTSUPP);
+	client_close(&c);
+	forget_record();
+}
+
 /* Threads of abandoned operations may still be at work there. What is left after them is a failure. */
 static int remove_dir(void **state)
 {
@@ -587,6 +694,8 @@ int main(void)
 		cmocka_unit_test(a_stuck_register_is_unknown_in_time),
 		cmocka_unit_test(an_arbiter_may_be_freed_with_an_operation_under_way),
 		cmocka_unit_test(a_wrong_configuration_is_named),
+		cmocka_unit_test(manual_grants_alone_what_cannot_let_two_run),
+		cmocka_unit_test(manual_learns_only_what_is_newer),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

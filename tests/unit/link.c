@@ -777,7 +777,7 @@ static void hostile_frames_end_the_connection(void **state)
 		{ RPL_FRAME_STREAM, 0, 1, 0, -EBADMSG, "0 bytes" },
 		{ RPL_FRAME_ACK, 23, 1, 23, -EBADMSG, "23 bytes, allowed 24 to 24" },
 		{ RPL_FRAME_HEARTBEAT, 1, 1, 1, -EBADMSG, "1 bytes, allowed 0 to 0" },
-		{ 25, 24, 1, 24, -EBADMSG, "unknown type 25" },
+		{ 26, 24, 1, 24, -EBADMSG, "unknown type 26" },
 		{ 0, 0, 1, 0, -EBADMSG, "unknown type 0" },
 		{ RPL_FRAME_STREAM, 100, 1, 99, -EPIPE, "cut in frame 1, after 115 of its bytes" },
 	};
