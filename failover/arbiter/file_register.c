@@ -40,7 +40,7 @@ static int open_register(const char *dir, const char *sub, struct rpl_err *err)
 	int fd, r;
 
 	if (stat(dir, &st) < 0)
-		return rpl_fail_errno(err, errno, "arbiter file: directory %s", dir);
+		return rpl_fail_errno(err, errno, "arbiter file: directory %s, which both nodes must reach (arbiter_location)", dir);
 	r = rpl_mkdir_p(sub, 0700, err);
 	if (r < 0)
 		return r;

@@ -315,6 +315,7 @@ static int launch(struct rpl_ward *w, struct rpl_err *err)
 	w->keeper = RPL_WARD_STARTING;
 	w->stopping = w->was_reached = false;
 	w->started_ns = w->unheard_ns = rpl_now_ns();
+	w->was_heard = false;
 	watch_pid(w, pid, true);
 	retry_in(w, CONNECT_RETRY_S);
 	rpl_agent_note(w->agent, "keeper-start", w->name, "keeper %d, role %s%s", (int)pid, w->role,
@@ -452,6 +453,7 @@ void rpl_ward_on_eof(struct rpl_ward *w)
 	}
 	w->keeper = RPL_WARD_STARTING;
 	w->unheard_ns = rpl_now_ns();
+	w->was_heard = true;
 	retry_in(w, CONNECT_RETRY_S);
 	rpl_ward_fail_calls(w, true, &why);
 }
@@ -472,7 +474,8 @@ static void on_retry(struct ev_loop *loop, ev_timer *timer, int revents)
 	if (w->keeper != RPL_WARD_STARTING || try_connect(w) == 0)
 		return;
 	if (rpl_now_ns() - w->unheard_ns > CONNECT_MAX_NS && w->pidfd >= 0) {
-		rpl_agent_note(w->agent, "keeper-died", w->name, "keeper %d does not listen; killed", (int)w->pid);
+		rpl_agent_note(w->agent, "keeper-died", w->name, "keeper %d %s; killed", (int)w->pid,
+			       w->was_heard ? "closed its socket and has not ended since" : "does not listen");
 		(void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0); /* its end is seen by pidfd */
 		w->unheard_ns = rpl_now_ns();
 	}

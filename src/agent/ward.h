@@ -37,6 +37,7 @@ struct rpl_ward {
 	int pidfd;         /* -1: none */
 	ev_io pid_w;
 	uint64_t started_ns, unheard_ns; /* unheard: since when nobody listens at its socket */
+	bool was_heard;                  /* this keeper had listened before that: it is ending, and takes long */
 	unsigned failures, restarts; /* in a row; since the agent wanted it */
 	ev_timer again;    /* refused: ask again */
 	ev_timer retry;    /* STARTING: connect again; DEAD: start again */
