@@ -16,6 +16,7 @@
 #define DEFINITION_LINES 80
 #define LAYOUT_TEXT 512
 #define PV_WIDTH 8u
+#define HOLE_FIRST UINT64_C(0xf0000) /* frame; memory below 4 GiB ends here at the latest, special pages begin above */
 
 char *xen_read(struct xen *x, const char *fmt, ...)
 {
@@ -189,6 +190,34 @@ static void leave_room(struct range *r, int n, uint64_t max_pages)
 	r[0].end = end;
 }
 
+static int probe(struct xen *x, uint64_t first, uint64_t end, uint8_t *types, struct rpl_err *err)
+{
+	uint64_t gfns[XEN_TYPES_MAX];
+
+	for (uint64_t at = first; at < end;) {
+		uint64_t n = end - at < XEN_TYPES_MAX ? end - at : XEN_TYPES_MAX;
+
+		for (uint64_t i = 0; i < n; i++)
+			gfns[i] = at + i;
+		if (xen_types(x, gfns, n, types + at, err) < 0)
+			return err->code;
+		at += n;
+	}
+	return 0;
+}
+
+/* A small guest has nothing between the end of its memory and the special pages below 4 GiB: looking there for every frame
+ * would take the keeper most of a second. */
+static int probe_all(struct xen *x, uint64_t n, uint64_t max_pages, uint8_t *types, struct rpl_err *err)
+{
+	uint64_t low = max_pages < n ? max_pages : n, high = low < HOLE_FIRST && HOLE_FIRST < n ? HOLE_FIRST : low;
+
+	memset(types, RPL_PAGE_XTAB, n);
+	if (probe(x, 0, low, types, err) < 0)
+		return err->code;
+	return probe(x, high, n, types, err);
+}
+
 static int layout_hvm(struct xen *x, const struct xen_dominfo *d, struct rpl_err *err)
 {
 	struct rpl_ram_layout *l = &x->g->info.layout;
@@ -205,7 +234,7 @@ static int layout_hvm(struct xen *x, const struct xen_dominfo *d, struct rpl_err
 	types = malloc(n);
 	if (!types)
 		return rpl_fail(err, -ENOMEM, "no memory for the types of %" PRIu64 " pages", (uint64_t)n);
-	if (xen_types(x, NULL, n, types, err) < 0)
+	if (probe_all(x, n, d->max_pages, types, err) < 0)
 		return err->code;
 	for (uint64_t gap = GAP_FIRST; count < 0; gap *= 4)
 		count = find_ranges(types, n, gap, ranges, RPL_ARRAY_LEN(ranges));
