@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include <replicad/err.h>
@@ -35,6 +36,9 @@ int rpl_unix_connect(const char *path, int type, struct rpl_err *err);
 int rpl_write_file_durably(const char *path, const void *data, size_t len, mode_t mode, struct rpl_err *err);
 /* Read a whole file of at most `max` bytes; *ret is NUL-terminated and the caller frees it. */
 int rpl_read_file(const char *path, size_t max, char **ret, size_t *ret_len, struct rpl_err *err);
+
+/* What this machine can still give to programs without swapping: MemAvailable of /proc/meminfo. */
+int rpl_available_memory(uint64_t *ret_bytes, struct rpl_err *err);
 
 /* Put a path together, as snprintf() does. 0, or -ENAMETOOLONG (buf is then "") instead of a path cut short. */
 int rpl_path(char *buf, size_t size, struct rpl_err *err, const char *fmt, ...) RPL_PRINTF(4, 5);

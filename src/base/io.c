@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,8 @@
 #include <stdint.h>
 
 #include <replicad/auto.h>
+
+#define MEMINFO_MAX 65536
 
 int rpl_read_full(int fd, void *buf, size_t len)
 {
@@ -277,6 +280,21 @@ int rpl_path(char *buf, size_t size, struct rpl_err *err, const char *fmt, ...)
 	(void)rpl_fail(err, -ENAMETOOLONG, "path '%.100s...' is too long", buf);
 	buf[0] = '\0';
 	return -ENAMETOOLONG;
+}
+
+int rpl_available_memory(uint64_t *ret_bytes, struct rpl_err *err)
+{
+	RPL_AUTO_FREE char *text = NULL;
+	const char *at;
+	int r = rpl_read_file("/proc/meminfo", MEMINFO_MAX, &text, NULL, err);
+
+	if (r < 0)
+		return r;
+	at = strstr(text, "MemAvailable:");
+	if (!at || sscanf(at, "MemAvailable: %" SCNu64, ret_bytes) != 1)
+		return rpl_fail(err, -EBADMSG, "/proc/meminfo: no MemAvailable");
+	*ret_bytes <<= 10;
+	return 0;
 }
 
 int rpl_mkdir_p(const char *path, mode_t mode, struct rpl_err *err)

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <inttypes.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,6 +29,7 @@
 #include <replicad/log.h>
 
 #define LOG_TAIL_MAX 65536
+#define STANDBY_RESERVE (UINT64_C(64) << 20) /* for QEMU itself and the epochs that are staged */
 #define STANDBY_UMASK 077 /* RAM file, monitor and other sockets: its user's and root's alone */
 #define SANDBOX "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -328,6 +331,34 @@ void qemu_standby_ready(struct qemu *q, json_t *version)
 		  json_pack("{s:[{s:s, s:b}]}", "capabilities", "capability", "events", "state", 1), on_events_capability);
 }
 
+/* The guest's memory will be written into this standby's: a filesystem that is full then would kill whoever writes. */
+static int check_room(const struct qemu *q, struct rpl_err *err)
+{
+	uint64_t need = q->g->info.ram_bytes, room = 0;
+	struct stat st = { .st_blocks = 0 };
+	struct statvfs fs;
+	int r = rpl_available_memory(&room, err);
+
+	if (r < 0)
+		return r;
+	if (!q->ram.memfd && stat(q->ram_path, &st) < 0)
+		return rpl_fail_errno(err, errno, "RAM file %.100s", q->ram_path);
+	need -= (uint64_t)st.st_blocks * 512 < need ? (uint64_t)st.st_blocks * 512 : need; /* one that is adopted is filled */
+	if (room < need + STANDBY_RESERVE)
+		return rpl_fail(err, -ENOMEM, "the copy needs %" PRIu64 " MiB of this host's memory, %" PRIu64 " MiB are available: free some",
+				(need + STANDBY_RESERVE) >> 20, room >> 20);
+	if (q->ram.memfd)
+		return 0;
+	if (statvfs(q->ram_path, &fs) < 0)
+		return rpl_fail_errno(err, errno, "filesystem of %.100s", q->ram_path);
+	room = (uint64_t)fs.f_bavail * fs.f_bsize;
+	if (room < need)
+		return rpl_fail(err, -ENOSPC, "RAM file %.100s needs %" PRIu64 " MiB more, its filesystem has %" PRIu64
+				" MiB free: make it larger (mount -o remount,size=...), or put the file elsewhere",
+				q->ram_path, need >> 20, room >> 20);
+	return 0;
+}
+
 void qemu_standby_inspected(struct qemu *q)
 {
 	const char *status = json_string_value(json_object_get(q->facts.fact[QF_STATUS], "status"));
@@ -343,7 +374,10 @@ void qemu_standby_inspected(struct qemu *q)
 	q->ours = true;
 	if (q->ram.path[0])
 		(void)snprintf(q->ram_path, sizeof(q->ram_path), "%s", q->ram.path);
-	rpl_guest_op_done(q->g, 0, NULL);
+	if (check_room(q, &err) < 0)
+		qemu_op_failed(q, &err);
+	else
+		rpl_guest_op_done(q->g, 0, NULL);
 }
 
 /* Are these the words of that process's command line? */

@@ -12,7 +12,7 @@
 
 #include "xen_standby_xl.h"
 
-#define MEMINFO_MAX 65536
+#define CONF_TEXT_MAX 65536
 #define NICS_MAX 64
 #define DOMAIN_OVERHEAD_MIB 32 /* page tables, log-dirty, rings: beside its memory */
 #define DOM0_RESERVE_MIB 64    /* what this host keeps for itself beside the copy */
@@ -28,7 +28,7 @@ static int has_uuid_line(const char *path, struct rpl_err *err)
 {
 	RPL_AUTO_FREE char *text = NULL;
 	char *save = NULL;
-	int r = rpl_read_file(path, MEMINFO_MAX, &text, NULL, err);
+	int r = rpl_read_file(path, CONF_TEXT_MAX, &text, NULL, err);
 
 	if (r < 0)
 		return r;
@@ -78,17 +78,12 @@ int xen_conf_read(struct xen_conf *c, const char *path, struct rpl_err *err)
 
 static int check_dom0(const struct xen_conf *c, struct rpl_err *err)
 {
-	uint64_t have = 0, need = ((uint64_t)c->max_kib >> 10) + DOM0_RESERVE_MIB;
-	RPL_AUTO_FREE char *text = NULL;
-	const char *at;
-	int r = rpl_read_file("/proc/meminfo", MEMINFO_MAX, &text, NULL, err);
+	uint64_t have, need = ((uint64_t)c->max_kib >> 10) + DOM0_RESERVE_MIB;
+	int r = rpl_available_memory(&have, err);
 
 	if (r < 0)
 		return r;
-	at = strstr(text, "MemAvailable:");
-	if (!at || sscanf(at, "MemAvailable: %" SCNu64, &have) != 1)
-		return rpl_fail(err, -EBADMSG, "/proc/meminfo: no MemAvailable");
-	have >>= 10;
+	have >>= 20;
 	if (have < need)
 		return rpl_fail(err, -ENOMEM, "the copy of %.100s needs %" PRIu64 " MiB of dom0's memory, %" PRIu64
 				" MiB are available: give dom0 more (dom0_mem)", c->name, need, have);

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -34,7 +35,7 @@
 #define UUID "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 #define RAM_MB 64
 
-static const char *payload, *helper, *dir, *story, *more_arguments = "", *ram = "memory-backend-file,mem-path=";
+static const char *payload, *helper, *dir, *story, *more_arguments = "", *ram = "memory-backend-file,mem-path=", *ram_in = "";
 static pid_t running[8];
 
 struct side {
@@ -156,7 +157,7 @@ static void write_arguments(FILE *f, const char *side)
 	bool file = strchr(ram, '='); /* else a memfd */
 	char ram_name[32];
 
-	(void)snprintf(ram_name, sizeof(ram_name), "%s.ram", side);
+	(void)snprintf(ram_name, sizeof(ram_name), "%s%s.ram", ram_in, side);
 	(void)fprintf(f, "qemu-system-x86_64\n-nodefaults\n-no-user-config\n-display\nnone\n-accel\ntcg\n-uuid\n%s\n-m\n%d\n"
 			 "-M\nq35,memory-backend=ram0\n-object\n%s%s%s%s,id=ram0,size=%dM,share=on\n"
 			 "-kernel\n%s\n-device\nqemu-xhci,id=usb\n-qmp\nunix:%s/%s.qmp,server=on,wait=off\n-qmp\nunix:%s/%s.second,server=on,wait=off\n%s",
@@ -657,6 +658,24 @@ static void standbys(void)
 	check_gone();
 }
 
+/* A small filesystem of our own: what does not fit there is refused before anything is copied. */
+static void no_room(void)
+{
+	struct side s;
+
+	check(mkdir(in_dir(0, "small"), 0700) == 0, "mkdir");
+	check(mount("replicad", in_dir(0, "small"), "tmpfs", 0, "size=8m") == 0, "mount: %s", strerror(errno));
+	ram_in = "small/";
+	write_file(in_dir(2, "s.argv"), "");
+	ram_in = "";
+	make(&s, "s", NULL, in_dir(2, "s.argv"), 0);
+	check(op(&s, rpl_guest_standby) == -ENOSPC && strstr(s.err.msg, "MiB free"), "%s", s.err.msg);
+	(void)printf("  %s\n", s.err.msg);
+	rpl_guest_free(s.g);
+	check(umount2(in_dir(0, "small"), MNT_DETACH) == 0 && rmdir(in_dir(0, "small")) == 0, "umount");
+	check_gone();
+}
+
 static void bad_standbys(void)
 {
 	struct side s;
@@ -742,7 +761,7 @@ int main(int argc, char **argv)
 	} stories[] = {
 		{ "killed", killed },       { "shut down", shut_down }, { "other hands", other_hands },
 		{ "plugged", plugged },     { "refused", refused },     { "hanging", hanging },     { "a keeper dies", a_keeper_dies }, { "tracked", tracked },
-		{ "nameless", nameless },   { "traced", traced },       { "standbys", standbys },   { "bad standbys", bad_standbys },
+		{ "nameless", nameless },   { "traced", traced },       { "standbys", standbys },   { "bad standbys", bad_standbys }, { "no room", no_room },
 		{ "other user", other_user },
 	};
 
