@@ -27,7 +27,7 @@ FLOW_TESTS = \
 	tests/flow/failover \
 	tests/flow/supervision \
 	tests/flow/guest-fate
-EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak tests/coverage .ci/run
+EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/flow/adversary.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak tests/coverage .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
 	@for t in $(FLOW_TESTS); do echo "flow-test: $$t"; done
