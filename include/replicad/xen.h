@@ -66,13 +66,16 @@ bool rpl_xen_layout_text(const struct rpl_ram_layout *l, char *buf, size_t size)
 /* Copy the value of one line of a definition; false if there is none or it does not fit. */
 bool rpl_xen_definition_get(const char *definition, const char *key, char *buf, size_t size);
 
-/* ---- sending without a mover (`replicad save`) */
+/* ---- sending without a mover (`replicad save`, `replicad migrate`) */
 
 struct rpl_guest;
 
 /* The start of the device state, up to where pages belong; of a guest whose rpl_guest_memory() was called. -EMSGSIZE if `size`
  * does not suffice. */
 int rpl_xen_head(struct rpl_guest *g, void *buf, size_t size, size_t *ret_len, struct rpl_err *err);
+/* Xenstore alone calls the attached domain so, which is what xl looks at; the configuration that libxl keeps does not follow. For a
+ * name that does not last: a guest stands still meanwhile. */
+int rpl_xen_call_it(struct rpl_guest *g, const char *name, struct rpl_err *err);
 /* The type of a page as of the last take; XTAB outside the layout. The memory must be of kind RPL_MEMORY_XEN. */
 unsigned rpl_xen_page_type(const struct rpl_memory *m, uint64_t pfn);
 

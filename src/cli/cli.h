@@ -29,6 +29,7 @@
 	X(qemu_args, "the arguments that a QEMU guest's standby needs")         \
 	X(save, "write a running Xen domain into an xl save file")          \
 	X(restore, "build a Xen domain from what was saved, verified first")    \
+	X(migrate, "move a running Xen domain to another host")                 \
 	X(receive, "be the far end of a stock xl migrate or xl remus")          \
 	X(stream, "verify, show or convert a Xen save file or migration stream")
 

@@ -17,8 +17,6 @@
 #include <replicad/clock.h>
 #include <replicad/exit.h>
 
-#include "../guest/xen_standby_xl.h"
-
 struct save {
 	const char *name, *path;
 	char temp[PATH_MAX];
@@ -79,11 +77,7 @@ static int settle_file(struct save *sv, int fd, struct rpl_err *err)
 /* From here on the guest is suspended, and the file is whole. */
 static int end_guest(const struct save *sv, struct xen_send *s, struct rpl_err *err)
 {
-	uint32_t domid = xen_send_domid(s);
-
-	if (sv->checkpoint)
-		return xen_send_resume(s, err);
-	return xl_destroy(domid, err);
+	return sv->checkpoint ? xen_send_resume(s, err) : xen_send_destroy(s, err);
 }
 
 static int save(struct save *sv, struct rpl_err *err)
@@ -133,8 +127,8 @@ static int options(struct save *sv, int argc, char **argv)
 			break;
 		case 'n':
 			rounds = strtoul(optarg, &end, 10);
-			if (end == optarg || *end || rounds < 1 || rounds > 1000)
-				return rpl_cli_usage("save", "--rounds %s: 1 to 1000 are possible", optarg);
+			if (end == optarg || *end || rounds < 1 || rounds > XEN_SEND_ROUNDS_MAX)
+				return rpl_cli_usage("save", "--rounds %s: 1 to %d are possible", optarg, XEN_SEND_ROUNDS_MAX);
 			sv->policy.rounds_max = (unsigned)rounds;
 			break;
 		case 'q':
@@ -157,7 +151,7 @@ static int options(struct save *sv, int argc, char **argv)
 int rpl_cmd_save(int argc, char **argv)
 {
 	struct save sv = { .policy = { .rounds_max = XEN_SEND_ROUNDS, .pages_enough = XEN_SEND_PAGES_ENOUGH,
-				       .suspend_timeout_ms = XEN_SEND_SUSPEND_MS } };
+				       .suspend_timeout_ms = XEN_SEND_SUSPEND_MS, .stall_ms = XEN_SEND_STALL_MS } };
 	struct rpl_err err = { 0 };
 	int r = options(&sv, argc, argv);
 

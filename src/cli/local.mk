@@ -7,7 +7,8 @@ replicad_SOURCES = src/cli/cli.h src/cli/main.c src/cli/call.c src/cli/show.h sr
 	src/cli/cmd_stream.c src/cli/stream_cli.h src/cli/stream_input.c src/cli/stream_digest.c \
 	src/cli/stream_verify.c src/cli/stream_show.c src/cli/stream_convert.c \
 	src/cli/cmd_restore.c src/cli/cmd_receive.c src/cli/receive.h src/cli/receive.c src/cli/receive_migrate.c src/cli/receive_remus.c \
-	src/cli/cmd_save.c src/cli/xen_send.h src/cli/xen_send.c
+	src/cli/cmd_save.c src/cli/cmd_migrate.c src/cli/xen_send.h src/cli/xen_send.c src/cli/xl_handshake.h \
+	src/cli/migrate_peer.h src/cli/migrate_peer.c
 replicad_CPPFLAGS = $(AM_CPPFLAGS) -DRPL_SRCDIR='"$(abs_top_srcdir)"'
 replicad_LDFLAGS = $(RPL_PIE_LDFLAGS)
 replicad_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XXHASH_CFLAGS)

@@ -1,5 +1,6 @@
 /* receive.c - the handshake of `xl migrate-receive`, byte for byte, and the configuration that it brings */
 #include "receive.h"
+#include "xl_handshake.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -13,15 +14,7 @@
 
 #include "../guest/xen_standby_xl.h"
 
-/* The banner goes without its NUL, the others with it. */
-static const char banner[] = "xl migration receiver ready, send binary domain data.\n";
-static const char ready[] = "domain received, ready to unpause";
-static const char go[] = "domain is yours, you are cleared to unpause";
-static const char report[] = "my copy unpause results are as follows";
-_Static_assert(sizeof(banner) - 1 == 54, "banner");
-_Static_assert(sizeof(ready) == 34, "ready");
-_Static_assert(sizeof(go) == 44, "go");
-_Static_assert(sizeof(report) == 39, "report");
+static const char banner[] = XL_BANNER, ready[] = XL_READY, go[] = XL_GO, report[] = XL_REPORT;
 
 static int say(const void *msg, size_t len, const char *what, struct rpl_err *err)
 {
@@ -32,7 +25,7 @@ static int say(const void *msg, size_t len, const char *what, struct rpl_err *er
 
 int receive_say_banner(struct rpl_err *err)
 {
-	return say(banner, sizeof(banner) - 1, "ready for the stream", err);
+	return say(banner, XL_BANNER_LEN, "ready for the stream", err);
 }
 
 int receive_say_ready(struct rpl_err *err)

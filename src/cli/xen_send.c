@@ -2,8 +2,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <ev.h>
@@ -21,6 +25,8 @@
 
 #define BATCH RPL_STREAM_PAGES_PER_RECORD
 #define HEAD_MAX (8u << 20) /* static records, with the p2m frames of a PV guest */
+#define RUN_DIR RPL_RUNDIR "/xen" /* of programs that are no keepers */
+#define STREAM_SHARE 2 /* the stream may use this part of the allowed pause; the other end needs the rest */
 
 struct xen_send {
 	struct xen_send_policy policy;
@@ -28,16 +34,25 @@ struct xen_send {
 	struct ev_loop *loop;
 	struct rpl_guest *guest;
 	struct rpl_memory *memory;
-	char name[64];
+	char name[XEN_SEND_NAME_MAX];
 	uint32_t domid;
 	bool suspended;
 	/* the operation that is waited for */
 	bool waiting;
 	struct rpl_err op_err;
 	int op_result;
-	char ended[160]; /* the domain's end, if it came meanwhile */
+	/* what ends it early */
+	ev_signal signals[3];
+	ev_timer timer, pause_timer;
+	ev_io ready;
+	bool can_read_or_write, timer_fired;
+	bool committed;
+	char why[160]; /* "" or the sentence */
+	int why_code;
+	bool gone;     /* the domain is */
 	/* the stream */
 	int fd;
+	bool nonblock;
 	struct rpl_bitmap todo, sent; /* pfns: to be sent; sent with data before */
 	uint64_t guest_limit;         /* one more than the guest's highest pfn */
 	uint8_t *head;
@@ -60,12 +75,77 @@ static void on_done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err
 	ev_break(s->loop, EVBREAK_ONE);
 }
 
+static void RPL_PRINTF(3, 4) stop(struct xen_send *s, int code, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (s->why[0] || s->committed)
+		return;
+	va_start(ap, fmt);
+	(void)vsnprintf(s->why, sizeof(s->why), fmt, ap);
+	va_end(ap);
+	s->why_code = code;
+	ev_break(s->loop, EVBREAK_ONE);
+}
+
 static void on_event(void *arg, enum rpl_guest_event event, const char *msg)
 {
 	struct xen_send *s = arg;
 
-	if (event == RPL_GUEST_SHUTDOWN || event == RPL_GUEST_CRASH || event == RPL_GUEST_LOST)
-		(void)snprintf(s->ended, sizeof(s->ended), "%s", msg);
+	if (event != RPL_GUEST_SHUTDOWN && event != RPL_GUEST_CRASH && event != RPL_GUEST_LOST)
+		return;
+	s->gone = true;
+	stop(s, -ESRCH, "%s", msg);
+}
+
+static void on_signal(EV_P_ ev_signal *w, int revents)
+{
+	(void)loop;
+	(void)revents;
+	stop(w->data, -EINTR, "stopped by signal %d", w->signum);
+}
+
+static void on_pause_timer(EV_P_ ev_timer *w, int revents)
+{
+	struct xen_send *s = w->data;
+
+	(void)loop;
+	(void)revents;
+	stop(s, -ETIME, "it stood still for the %u ms that are allowed (--max-downtime), and was not handed over yet",
+	     s->policy.downtime_max_ms);
+}
+
+static void on_timer(EV_P_ ev_timer *w, int revents)
+{
+	struct xen_send *s = w->data;
+
+	(void)revents;
+	s->timer_fired = true;
+	ev_break(loop, EVBREAK_ONE);
+}
+
+static void on_ready(EV_P_ ev_io *w, int revents)
+{
+	struct xen_send *s = w->data;
+
+	(void)revents;
+	s->can_read_or_write = true;
+	ev_break(loop, EVBREAK_ONE);
+}
+
+static void watch_signals(struct xen_send *s)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+
+	for (size_t i = 0; i < RPL_ARRAY_LEN(signals); i++) {
+		ev_signal_init(&s->signals[i], on_signal, signals[i]);
+		s->signals[i].data = s;
+		ev_signal_start(s->loop, &s->signals[i]);
+	}
+	ev_init(&s->timer, on_timer);
+	ev_init(&s->pause_timer, on_pause_timer);
+	ev_init(&s->ready, on_ready);
+	s->timer.data = s->pause_timer.data = s->ready.data = s;
 }
 
 static int run(struct xen_send *s, void (*op)(struct rpl_guest *), struct rpl_err *err)
@@ -79,22 +159,83 @@ static int run(struct xen_send *s, void (*op)(struct rpl_guest *), struct rpl_er
 	return s->op_result;
 }
 
-/* Let the events that are there be seen. */
-static int still_there(struct xen_send *s, struct rpl_err *err)
+/* Let what happened be seen: is there a reason to give up? */
+static int go_on(struct xen_send *s, struct rpl_err *err)
 {
 	(void)ev_run(s->loop, EVRUN_NOWAIT);
-	return s->ended[0] ? rpl_fail(err, -ESRCH, "%s: %s", s->name, s->ended) : 0;
+	return s->why[0] ? rpl_fail(err, s->why_code, "%s: %s", s->name, s->why) : 0;
+}
+
+/* 0: the descriptor is ready; -ETIMEDOUT without a sentence; else *err says what came first. */
+static int await(struct xen_send *s, int fd, int events, unsigned ms, struct rpl_err *err)
+{
+	s->can_read_or_write = s->timer_fired = false;
+	ev_io_set(&s->ready, fd, events);
+	ev_timer_set(&s->timer, ms / 1e3, 0);
+	ev_now_update(s->loop);
+	ev_io_start(s->loop, &s->ready);
+	ev_timer_start(s->loop, &s->timer);
+	while (!s->can_read_or_write && !s->timer_fired && !s->why[0])
+		(void)ev_run(s->loop, 0);
+	ev_io_stop(s->loop, &s->ready);
+	ev_timer_stop(s->loop, &s->timer);
+	if (s->why[0])
+		return rpl_fail(err, s->why_code, "%s: %s", s->name, s->why);
+	return s->can_read_or_write ? 0 : -ETIMEDOUT;
+}
+
+int xen_send_await(struct xen_send *s, int fd, unsigned ms, struct rpl_err *err)
+{
+	int r = await(s, fd, EV_READ, ms, err);
+
+	return r == -ETIMEDOUT ? rpl_fail(err, r, "%s: no answer within %u s", s->name, ms / 1000) : r;
+}
+
+int xen_send_commit(struct xen_send *s, struct rpl_err *err)
+{
+	int r = go_on(s, err);
+
+	s->committed = r == 0;
+	return r;
 }
 
 /* ---- bytes */
 
+/* A peer that takes nothing must not hold the guest for ever: pipes and sockets are waited for in the loop. */
+static void find_nonblock(struct xen_send *s)
+{
+	struct stat st;
+
+	s->nonblock = fstat(s->fd, &st) == 0 && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)) && rpl_nonblock(s->fd, true) == 0;
+}
+
+static int put_some(struct xen_send *s, const uint8_t **bytes, size_t *len, struct rpl_err *err)
+{
+	ssize_t n = write(s->fd, *bytes, *len);
+	int r;
+
+	if (n >= 0) {
+		*bytes += n;
+		*len -= (size_t)n;
+		s->report.bytes += (uint64_t)n;
+		return 0;
+	}
+	if (errno == EINTR)
+		return go_on(s, err);
+	if (errno != EAGAIN || !s->nonblock)
+		return rpl_fail_errno(err, errno, "write the stream at byte %" PRIu64, s->report.bytes);
+	r = await(s, s->fd, EV_WRITE, s->policy.stall_ms, err);
+	return r == -ETIMEDOUT ? rpl_fail(err, r, "write the stream at byte %" PRIu64 ": nobody took any for %u s", s->report.bytes,
+					  s->policy.stall_ms / 1000) : r;
+}
+
 static int put(struct xen_send *s, const void *bytes, size_t len, struct rpl_err *err)
 {
-	int r = rpl_write_full(s->fd, bytes, len);
+	const uint8_t *p = bytes;
 
-	if (r < 0)
-		return rpl_fail_errno(err, -r, "write the stream at byte %" PRIu64, s->report.bytes);
-	s->report.bytes += len;
+	while (len)
+		if (put_some(s, &p, &len, err) < 0)
+			return err->code;
 	return 0;
 }
 
@@ -106,7 +247,7 @@ static char *find_config(const char *name, struct rpl_err *err)
 	RPL_AUTO_FREE char *said = NULL;
 	char *text = NULL;
 	json_error_t jerr;
-	json_t *root;
+	json_t *root, *config;
 
 	if (!dup || xl_call(argv, &said, err) < 0) {
 		free(dup);
@@ -114,8 +255,11 @@ static char *find_config(const char *name, struct rpl_err *err)
 	}
 	free(dup);
 	root = json_loads(said, 0, &jerr);
-	if (json_is_object(json_object_get(json_array_get(root, 0), "config")))
-		text = json_dumps(json_object_get(json_array_get(root, 0), "config"), JSON_INDENT(4));
+	config = json_object_get(json_array_get(root, 0), "config");
+	/* its number here is nothing to insist on where it is built again */
+	(void)json_object_del(json_object_get(config, "c_info"), "domid");
+	if (json_is_object(config))
+		text = json_dumps(config, JSON_INDENT(4));
 	json_decref(root);
 	if (!text)
 		(void)rpl_fail(err, -EPROTO, "xl list -l %s: no configuration in its answer (%s)", name, root ? "unknown form" : jerr.text);
@@ -193,7 +337,7 @@ static int put_round(struct xen_send *s, struct rpl_err *err)
 			return err->code;
 		if (s->policy.progress)
 			s->policy.progress(s->policy.arg, s->report.rounds + 1, s->report.pages - before, total);
-		if (!s->suspended && still_there(s, err) < 0)
+		if (go_on(s, err) < 0)
 			return err->code;
 	}
 	return 0;
@@ -220,10 +364,23 @@ static int start_tracking(struct xen_send *s, struct rpl_err *err)
 	return 0;
 }
 
+/* How long so many pages will take, by what was sent so far. */
+static uint64_t estimate_ms(const struct xen_send *s, uint64_t pages, uint64_t begun)
+{
+	uint64_t took = rpl_now_ns() - begun;
+
+	return s->report.pages ? (uint64_t)((double)took / (double)s->report.pages * (double)pages / RPL_MS) : 0;
+}
+
+static bool short_enough(const struct xen_send *s, uint64_t ms)
+{
+	return !s->policy.downtime_max_ms || ms <= s->policy.downtime_max_ms / STREAM_SHARE;
+}
+
 /* All pages, then what was written meanwhile, until that is little, does not get less, or it was done often enough. */
 static int live(struct xen_send *s, struct rpl_err *err)
 {
-	uint64_t last = UINT64_MAX, left = 0;
+	uint64_t last = UINT64_MAX, left = 0, begun = rpl_now_ns(), need;
 
 	for (;;) {
 		if (put_round(s, err) < 0)
@@ -231,10 +388,19 @@ static int live(struct xen_send *s, struct rpl_err *err)
 		s->report.rounds++;
 		if (rpl_guest_collect(s->guest, &left, err) < 0 || take(s, err) < 0)
 			return err->code;
-		if (left <= s->policy.pages_enough || s->report.rounds >= s->policy.rounds_max || left >= last)
-			return 0;
+		need = estimate_ms(s, left, begun);
+		if (left <= s->policy.pages_enough && short_enough(s, need))
+			break;
+		if (s->report.rounds >= s->policy.rounds_max || left >= last)
+			break;
 		last = left;
 	}
+	s->report.live_ns = rpl_now_ns() - begun;
+	if (short_enough(s, need))
+		return 0;
+	return rpl_fail(err, -ETIME, "%s: after %u rounds %" PRIu64 " pages are left, about %" PRIu64 " ms of standing still, and %u of the "
+			"%u ms that --max-downtime allows are the stream's; it was not stopped", s->name, s->report.rounds, left, need,
+			s->policy.downtime_max_ms / STREAM_SHARE, s->policy.downtime_max_ms);
 }
 
 /* The state's own static part repeats what was sent already; what follows it is the rest of the stream. */
@@ -259,8 +425,14 @@ static int stop_and_copy(struct xen_send *s, struct rpl_err *err)
 	if (run(s, rpl_guest_pause, err) < 0)
 		return err->code;
 	s->suspended = true;
-	s->report.suspend_ns = rpl_now_ns() - t;
-	t = rpl_now_ns();
+	s->report.paused_at_ns = rpl_now_ns();
+	s->report.suspend_ns = s->report.paused_at_ns - t;
+	t = s->report.paused_at_ns;
+	if (s->policy.downtime_max_ms) {
+		ev_timer_set(&s->pause_timer, s->policy.downtime_max_ms / 1e3, 0);
+		ev_now_update(s->loop);
+		ev_timer_start(s->loop, &s->pause_timer);
+	}
 	before = s->report.pages;
 	if (run(s, rpl_guest_save, err) < 0 || take(s, err) < 0 || put_round(s, err) < 0 || put_tail(s, err) < 0)
 		return err->code;
@@ -276,6 +448,7 @@ int xen_send_stream(struct xen_send *s, int fd, struct xen_send_report *ret, str
 
 	s->fd = fd;
 	s->report = (struct xen_send_report){ 0 };
+	find_nonblock(s);
 	r = start_tracking(s, err);
 	if (r == 0)
 		r = put_headers(s, err);
@@ -284,46 +457,62 @@ int xen_send_stream(struct xen_send *s, int fd, struct xen_send_report *ret, str
 	if (r == 0)
 		r = stop_and_copy(s, err);
 	*ret = s->report;
-	if (r < 0 && !s->ended[0] && xen_send_resume(s, &undo) < 0)
+	if (r < 0 && !s->gone && xen_send_resume(s, &undo) < 0)
 		(void)rpl_prefix(err, "and the guest could not be resumed (%.60s); before that", undo.msg);
 	return r;
+}
+
+int xen_send_mark_away(struct xen_send *s, bool away, struct rpl_err *err)
+{
+	char name[sizeof(s->name) + sizeof(XEN_SEND_AWAY)];
+
+	(void)snprintf(name, sizeof(name), "%s%s", s->name, away ? XEN_SEND_AWAY : "");
+	return rpl_xen_call_it(s->guest, name, err);
 }
 
 int xen_send_resume(struct xen_send *s, struct rpl_err *err)
 {
 	int r = run(s, rpl_guest_resume, err);
 
+	ev_timer_stop(s->loop, &s->pause_timer);
 	if (r == 0)
 		s->suspended = false;
 	return r;
 }
 
-/* ---- the handle */
-
-uint32_t xen_send_domid(const struct xen_send *s)
+int xen_send_destroy(struct xen_send *s, struct rpl_err *err)
 {
-	return s->domid;
+	int r;
+
+	rpl_memory_free(s->memory); /* its frames, mapped here, would keep what is left of it */
+	s->memory = NULL;
+	r = xl_destroy(s->domid, err);
+	(void)ev_run(s->loop, EVRUN_NOWAIT); /* the backend sees the end, and puts its notes away */
+	return r;
 }
+
+/* ---- the handle */
 
 static int open_guest(struct xen_send *s, struct rpl_err *err)
 {
 	const struct rpl_guest_conf conf = { .backend = "xen", .name = s->name, .any_disk = true, .any_netdev = true,
-					     .op_timeout_ms = s->policy.suspend_timeout_ms };
+					     .run_dir = RUN_DIR, .op_timeout_ms = s->policy.suspend_timeout_ms };
 
+	if (rpl_mkdir_p(RUN_DIR, 0755, err) < 0)
+		return err->code;
 	s->head = malloc(HEAD_MAX);
 	s->pages = aligned_alloc(RPL_PAGE_SIZE, (size_t)BATCH * RPL_PAGE_SIZE);
 	s->loop = ev_loop_new(EVFLAG_AUTO);
 	if (!s->head || !s->pages || !s->loop)
 		return rpl_fail(err, -ENOMEM, "no memory for sending");
+	watch_signals(s);
 	s->guest = rpl_guest_new(&conf, s->loop, on_done, on_event, s, err);
 	if (!s->guest || run(s, rpl_guest_attach, err) < 0)
 		return err->code;
-	if (!rpl_guest_info(s->guest)->running)
-		return rpl_fail(err, -EBUSY, "%s: it is suspended already: is another save, migration or protection under way?", s->name);
 	return xl_domid(s->name, &s->domid, err);
 }
 
-struct xen_send *xen_send_open(const char *name, const struct xen_send_policy *policy, struct rpl_err *err)
+static struct xen_send *make(const char *name, const struct xen_send_policy *policy, struct rpl_err *err)
 {
 	struct xen_send *s = calloc(1, sizeof(*s));
 
@@ -338,6 +527,32 @@ struct xen_send *xen_send_open(const char *name, const struct xen_send_policy *p
 		return s;
 	xen_send_free(s);
 	return NULL;
+}
+
+struct xen_send *xen_send_open(const char *name, const struct xen_send_policy *policy, struct rpl_err *err)
+{
+	struct xen_send *s = make(name, policy, err);
+	const struct rpl_guest_info *info = s ? rpl_guest_info(s->guest) : NULL;
+
+	if (!s || info->running || (info->paused_by_us && xen_send_resume(s, err) == 0))
+		return s;
+	if (!info->paused_by_us)
+		(void)rpl_fail(err, -EBUSY, "%s: it is suspended already: is another save, migration or protection under way?", s->name);
+	xen_send_free(s);
+	return NULL;
+}
+
+int xen_send_wake(const char *name, struct rpl_err *err)
+{
+	const struct xen_send_policy policy = { .suspend_timeout_ms = XEN_SEND_SUSPEND_MS };
+	struct xen_send *s = make(name, &policy, err);
+	int r;
+
+	if (!s)
+		return err->code;
+	r = rpl_guest_info(s->guest)->running ? rpl_fail(err, -EALREADY, "%s runs", name) : xen_send_resume(s, err);
+	xen_send_free(s);
+	return r;
 }
 
 void xen_send_free(struct xen_send *s)

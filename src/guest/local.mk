@@ -59,7 +59,7 @@ tests_unit_xen_shared_SOURCES = tests/unit/xen_shared.c
 tests_unit_xen_shared_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_xen_shared_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_xen_shared_LDADD = src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
-dist_man_MANS += man/replicad-xen.7 man/replicad-save.8
+dist_man_MANS += man/replicad-xen.7 man/replicad-save.8 man/replicad-migrate.8
 
 fuzz_targets += tests/fuzz/fuzz_qmp
 tests_fuzz_fuzz_qmp_SOURCES = tests/fuzz/fuzz_qmp.c $(fuzz_main)

@@ -13,6 +13,7 @@
 #include "xen_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -168,6 +169,15 @@ static void keep_port(const struct xen *x, int port)
 	(void)fclose(f);
 }
 
+/* The domain is gone, and the port with it. */
+static void forget_port(const struct xen *x)
+{
+	char path[XEN_PATH];
+
+	port_path(x, path);
+	(void)unlink(path);
+}
+
 static int subscribe(struct xen *x, struct rpl_err *err)
 {
 	int port = old_port(x);
@@ -195,6 +205,24 @@ static void unsubscribe(struct xen *x)
 	(void)xc_domain_subscribe_for_suspend(x->xc, x->domid, 0);
 	(void)xenevtchn_unbind(x->evtchn, (evtchn_port_t)x->suspend_port);
 	x->suspend_port = -1;
+}
+
+/* ---- one at a time */
+
+/* Xen has one dirty bitmap for a domain: a second reader would take what the first then misses. So whoever attaches holds a
+ * lock on the byte of privcmd that has the domain's number: a protection, a save, a migration. Stock xl knows nothing of it. */
+static int take_lock(struct xen *x, struct rpl_err *err)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = x->domid, .l_len = 1 };
+
+	x->lock = open(PRIVCMD_PATH, O_RDWR | O_CLOEXEC);
+	if (x->lock < 0)
+		return rpl_fail_errno(err, errno, "open " PRIVCMD_PATH);
+	if (fcntl(x->lock, F_OFD_SETLK, &l) == 0)
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return rpl_fail_errno(err, errno, "lock domain %u on " PRIVCMD_PATH, x->domid);
+	return rpl_fail(err, -EBUSY, "domain %u is being protected, saved or migrated by replicad already (replicad status)", x->domid);
 }
 
 /* ---- handles */
@@ -240,6 +268,7 @@ static void close_xen(struct xen *x)
 		xs_close(x->xs);
 	if (x->xc)
 		(void)xc_interface_close(x->xc);
+	rpl_close(&x->lock);
 	x->evtchn = NULL;
 	x->xs = NULL;
 	x->xc = NULL;
@@ -273,6 +302,8 @@ static int attach(struct xen *x, struct rpl_err *err)
 	r = open_xen(x, err);
 	if (r == 0)
 		r = xen_find(x, g->conf.name, err);
+	if (r == 0)
+		r = take_lock(x, err);
 	if (r == 0)
 		r = xen_inspect(x, err);
 	if (r == 0)
@@ -538,6 +569,18 @@ static int do_quit(struct rpl_guest *g, struct rpl_err *err)
 	return destroy(x, domid, err);
 }
 
+int rpl_xen_call_it(struct rpl_guest *g, const char *name, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+	char path[XEN_PATH];
+
+	rpl_assert(x->attached);
+	(void)snprintf(path, sizeof(path), "/local/domain/%u/name", x->domid);
+	if (!xs_write(x->xs, XBT_NULL, path, name, (unsigned)strlen(name)))
+		return rpl_fail_errno(err, errno, "xenstore: write %s = %.100s", path, name);
+	return 0;
+}
+
 static int do_collect(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err)
 {
 	int r = xen_collect(xen_of(g), false, ret_pages, err);
@@ -555,7 +598,7 @@ static int do_init(struct rpl_guest *g, struct rpl_err *err)
 	if (!x)
 		return rpl_fail(err, -ENOMEM, "%s: no memory", g->conf.name);
 	x->g = g;
-	x->suspend_port = x->destroyer = -1;
+	x->suspend_port = x->destroyer = x->lock = -1;
 	return g->conf.run_dir ? note_open(&x->note, g->conf.run_dir, g->conf.name, err) : 0;
 }
 
@@ -571,6 +614,8 @@ static void do_fini(struct rpl_guest *g, bool keep_standby)
 	rpl_close(&x->destroyer);
 	close_xen(x);
 	xen_standby_free(x->standby);
+	if (x->over && g->conf.run_dir)
+		forget_port(x);
 	/* a guest that is still suspended by us needs its note */
 	note_close(&x->note, !x->note.page || x->over || g->info.running || g->phase != RPL_GP_LIVE);
 	if (x->state)

@@ -28,7 +28,6 @@
 
 #include "uapi_privcmd.h"
 
-#define PRIVCMD_PATH "/dev/xen/privcmd"
 #define MOVE_TRIES 3 /* live: the guest is changing its p2m list */
 
 int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, struct rpl_err *err)

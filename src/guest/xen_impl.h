@@ -26,6 +26,7 @@
 #include "xen_standby.h"
 
 #define XEN_PATH 256       /* of a xenstore node */
+#define PRIVCMD_PATH "/dev/xen/privcmd"
 #define XEN_HEAD_MAX (8u << 20) /* static records; p2m frames dominate: 8 bytes for each 2 MiB of a PV guest */
 
 enum xen_kind { XEN_PV, XEN_PVH, XEN_HVM };
@@ -57,6 +58,7 @@ struct xen {
 	enum xen_kind kind;
 	unsigned vcpus;      /* as many ids */
 	uint64_t max_mfn;    /* of the host */
+	int lock;            /* held while attached: nobody else follows its writes */
 	int suspend_port;    /* ours: fires when the domain has suspended; -1: xenstore tells */
 	bool attached;
 	bool over;           /* shut down, lost or destroyed: nothing more is told */

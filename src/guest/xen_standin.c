@@ -28,3 +28,10 @@ int rpl_xen_head(struct rpl_guest *g, void *buf, size_t size, size_t *ret_len, s
 	*ret_len = 0;
 	return rpl_fail(err, -ENOTSUP, "this build has no backend for Xen guests");
 }
+
+int rpl_xen_call_it(struct rpl_guest *g, const char *name, struct rpl_err *err)
+{
+	(void)g;
+	(void)name;
+	return rpl_fail(err, -ENOTSUP, "this build has no backend for Xen guests");
+}
