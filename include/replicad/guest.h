@@ -29,6 +29,7 @@ struct rpl_guest;
 
 #define RPL_GUEST_DEFINITION_MAX (16 * 1024) /* bytes of definition text */
 #define RPL_GUEST_OP_TIMEOUT_MS 5000
+#define RPL_GUEST_MADE_MAX 3
 #define RPL_GUEST_STATE_MAX (16 * 1024 * 1024) /* bytes of device state in one checkpoint */
 
 enum rpl_guest_op {
@@ -128,6 +129,10 @@ const struct rpl_guest_info *rpl_guest_info(const struct rpl_guest *g); /* after
 int rpl_guest_state_fd(const struct rpl_guest *g);     /* memfd with the last saved device state; the guest's */
 size_t rpl_guest_state_len(const struct rpl_guest *g); /* after SAVE */
 pid_t rpl_guest_pid(const struct rpl_guest *g);        /* the hypervisor process; 0 if there is none */
+/* The files that were made together with that process and are to go with it (memory, sockets, log): absolute paths, the
+ * guest's. Returns their number; 0 if it is not a standby of ours, nor was one. rpl_guest_free() removes them once the
+ * process is gone; a program that dies before has to tell the one that comes after it. */
+size_t rpl_guest_made(const struct rpl_guest *g, const char *ret[RPL_GUEST_MADE_MAX]);
 
 /* Where the peer's definition differs from ours: 0 if nowhere, else -EINVAL and *err names the
  * first difference ("machine: primary pc-q35-7.2, standby pc-q35-8.0"). */

@@ -409,6 +409,11 @@ pid_t rpl_guest_pid(const struct rpl_guest *g)
 	return g->ops->pid(g);
 }
 
+size_t rpl_guest_made(const struct rpl_guest *g, const char *ret[RPL_GUEST_MADE_MAX])
+{
+	return g->ops->made ? g->ops->made(g, ret) : 0;
+}
+
 int rpl_guest_compare(const struct rpl_guest *g, const char *peer_definition, struct rpl_err *err)
 {
 	rpl_assert(g->info.definition);

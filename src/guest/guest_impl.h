@@ -38,6 +38,7 @@ struct rpl_guest_ops {
 	int (*fit)(struct rpl_guest *g, const char *primary, struct rpl_err *err); /* NULL: the definitions are compared */
 	unsigned standby_ms; /* standby and activate may take so long, if that is longer than an operation's usual bound */
 	pid_t (*pid)(const struct rpl_guest *g);
+	size_t (*made)(const struct rpl_guest *g, const char *ret[RPL_GUEST_MADE_MAX]); /* NULL: it makes no files */
 	void (*fini)(struct rpl_guest *g, bool keep_standby); /* exactly once, also after a failed init */
 };
 

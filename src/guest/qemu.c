@@ -503,5 +503,6 @@ const struct rpl_guest_ops rpl_guest_qemu = {
 	.abandon = do_abandon,
 	.memory = qemu_memory,
 	.pid = do_pid,
+	.made = qemu_standby_made,
 	.fini = do_fini,
 };

@@ -96,6 +96,7 @@ void qemu_standby_died(struct qemu *q, struct rpl_err *err); /* say why, from it
 /* A guest that was attached may be the standby of an earlier keeper that took over since: its files go when it does. */
 void qemu_standby_reclaim(struct qemu *q, pid_t pid);
 void qemu_standby_fini(struct qemu *q);
+size_t qemu_standby_made(const struct rpl_guest *g, const char *ret[RPL_GUEST_MADE_MAX]);
 /* qemu_activate.c */
 int qemu_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);
 void qemu_migration_event(struct qemu *q, json_t *data);

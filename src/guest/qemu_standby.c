@@ -404,6 +404,19 @@ void qemu_standby_reclaim(struct qemu *q, pid_t pid)
 	q->ours = q->g->conf.standby_path && qemu_load_argv(q, &err) == 0 && was_started_with(pid, q->argv);
 }
 
+size_t qemu_standby_made(const struct rpl_guest *g, const char *ret[RPL_GUEST_MADE_MAX])
+{
+	const struct qemu *q = qemu_of(g);
+	const char *all[] = { q->qmp_path, q->ram_path, q->log_path };
+	size_t n = 0;
+
+	_Static_assert(RPL_ARRAY_LEN(all) == RPL_GUEST_MADE_MAX, "room for each");
+	for (size_t i = 0; q->ours && i < RPL_ARRAY_LEN(all); i++)
+		if (all[i][0])
+			ret[n++] = all[i];
+	return n;
+}
+
 /* Let go: a standby that never ran is killed, and its files go with it; one that was activated runs on. */
 void qemu_standby_fini(struct qemu *q)
 {

@@ -82,6 +82,28 @@ struct wishes {
 	uint64_t capture_epoch;
 };
 
+/* What was made here with a process, by whichever keeper: persist.c keeps it. */
+struct keeper_made {
+	pid_t pid;        /* 0: nothing */
+	uint64_t started; /* as keeper_past.guest_started */
+	size_t n;
+	struct made_file {
+		char path[256];
+		dev_t dev;
+		ino_t ino;
+	} file[RPL_GUEST_MADE_MAX];
+};
+
+/* The process that an earlier keeper watched, while it lives. */
+struct remains {
+	pid_t pid;
+	int pidfd;     /* -1: none, or it is gone */
+	bool ran;      /* it was the guest; false: a standby that was never activated */
+	bool down;     /* ... and shut down on purpose */
+	bool asked;    /* its end answers GUEST_KILL */
+	ev_io gone;
+};
+
 struct arbiter_op {
 	enum rpl_claim_kind claim; /* with cas */
 	bool cas, create;
@@ -108,6 +130,8 @@ struct keeper {
 	struct rpl_trace *trace;
 	struct session session;
 	struct standby standby;
+	struct keeper_made made;
+	struct remains remains;
 
 	struct rpl_event queue[EVENT_QUEUE_MAX];
 	unsigned queue_from, queue_n;
@@ -175,6 +199,7 @@ enum claim_moment { CLAIM_UNSENT, CLAIM_SENT, CLAIM_GRANTED };
 void keeper_claim_fault(enum rpl_claim_kind kind, enum claim_moment moment);
 
 /* roles.c */
+bool keeper_owns(const struct keeper *k, const struct rpl_record *r); /* ... the VM, says this record */
 /* IDLE was reached: what the machine had here is over. Become the peer's backup, or end. */
 void keeper_rest(struct keeper *k, enum rpl_reason why);
 /* Make the standby from the loop, if the state is still IDLE then and nothing else is under way. */
@@ -182,6 +207,16 @@ void keeper_rest_soon(struct keeper *k);
 /* The guest is not here: look at the record; refuse protection, or leave the VM to the peer that owns it. */
 void keeper_not_found(struct keeper *k, const struct rpl_err *why);
 void keeper_looked(struct keeper *k, const struct rpl_record *record); /* NULL: there is none, or it cannot be read */
+
+/* remains.c */
+struct keeper_past;
+void remains_find(struct keeper *k, const struct keeper_past *past); /* at the start: what is there is watched or removed */
+void remains_note(struct keeper *k);   /* the guest's process and what was made with it, for the keepers to come */
+void remains_forget(struct keeper *k); /* the handle put away what was made, if the process is gone */
+bool remains_kill(struct keeper *k);   /* true: it lives, and its end says GUEST_KILLED */
+bool remains_in_the_way(struct keeper *k); /* an old guest hangs here: no standby can take its place until it is gone */
+void remains_close(struct keeper *k);
+bool process_lives(pid_t pid, uint64_t started); /* a zombie does not */
 
 /* interfaces.c: tell the netbuf which they are; info: a guest that is there, or NULL. 0, or what is wrong with them */
 int keeper_interfaces(struct keeper *k, const struct rpl_guest_info *info, struct rpl_err *err);
@@ -258,6 +293,7 @@ struct keeper_past {
 	uint64_t epoch;
 	bool want;
 	bool down; /* it saw the guest shut down on purpose */
+	struct keeper_made made;
 };
 void keeper_past_load(const char *dir, struct keeper_past *ret);
 void keeper_past_save(const struct keeper *k);

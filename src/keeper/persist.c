@@ -35,6 +35,37 @@ static char *past_path(const char *dir)
 	return asprintf(&path, "%s/past.json", dir) < 0 ? NULL : path;
 }
 
+/* All of it or nothing: half a list would leave the rest for good. */
+static void load_made(const json_t *doc, struct keeper_made *ret)
+{
+	const json_t *made = json_object_get(doc, "made"), *files = json_object_get(made, "files"), *o;
+	struct keeper_made m = { .pid = (pid_t)json_integer_value(json_object_get(made, "pid")),
+				 .started = (uint64_t)json_integer_value(json_object_get(made, "started")) };
+	size_t i;
+
+	json_array_foreach(files, i, o) {
+		const char *path = json_string_value(json_object_get(o, "path"));
+		struct made_file *f = &m.file[m.n];
+
+		if (m.n == RPL_GUEST_MADE_MAX || !path || rpl_path(f->path, sizeof(f->path), NULL, "%s", path) < 0)
+			return;
+		f->dev = (dev_t)json_integer_value(json_object_get(o, "dev"));
+		f->ino = (ino_t)json_integer_value(json_object_get(o, "ino"));
+		m.n++;
+	}
+	*ret = m;
+}
+
+static json_t *dump_made(const struct keeper_made *m)
+{
+	json_t *files = json_array();
+
+	for (size_t i = 0; i < m->n; i++)
+		(void)json_array_append_new(files, json_pack("{s:s, s:I, s:I}", "path", m->file[i].path, "dev",
+							     (json_int_t)m->file[i].dev, "ino", (json_int_t)m->file[i].ino));
+	return json_pack("{s:i, s:I, s:o}", "pid", (int)m->pid, "started", (json_int_t)m->started, "files", files);
+}
+
 void keeper_past_load(const char *dir, struct keeper_past *ret)
 {
 	RPL_AUTO_FREE char *path = past_path(dir), *text = NULL;
@@ -49,6 +80,7 @@ void keeper_past_load(const char *dir, struct keeper_past *ret)
 		ret->guest_pid = (pid_t)json_integer_value(json_object_get(doc, "guest_pid"));
 		ret->guest_started = (uint64_t)json_integer_value(json_object_get(doc, "guest_started"));
 		ret->epoch = (uint64_t)json_integer_value(json_object_get(doc, "epoch"));
+		load_made(doc, &ret->made);
 		ret->want = json_is_true(json_object_get(doc, "want"));
 		ret->down = json_string_value(json_object_get(doc, "state")) &&
 			    !strcmp(json_string_value(json_object_get(doc, "state")), rpl_state_name(RPL_ST_P_DOWN));
@@ -60,9 +92,10 @@ void keeper_past_save(const struct keeper *k)
 {
 	RPL_AUTO_FREE char *path = past_path(k->conf.dir), *text = NULL;
 	pid_t pid = k->standby.ready ? 0 : rpl_guest_pid(k->guest);
-	json_t *doc = json_pack("{s:i, s:s, s:I, s:I, s:I, s:b}", "v", 1, "state", rpl_state_name(k->core.state),
+	json_t *doc = json_pack("{s:i, s:s, s:I, s:I, s:I, s:b, s:o}", "v", 1, "state", rpl_state_name(k->core.state),
 				"guest_pid", (json_int_t)pid, "guest_started", (json_int_t)process_start_time(pid),
-				"epoch", (json_int_t)k->core.epoch, "want", k->core.want ? 1 : 0);
+				"epoch", (json_int_t)k->core.epoch, "want", k->core.want ? 1 : 0,
+				"made", dump_made(&k->made));
 	struct rpl_err err;
 
 	text = json_dumps(doc, JSON_COMPACT);

@@ -10,7 +10,7 @@
 
 #include <replicad/log.h>
 
-static bool is_ours(const struct keeper *k, const struct rpl_record *r)
+bool keeper_owns(const struct keeper *k, const struct rpl_record *r)
 {
 	return strncmp(r->owner, k->conf.core.self, sizeof(r->owner)) == 0;
 }
@@ -29,11 +29,12 @@ static void on_rest(EV_P_ ev_timer *w, int revents)
 
 void keeper_rest(struct keeper *k, enum rpl_reason why)
 {
-	bool ours = k->core.rec_known && is_ours(k, &k->core.rec);
+	bool ours = k->core.rec_known && keeper_owns(k, &k->core.rec);
 
 	if (k->netbuf_here && !ours)
 		rpl_netbuf_shut(k->netbuf); /* whatever still sends here is not the guest that clients talk to */
-	if (ours || why == RPL_WHY_FORGET || !*k->conf.standby) {
+	/* DOWN: the owner would have told us to forget, had it lived long enough; nobody needs a standby of that */
+	if (ours || why == RPL_WHY_FORGET || !*k->conf.standby || (k->core.rec_known && k->core.rec.mode == RPL_MODE_DOWN)) {
 		keeper_end(k);
 		return;
 	}
@@ -67,7 +68,7 @@ void keeper_not_found(struct keeper *k, const struct rpl_err *why)
 
 void keeper_looked(struct keeper *k, const struct rpl_record *record)
 {
-	bool left_to_peer = record && (!is_ours(k, record) || record->mode == RPL_MODE_PROTECTED);
+	bool left_to_peer = record && (!keeper_owns(k, record) || record->mode == RPL_MODE_PROTECTED);
 	struct keeper_past past;
 
 	if (k->started) {

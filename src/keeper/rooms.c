@@ -29,7 +29,9 @@ static void kill_now(struct keeper *k)
 	k->paused = false;
 	checkpoint_abort(&k->checkpoint);
 	if (!k->guest_process) {
-		keeper_say(k, RPL_EV_GUEST_KILLED);
+		k->killing = remains_kill(k);
+		if (!k->killing)
+			keeper_say(k, RPL_EV_GUEST_KILLED);
 		return;
 	}
 	k->killing = k->guest_busy = true;
@@ -508,6 +510,7 @@ void keeper_fresh_guest(struct keeper *k)
 	if (!k->guest_used)
 		return;
 	rpl_guest_free(k->guest); /* first: the files that it puts away have the names of the next one's */
+	remains_forget(k);
 	k->guest = new_guest(k, &err);
 	if (!k->guest) {
 		rpl_log(RPL_LOG_ERROR, "vm=%s error=\"%s\" next=exit", k->conf.vm, err.msg);

@@ -199,8 +199,8 @@ static void begin(struct keeper *k)
 	bool ran_here;
 
 	keeper_past_load(k->conf.dir, &past);
-	ran_here = past.guest_pid && past.guest_started &&
-		   process_start_time(past.guest_pid) == past.guest_started;
+	remains_find(k, &past);
+	ran_here = process_lives(past.guest_pid, past.guest_started);
 	if (k->conf.standby_role && !ran_here) {
 		keeper_start_core(k, RPL_FOUND_NONE, false);
 		standby_start(k);
@@ -216,7 +216,7 @@ int keeper_open(struct keeper *k, const char *dir, struct ev_loop *loop, struct 
 
 	*k = (struct keeper){ .loop = loop, .reason = "", .session.connecting_fd = -1,
 			      .session.waiting_fd = -1, .standby.waiting_fd = -1,
-			      .standby.staging_fd = -1 };
+			      .standby.staging_fd = -1, .remains.pidfd = -1 };
 	r = keeper_conf_load(dir, &k->conf, err);
 	if (r < 0)
 		return r;
@@ -250,6 +250,8 @@ void keeper_close(struct keeper *k)
 	rpl_disk_free(k->disk);
 	rpl_netbuf_free(k->netbuf);
 	rpl_guest_free(k->guest);
+	if (k->loop)
+		remains_close(k);
 	rpl_trace_close(k->trace);
 	if (k->conf.doc)
 		keeper_conf_fini(&k->conf);

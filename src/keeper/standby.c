@@ -36,10 +36,14 @@ void standby_start(struct keeper *k)
 {
 	if (k->standby.starting || k->standby.ready || !standby_possible(k))
 		return;
+	if (remains_in_the_way(k))
+		return; /* comes again when that is gone */
 	keeper_fresh_guest(k);
 	k->standby.starting = k->guest_used = true;
 	k->guest_busy = true;
 	rpl_guest_standby(k->guest);
+	remains_note(k);
+	keeper_past_save(k);
 	rpl_netbuf_attach(k->netbuf);
 }
 
@@ -111,6 +115,8 @@ void standby_on_started(struct keeper *k, int r, const struct rpl_err *err)
 	}
 	k->refused[0] = '\0';
 	k->guest_here = k->guest_process = b->ready = true;
+	remains_note(k);
+	keeper_past_save(k);
 	ensure_mover(k);
 }
 
