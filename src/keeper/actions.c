@@ -103,7 +103,7 @@ static void do_session(struct keeper *k, const struct rpl_action *a)
 		standby_accept(k, session);
 		break;
 	case RPL_ACT_SESSION_REFUSE:
-		standby_refuse(k, "not now: another session, a takeover or a change of ownership is under way here");
+		standby_refuse_session(k, session);
 		break;
 	case RPL_ACT_SESSION_CONTINUE: /* the mover knows what it staged and acked */
 		standby_accept(k, &a->u.link.session);

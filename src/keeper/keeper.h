@@ -57,7 +57,8 @@ struct standby {
 	bool starting;
 	bool accepted;
 	char refusal[RPL_MOVER_REASON_MAX]; /* why somebody's connection was refused last, as it was told */
-	struct rpl_uuid session;  /* of the hello at hand, then of the replica */
+	struct rpl_uuid session;  /* of the replica */
+	uint64_t hello_generation; /* of who called last */
 	int waiting_fd;           /* a connection that came before the standby was ready; -1: none */
 	int staging_fd;
 	uint64_t staging_bytes;
@@ -260,6 +261,8 @@ void standby_on_lost(struct keeper *k); /* the standby guest itself is gone */
 void standby_drop(struct keeper *k);    /* what only a replica needs: staging area, its RAM's descriptors */
 void standby_accept(struct keeper *k, const struct rpl_uuid *session);
 void standby_refuse(struct keeper *k, const char *why);
+/* It is not to be begun or gone on with here: says what is. */
+void standby_refuse_session(struct keeper *k, const struct rpl_uuid *session);
 void standby_freeze(struct keeper *k);
 void standby_forget(struct keeper *k);
 void standby_activate(struct keeper *k, uint64_t epoch);

@@ -200,8 +200,8 @@ static void on_hello(struct keeper *k, const struct rpl_mover_msg *msg)
 		return;
 	}
 	if (r == 0) {
-		k->standby.session = ev.u.open.session = msg->hello.session;
-		ev.u.open.generation = msg->hello.generation;
+		ev.u.open.session = msg->hello.session;
+		ev.u.open.generation = k->standby.hello_generation = msg->hello.generation;
 		ev.u.open.resume = msg->hello.flags & RPL_HELLO_RESUME;
 		if (k->handed_generation && msg->hello.generation > k->handed_generation)
 			tell_switchover(k, msg->hello.blackout_us);
@@ -221,6 +221,21 @@ void standby_accept(struct keeper *k, const struct rpl_uuid *session)
 	k->standby.accepted = true;
 	k->refused[0] = '\0';
 	movers_send(k->movers, RPL_MOVER_ACCEPT, 0, 0, 0, session);
+}
+
+void standby_refuse_session(struct keeper *k, const struct rpl_uuid *session)
+{
+	const struct rpl_core *c = &k->core;
+	char offered[RPL_UUID_TEXT], held[RPL_UUID_TEXT], why[RPL_MOVER_REASON_MAX], record[96] = "is not known";
+
+	if (c->rec_known)
+		(void)snprintf(record, sizeof(record), "has generation %llu, %s, owner %.24s",
+			       (unsigned long long)c->rec.generation, rpl_mode_name((enum rpl_mode)c->rec.mode), c->rec.owner);
+	(void)snprintf(why, sizeof(why), "not now: session %s of generation %llu, but %s here in session %s, and the record, as last read here, %s",
+		       rpl_uuid_text(session, offered), (unsigned long long)k->standby.hello_generation,
+		       rpl_state_name((enum rpl_state)c->state), rpl_uuid_text(&c->session, held), record);
+	rpl_log(RPL_LOG_INFO, "vm=%s peer=%s refused=\"%s\"", k->conf.vm, k->conf.core.peer, why);
+	standby_refuse(k, why);
 }
 
 void standby_refuse(struct keeper *k, const char *why)
