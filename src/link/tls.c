@@ -93,6 +93,24 @@ static int handshake_code(int g)
 	return -EBADMSG;
 }
 
+/* The name was right and its key was not: the mistake that is made most, and GnuTLS speaks of a parameter. */
+static bool other_key(const struct rpl_tls_conn *t, int g)
+{
+	return t->mode == RPL_TLS_PSK && t->server && !t->up && t->identity[0] &&
+	       (g == GNUTLS_E_RECEIVED_ILLEGAL_PARAMETER || g == GNUTLS_E_DECRYPTION_FAILED);
+}
+
+/* What the peer's alert says, and what to look at. */
+static int alert_fail(struct rpl_tls_conn *t, const char *what, struct rpl_err *err)
+{
+	const char *alert = gnutls_alert_get_name(gnutls_alert_get(t->session));
+
+	if (t->mode == RPL_TLS_PSK && !t->server && !t->up)
+		return rpl_fail(err, -EACCES, "TLS: %s: the peer refused: %s; compare the line \"%s\" of keys.psk on both hosts",
+				what, alert, t->identity);
+	return rpl_fail(err, -EACCES, "TLS: %s: the peer refused: %s", what, alert);
+}
+
 /* A negative errno for a fatal GnuTLS result, with what we know of the reason. */
 static int tls_fail(struct rpl_tls_conn *t, int g, const char *what, struct rpl_err *err)
 {
@@ -105,8 +123,10 @@ static int tls_fail(struct rpl_tls_conn *t, int g, const char *what, struct rpl_
 	if (g == GNUTLS_E_PREMATURE_TERMINATION)
 		return rpl_fail(err, -EPIPE, "TLS: %s: the connection was cut", what);
 	if (g == GNUTLS_E_FATAL_ALERT_RECEIVED || g == GNUTLS_E_WARNING_ALERT_RECEIVED)
-		return rpl_fail(err, -EACCES, "TLS: %s: the peer refused: %s", what,
-				gnutls_alert_get_name(gnutls_alert_get(t->session)));
+		return alert_fail(t, what, err);
+	if (other_key(t, g))
+		return rpl_fail(err, -EACCES, "TLS: %s: peer \"%s\" has another key than our line in keys.psk: make them the same",
+				what, t->identity);
 	if (g == GNUTLS_E_MEMORY_ERROR)
 		return rpl_fail(err, -ENOMEM, "TLS: %s: out of memory", what);
 	return rpl_fail(err, t->up ? -EBADMSG : handshake_code(g), "TLS: %s: %s", what, gnutls_strerror(g));

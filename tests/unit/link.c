@@ -372,7 +372,8 @@ static void psk_peers_without_the_right_name_and_key_stay_out(void **state)
 
 	(void)state;
 	set_keys(&cc, "alpha:" KEY_B);
-	expect_refusal(&cc, &sc, -EACCES, "handshake", "the peer refused");
+	expect_refusal(&cc, &sc, -EACCES, "peer \"alpha\" has another key than our line in keys.psk",
+		       "compare the line \"alpha\" of keys.psk on both hosts");
 
 	cc = conf_of(RPL_TLS_PSK, false);
 	cc.identity = "gamma";
