@@ -15,6 +15,7 @@ static const char *check_epochs(const struct rpl_core *c)
 	MUST(c->flushed <= c->flush_asked);
 	MUST(c->sealed < c->epoch);
 	MUST(c->sealed - c->acked <= c->conf.max_uncommitted || c->conf.durability == RPL_DURABLE_BOTH);
+	MUST(c->sealed - c->released <= c->conf.max_held);
 	return NULL;
 }
 

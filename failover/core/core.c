@@ -212,9 +212,10 @@ int rpl_core_conf_check(const struct rpl_core_conf *f, struct rpl_err *err)
 		return rpl_fail(err, -EINVAL, "node and peer are both called '%s'", f->self);
 	if (rpl_uuid_is_zero(&f->vm))
 		return rpl_fail(err, -EINVAL, "the VM has no uuid");
-	if (f->max_uncommitted < 1 || f->interval_ns == 0 || f->retry_ns == 0)
-		return rpl_fail(err, -EINVAL, "max_uncommitted %" PRIu32 ", interval %" PRIu64 " ns and retry %" PRIu64
-				" ns must not be 0", f->max_uncommitted, f->interval_ns, f->retry_ns);
+	if (f->max_uncommitted < 1 || f->max_held < 1 || f->interval_ns == 0 || f->retry_ns == 0)
+		return rpl_fail(err, -EINVAL, "max_uncommitted %" PRIu32 ", max_held %" PRIu32 ", interval %" PRIu64
+				" ns and retry %" PRIu64 " ns must not be 0", f->max_uncommitted, f->max_held, f->interval_ns,
+				f->retry_ns);
 	if (f->stall_ns >= f->suspect_ns)
 		return rpl_fail(err, -EINVAL, "stall %" PRIu64 " ns must be below suspect %" PRIu64 " ns", f->stall_ns,
 				f->suspect_ns);

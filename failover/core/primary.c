@@ -47,7 +47,8 @@ void rpl_core_commit(struct rpl_core *c, struct rpl_actions *out)
 
 static bool room(const struct rpl_core *c)
 {
-	return !c->capturing && c->sealed - committed(c) < c->conf.max_uncommitted;
+	return !c->capturing && c->sealed - committed(c) < c->conf.max_uncommitted &&
+	       c->sealed - c->released < c->conf.max_held;
 }
 
 static void capture(struct rpl_core *c, struct rpl_actions *out, bool stay_paused)

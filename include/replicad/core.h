@@ -31,7 +31,7 @@
 	X(P_SYNC, "a session copies store and RAM; output and store writes still flow")                      \
 	X(P_ARM, "output held; waits for the first ack, then for the record to say PROTECTED")               \
 	X(P_PROTECTED, "checkpoints flow; output leaves on acks only")                                       \
-	X(P_STALLED, "an ack is overdue; nothing is sealed beyond max_uncommitted")                          \
+	X(P_STALLED, "an ack is overdue; nothing is sealed beyond what the buffers allow")                          \
 	X(P_CLAIM, "SOLO is being claimed; output stays held until it is won (\"awaiting arbiter\")")        \
 	X(P_DRAIN, "planned switchover: paused, final epoch acked and flushed, then the backup claims")      \
 	X(P_LOST, "the guest's memory is gone while the record says PROTECTED here: the backup is to claim") \
@@ -380,7 +380,8 @@ struct rpl_core_conf {
 	bool auto_claim;  /* claim on suspicion; false with the arbiter `manual` */
 	bool auto_cold;   /* cold start without being asked when R10 allows it */
 	bool reprotect;   /* protection stays wanted after a takeover */
-	uint32_t max_uncommitted; /* the smallest of the attached buffers', >= 1 */
+	uint32_t max_uncommitted; /* epochs sealed and not committed, >= 1 */
+	uint32_t max_held;        /* epochs sealed and not released, >= 1: what the output buffer can tell apart */
 	uint64_t interval_ns;
 	uint64_t stall_ns;          /* P_PROTECTED -> P_STALLED, alarm */
 	uint64_t suspect_ns;        /* the primary claims SOLO; the backup freezes */

@@ -98,6 +98,7 @@ static void read_vm(struct keeper_conf *c, struct reader *rd)
 	c->core.durability = word(rd, "durability", durabilities, RPL_ARRAY_LEN(durabilities));
 	c->core.on_crash = word(rd, "on_crash", on_crash, RPL_ARRAY_LEN(on_crash));
 	c->core.max_uncommitted = number(rd, "max_uncommitted");
+	c->core.max_held = UINT32_MAX; /* until the buffer is there, which says */
 	c->core.interval_ns = ms(rd, "interval_ms");
 	c->core.stall_ns = ms(rd, "stall_ms");
 	c->core.suspect_ns = ms(rd, "suspect_ms");

@@ -546,6 +546,8 @@ int keeper_rooms_open(struct keeper *k, struct rpl_err *err)
 	err->code = -EINVAL;
 	k->guest = new_guest(k, err);
 	k->netbuf = k->guest ? rpl_netbuf_new(&nc, k->loop, on_netbuf_done, on_netbuf_event, k, err) : NULL;
+	if (k->netbuf)
+		k->conf.core.max_held = rpl_netbuf_max_uncommitted(k->netbuf);
 	if (k->netbuf && keeper_interfaces(k, NULL, err) < 0)
 		return err->code;
 	k->disk = k->netbuf ? rpl_disk_new(&dc, k->loop, on_disk_done, k, err) : NULL;

@@ -338,6 +338,7 @@ static void configure(struct sim *s, int node, struct rpl_core_conf *f)
 	f->auto_cold = true;
 	f->reprotect = s->seed % 8 != 1;
 	f->max_uncommitted = 1 + (uint32_t)(s->seed / 2 % 4);
+	f->max_held = s->seed % 3 == 0 ? 1 : UINT32_MAX;
 	f->interval_ns = 50 * MS;
 	f->stall_ns = 100 * MS;
 	f->suspect_ns = 300 * MS;

@@ -30,6 +30,7 @@ static struct rpl_core_conf conf(enum rpl_store store)
 		.self = "a", .peer = "b", .vm = { { 7 } }, .store = store,
 		.durability = store ? RPL_DURABLE_JOURNAL : RPL_DURABLE_MEMORY,
 		.auto_claim = true, .auto_cold = true, .reprotect = true, .max_uncommitted = 2,
+		.max_held = UINT32_MAX,
 		.interval_ns = 50 * MS, .stall_ns = 500 * MS, .suspect_ns = 1000 * MS, .takeover_delay_ns = 500 * MS,
 		.arm_timeout_ns = 1000 * MS, .drain_timeout_ns = 2000 * MS, .retry_ns = 200 * MS, .cold_delay_ns = 5000 * MS,
 	};
@@ -233,6 +234,26 @@ static void epochs_flow_and_only_acks_release(void **state)
 	assert_int_equal(rpl_core_deadline(&b->c), b->c.overdue_ns + 500 * MS);
 	SEE(EV(BUFFER_FULL), P_PROTECTED, "GUEST_PAUSE");
 	SEE(ev_link(b, RPL_EV_ACK, 3), P_PROTECTED, "RELEASE GUEST_RESUME CHECKPOINT");
+}
+
+/* sch_plug: nothing is sealed over what has not been released, also while ARM is claimed for an epoch that is acked */
+static void a_buffer_that_knows_one_epoch_is_not_sealed_twice(void **state)
+{
+	struct bench bench, *b = &bench;
+	struct rpl_event granted;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	b->c.conf.max_held = 1;
+	to_arm_claim(b);
+	granted = grant(b);
+	pass(b, 50);
+	SEE(EV(TIMER), P_ARM, "");
+	SEE(granted, P_PROTECTED, "RELEASE CHECKPOINT");
+	SEE(ev_epoch(RPL_EV_CAPTURED, 2), P_PROTECTED, "");
+	pass(b, 50);
+	SEE(EV(TIMER), P_PROTECTED, "");
+	SEE(ev_link(b, RPL_EV_ACK, 2), P_PROTECTED, "RELEASE CHECKPOINT");
 }
 
 static void a_silent_backup_costs_a_claim(void **state)
@@ -786,6 +807,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(epochs_flow_and_only_acks_release),
+		cmocka_unit_test(a_buffer_that_knows_one_epoch_is_not_sealed_twice),
 		cmocka_unit_test(a_silent_backup_costs_a_claim),
 		cmocka_unit_test(an_arm_of_unknown_outcome_is_fenced),
 		cmocka_unit_test(arming_is_bounded),
