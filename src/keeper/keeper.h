@@ -170,6 +170,7 @@ struct keeper {
 	char since[32];
 	const char *reason;
 	struct moments at;
+	struct moments took_over;   /* as they were when the guest ran here: claims and suspicions go on after that */
 	uint64_t paused_us;         /* a handover: how long the guest had stood still on the peer before it */
 	uint64_t blackout_us;       /* the guest came here by a switchover that cost so much; 0: it did not */
 	uint64_t unprotected_ns;    /* since when the guest runs here without the protection that is wanted; 0: it does not */

@@ -142,8 +142,7 @@ static void put_safety(const struct keeper *k, json_t *doc)
 
 static json_t *takeover(const struct keeper *k)
 {
-	const struct moments *at = &k->at;
-
+	const struct moments *at = &k->took_over;
 	json_t *doc = json_pack("{s:I, s:I, s:I, s:I}", "detect_ms", (json_int_t)ms_between(at->heard, at->suspect), "claim_ms",
 			 (json_int_t)ms_between(at->claim_sent, at->claim_granted), "run_ms",
 			 (json_int_t)ms_between(at->claim_granted, at->running), "run_us",
@@ -188,8 +187,10 @@ void keeper_alarm(struct keeper *k, const char *reason)
 /* A takeover is told when the guest runs, with what it took. */
 static void tell_takeover(struct keeper *k)
 {
-	json_t *fields = takeover(k);
+	json_t *fields;
 
+	k->took_over = k->at;
+	fields = takeover(k);
 	k->takeovers++;
 	(void)json_object_set_new(fields, "generation", json_integer((json_int_t)k->core.rec.generation));
 	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu takeover=done run_us=%llu", k->conf.vm,
