@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/clock.h>
 #include <replicad/log.h>
 
 #include "uapi_privcmd.h"
@@ -347,6 +348,7 @@ int xen_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_
 {
 	RPL_AUTO_FD int shared = memfd_create("replicad-xen", MFD_CLOEXEC);
 	struct xen *x = xen_of(g);
+	uint64_t begun = rpl_now_ns(), armed;
 	int privcmd, r;
 
 	r = shared < 0 ? rpl_fail_errno(err, errno, "memory to share with a mover") : arm(x, shared, err);
@@ -355,6 +357,9 @@ int xen_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_
 		xen_log_off(x);
 		return rpl_prefix(err, "%s: memory", g->conf.name);
 	}
+	armed = rpl_now_ns();
+	rpl_log(RPL_LOG_INFO, "vm=%s domain=%u pages=%" PRIu64 " log_dirty=on ms=%" PRIu64, g->conf.name, x->domid, x->tot_pages,
+		(armed - begun) / RPL_MS);
 	ret->kind = RPL_MEMORY_XEN;
 	ret->xen_pv = x->kind == XEN_PV;
 	ret->layout = g->info.layout;

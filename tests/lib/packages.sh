@@ -13,7 +13,7 @@ RPL_PACKAGES_DEMO="qemu-system-x86 linux-image-amd64 busybox-static redis-tools 
 # to run all tests
 RPL_PACKAGES_TEST="clang llvm libclang-rt-dev spin mandoc procps etcd-server zstd"
 # to run the Xen lab
-RPL_PACKAGES_LAB="qemu-system-x86 debootstrap e2fsprogs openssh-client iproute2 python3 gcc zstd"
+RPL_PACKAGES_LAB="qemu-system-x86 debootstrap e2fsprogs openssh-client iproute2 python3 gcc zstd etcd-server"
 
 # A package is there if it is installed, or if something installed provides it.
 rpl_missing_packages() {

@@ -1,7 +1,8 @@
 /* service.c - the lab guest's TCP service: a counter that answers as redis does
  *
- * It speaks just enough of the redis protocol (inline commands; PING, SET, MSET, GET, MGET, INCR, EXISTS, INFO, QUIT) for
- * the demo's client, oracle and memory checker, in a few hundred kilobytes: a guest of 96 MB has no room for the real one.
+ * It speaks just enough of the redis protocol (inline commands; PING, SET, MSET, GET, GETDEL, MGET, INCR, EXISTS, INFO,
+ * QUIT) for the demo's client, oracle and memory checker, in a few hundred kilobytes: a guest of 96 MB has no room for the
+ * real one.
  * Arguments KEY=VALUE are stored at the start. One process, poll(); a reply is sent before the next command is read.
  *
  * This program runs inside the lab's guest only.
@@ -88,6 +89,13 @@ static void add_value(struct reply *r, const char *name)
 		add(r, "$%lld\r\n", NULL, -1);
 }
 
+static void forget_key(const char *name)
+{
+	for (size_t i = 0; i < KEYS_MAX; i++)
+		if (strcmp(entries[i].name, name) == 0)
+			entries[i].name[0] = '\0';
+}
+
 static void incr(struct reply *r, const char *name)
 {
 	const struct entry *e = find(name);
@@ -140,6 +148,9 @@ static bool command(struct reply *r, char *line)
 		incr(r, words[1]);
 	} else if (n == 2 && strcmp(words[0], "GET") == 0) {
 		add_value(r, words[1]);
+	} else if (n == 2 && strcmp(words[0], "GETDEL") == 0) {
+		add_value(r, words[1]);
+		forget_key(words[1]);
 	} else if (n == 2 && strcmp(words[0], "EXISTS") == 0) {
 		add(r, ":%lld\r\n", NULL, find(words[1]) != NULL);
 	} else if (n >= 3 && (strcmp(words[0], "SET") == 0 || strcmp(words[0], "MSET") == 0)) {
