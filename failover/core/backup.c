@@ -15,7 +15,7 @@ static void forget_replica(struct rpl_core *c, struct rpl_actions *out)
 {
 	(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
 	memset(&c->session, 0, sizeof(c->session));
-	c->complete = c->frozen = c->freezing = c->handover = false;
+	c->complete = c->frozen = c->freezing = c->handover = c->start_replica = false;
 	c->replica = c->redo_applied = c->redo_trimmed = 0;
 }
 
@@ -193,11 +193,15 @@ void rpl_core_pump_backup(struct rpl_core *c, struct rpl_actions *out)
 		rpl_core_suspect(c, out, RPL_WHY_SUSPECT);
 }
 
+/* One that found its replica at its start has not heard the primary's silence: it may be as well as ever, and has just lost
+ * the connection. So it gets as long to claim SOLO as if it had been heard at that moment. */
 static uint64_t takeover_at(const struct rpl_core *c)
 {
+	uint64_t wait = c->conf.takeover_delay_ns + (c->start_replica ? c->conf.suspect_ns : 0);
+
 	if (c->handover || c->ordered_generation || !c->complete)
 		return c->since_ns;
-	return c->conf.auto_claim ? c->since_ns + c->conf.takeover_delay_ns : UINT64_MAX;
+	return c->conf.auto_claim ? c->since_ns + wait : UINT64_MAX;
 }
 
 void rpl_core_pump_suspect(struct rpl_core *c, struct rpl_actions *out)
@@ -269,7 +273,7 @@ void rpl_core_took_over(struct rpl_core *c, struct rpl_actions *out)
 		c->want = c->conf.reprotect;
 	}
 	memset(&c->session, 0, sizeof(c->session));
-	c->complete = c->frozen = c->freezing = c->handover = false;
+	c->complete = c->frozen = c->freezing = c->handover = c->start_replica = false;
 	c->paused = c->throttled = c->capturing = c->accept_loss = c->peer_is_dead = c->boot_ordered = false;
 	c->start_down = false;
 	rpl_core_become_solo(c, out, heir ? RPL_WHY_CLAIM_WON : RPL_WHY_COLD);

@@ -29,6 +29,13 @@ void rpl_core_on_start(struct rpl_core *c, const struct rpl_event *ev, struct rp
 	rpl_core_read(c, out);
 }
 
+static void forget_found(struct rpl_core *c, struct rpl_actions *out)
+{
+	if (c->start_replica)
+		(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
+	c->start_replica = false;
+}
+
 /* The record is ours. */
 static void start_as_owner(struct rpl_core *c, struct rpl_actions *out)
 {
@@ -40,8 +47,7 @@ static void start_as_owner(struct rpl_core *c, struct rpl_actions *out)
 		rpl_core_promote(c, out, RPL_WHY_CLAIM_WON);
 		return;
 	}
-	if (c->start_replica)
-		(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
+	forget_found(c, out);
 	if (c->rec.mode == RPL_MODE_DOWN && c->guest && c->memory_ours) { /* the very guest that went down: finish that */
 		rpl_core_guest_down(c, out);
 		c->won = true;
@@ -82,8 +88,7 @@ static void start_as_other(struct rpl_core *c, struct rpl_actions *out)
 		c->complete = true;
 		rpl_core_suspect(c, out, RPL_WHY_STARTED);
 	} else {
-		if (c->start_replica)
-			(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
+		forget_found(c, out);
 		rpl_core_enter(c, out, RPL_ST_IDLE, RPL_WHY_STARTED);
 	}
 }
@@ -93,8 +98,7 @@ void rpl_core_start_decide(struct rpl_core *c, struct rpl_actions *out, bool pre
 	if (!present && c->guest) {
 		rpl_core_claim(c, out, RPL_CLAIM_CREATE);
 	} else if (!present) {
-		if (c->start_replica)
-			(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
+		forget_found(c, out);
 		rpl_core_enter(c, out, RPL_ST_IDLE, RPL_WHY_STARTED);
 	} else if (peer_owns(c)) {
 		start_as_other(c, out);

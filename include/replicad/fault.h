@@ -50,6 +50,10 @@
 	X(DIE_KEEPER_S4_ACKED, "die_keeper_s4_acked") /* its ack is ordered */                                \
 	X(DIE_KEEPER_S8, "die_keeper_s8")             /* an epoch was folded */                               \
 	X(DIE_HANDOVER_HEARD, "die_handover_heard")   /* asked to take over, not suspecting yet */            \
+	X(DIE_PROMOTE_FOLDED, "die_promote_folded")   /* taken over, the replica folded, the standby not told */ \
+	X(DIE_PROMOTE_LOADING, "die_promote_loading") /* the standby was told to load its state */            \
+	X(DIE_PROMOTE_LOADED, "die_promote_loaded")   /* it has, and stands still */                          \
+	X(DIE_PROMOTE_RUNS, "die_promote_runs")       /* it runs, the core was not told */                    \
 	/* either */                                                                                          \
 	RPL_CLAIM_FAULTS(X, CLAIM_SOLO, "solo")                                                               \
 	RPL_CLAIM_FAULTS(X, CLAIM_TAKEOVER, "takeover")                                                       \

@@ -119,6 +119,8 @@ void rpl_guest_quit(struct rpl_guest *g);
 /* Start the standby instance from conf.standby_path: paused, waiting for device state, never running by itself. One
  * that already listens at its monitor (an earlier keeper's) and still waits is adopted. It outlives this process. */
 void rpl_guest_standby(struct rpl_guest *g);
+/* The same for nothing but one that is there: it is not started anew. For a keeper that follows one that was killed. */
+void rpl_guest_adopt(struct rpl_guest *g);
 /* Load `len` bytes of device state (as rpl_guest_save() of the peer made them) from `state_fd` offset 0 into the
  * standby, whose RAM is complete, and run it. Beyond this point there is no undo. state_fd stays the caller's and may be
  * closed when the operation is done. Afterwards the guest is an ordinary attached one: it can be paused, saved and
@@ -148,6 +150,13 @@ int rpl_guest_fit(struct rpl_guest *g, const char *peer_definition, struct rpl_e
  * tracker given out before stops seeing writes: its mover must be gone. */
 int rpl_guest_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int fds[RPL_MEMORY_FDS_MAX], size_t *ret_n,
 		     struct rpl_err *err);
+
+/* Let the standby's process hold `fd`, a memfd called `name`, in the place of the last one of that name. It does nothing with
+ * it, but what is in it lives as long as the standby's memory does, whichever of us ends. No answer comes: until it has taken
+ * it, and if it fails (logged), only we have it. -ENOTSUP where the standby is no process. */
+int rpl_guest_entrust(struct rpl_guest *g, const char *name, int fd, struct rpl_err *err);
+/* What a standby that was adopted holds under that name: a descriptor (the caller's), -ENOENT if nothing. */
+int rpl_guest_entrusted(const struct rpl_guest *g, const char *name, struct rpl_err *err);
 
 /* For trackers that only the keeper may ask (Xen): hand what was written since the last collection to the memory half. Once
  * before each take of a running guest's dirty set (rpl_guest_save() does it for a paused one), and never while one is under

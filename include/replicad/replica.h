@@ -1,7 +1,8 @@
 /* replica.h - the backup's copy: RAM that is complete, and epochs that are staged above it
  *
  * The staging area is one memfd, mapped by the backup's mover (which writes it) and by the keeper (which reads it
- * after the mover was killed and reaped: "where the activator finds it", R9). A sealed header per epoch
+ * after the mover was killed and reaped: "where the activator finds it", R9). The standby's process holds it too, so that a
+ * keeper after this one finds it, as long as the RAM below it exists. A sealed header per epoch
  * {magic, session, epoch, digest, where, state} is written last, so a torn epoch is never taken for a whole one.
  * States: EMPTY, STAGED (whole and verified), ACKED, FOLDED (its pages are in RAM; its device state is still needed
  * until the next epoch is folded). Only whole epochs are folded, in order; folding again is harmless.
@@ -70,5 +71,10 @@ uint64_t rpl_replica_capacity(const struct rpl_replica *r);
  * what is there contradicts itself: then nothing was folded. May be repeated. */
 int rpl_replica_activate(struct rpl_replica *r, const struct rpl_uuid *session, uint64_t *ret_epoch,
 			 const void **ret_state, size_t *ret_state_len, struct rpl_err *err);
+/* What an activation would find: the session, and its newest whole epoch. Nothing is folded. Errors as above. */
+int rpl_replica_newest(struct rpl_replica *r, struct rpl_uuid *ret_session, uint64_t *ret_epoch, struct rpl_err *err);
+/* The area in `fd`, which no mover has any more, holds no replica from now on: whoever finds it later must not take what it
+ * says for the RAM of then. */
+int rpl_replica_void(int fd, struct rpl_err *err);
 
 #endif

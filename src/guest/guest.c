@@ -304,7 +304,15 @@ void rpl_guest_look(struct rpl_guest *g)
 void rpl_guest_standby(struct rpl_guest *g)
 {
 	rpl_assert(g->phase == RPL_GP_NEW);
+	g->adopt = false;
 	start(g, RPL_GUEST_STANDBY, g->ops->standby);
+}
+
+void rpl_guest_adopt(struct rpl_guest *g)
+{
+	rpl_assert(g->phase == RPL_GP_NEW);
+	g->adopt = true;
+	start(g, RPL_GUEST_STANDBY, g->ops->entrust ? g->ops->standby : NULL);
 }
 
 void rpl_guest_pause(struct rpl_guest *g)
@@ -448,6 +456,21 @@ int rpl_guest_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int fds[R
 	if (r < 0 && err)
 		*err = local;
 	return r;
+}
+
+int rpl_guest_entrust(struct rpl_guest *g, const char *name, int fd, struct rpl_err *err)
+{
+	rpl_assert(g->phase == RPL_GP_STANDBY || g->phase == RPL_GP_GONE);
+	if (!g->ops->entrust || g->phase == RPL_GP_GONE)
+		return rpl_fail(err, -ENOTSUP, "%s: there is no process that could hold %s", g->conf.name, name);
+	return g->ops->entrust(g, name, fd, err);
+}
+
+int rpl_guest_entrusted(const struct rpl_guest *g, const char *name, struct rpl_err *err)
+{
+	if (!g->ops->entrusted || g->phase != RPL_GP_STANDBY)
+		return rpl_fail(err, -ENOENT, "%s: there is no process that could hold %s", g->conf.name, name);
+	return g->ops->entrusted(g, name, err);
 }
 
 int rpl_guest_collect(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err)

@@ -37,6 +37,9 @@ struct rpl_guest_ops {
 	int (*memory)(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
 	int (*fit)(struct rpl_guest *g, const char *primary, struct rpl_err *err); /* NULL: the definitions are compared */
 	unsigned standby_ms; /* standby and activate may take so long, if that is longer than an operation's usual bound */
+	/* NULL: what a standby is made of ends with its keeper, and nothing is to be adopted */
+	int (*entrust)(struct rpl_guest *g, const char *name, int fd, struct rpl_err *err);
+	int (*entrusted)(const struct rpl_guest *g, const char *name, struct rpl_err *err);
 	pid_t (*pid)(const struct rpl_guest *g);
 	size_t (*made)(const struct rpl_guest *g, const char *ret[RPL_GUEST_MADE_MAX]); /* NULL: it makes no files */
 	void (*fini)(struct rpl_guest *g, bool keep_standby); /* exactly once, also after a failed init */
@@ -55,6 +58,7 @@ struct rpl_guest {
 	enum rpl_guest_phase phase;
 	bool busy;
 	enum rpl_guest_op op;
+	bool adopt; /* STANDBY: only one that is there */
 	uint64_t op_started_ns;
 	ev_timer timeout;
 	ev_prepare finish; /* never started, only fed: delivers an operation's end from the loop, not from within the call */

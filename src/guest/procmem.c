@@ -93,12 +93,13 @@ static int find_mapping(pid_t pid, uint64_t dev, uint64_t ino, uint64_t bytes, s
 			found, bytes);
 }
 
-/* Open the file through the process's own descriptor: works for memfd and for unlinked files. */
-static int open_by_inode(pid_t pid, uint64_t dev, uint64_t ino, struct rpl_err *err)
+/* Open a file through the process's own descriptor of it: works for memfd and for unlinked files. -ENOENT: it has none. */
+typedef bool wanted_fn(const char *path, const void *arg);
+
+static int open_through(pid_t pid, wanted_fn *wanted, const void *arg, struct rpl_err *err)
 {
 	char dir[64], path[384];
 	struct dirent *e;
-	struct stat st;
 	int fd = -ENOENT;
 	DIR *d;
 
@@ -108,15 +109,51 @@ static int open_by_inode(pid_t pid, uint64_t dev, uint64_t ino, struct rpl_err *
 		return rpl_fail_errno(err, errno, "open %s", dir);
 	while (fd == -ENOENT && (e = readdir(d)) != NULL) {
 		(void)snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
-		if (stat(path, &st) < 0 || !S_ISREG(st.st_mode) || st.st_ino != ino || st.st_dev != dev)
+		if (!wanted(path, arg))
 			continue;
 		fd = open(path, O_RDWR | O_CLOEXEC);
 		if (fd < 0)
 			fd = rpl_fail_errno(err, errno, "open %s", path);
 	}
 	(void)closedir(d);
+	return fd;
+}
+
+static bool is_mapped_file(const char *path, const void *arg)
+{
+	const struct procmem_map *m = arg;
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_ino == m->ino && st.st_dev == m->dev;
+}
+
+static int open_mapped(pid_t pid, const struct procmem_map *m, struct rpl_err *err)
+{
+	int fd = open_through(pid, is_mapped_file, m, err);
+
 	if (fd == -ENOENT)
 		return rpl_fail(err, -ENOENT, "process %d has no descriptor of the file that holds its RAM", (int)pid);
+	return fd;
+}
+
+static bool is_memfd(const char *path, const void *arg)
+{
+	char target[384], name[384];
+	ssize_t n = readlink(path, target, sizeof(target) - 1);
+
+	if (n < 0)
+		return false;
+	target[n] = '\0';
+	(void)snprintf(name, sizeof(name), "/memfd:%s (deleted)", (const char *)arg);
+	return strcmp(target, name) == 0;
+}
+
+int procmem_open_memfd(pid_t pid, const char *name, struct rpl_err *err)
+{
+	int fd = open_through(pid, is_memfd, name, err);
+
+	if (fd == -ENOENT)
+		return rpl_fail(err, -ENOENT, "process %d holds no memfd %s", (int)pid, name);
 	return fd;
 }
 
@@ -137,7 +174,7 @@ int procmem_find_ram(pid_t pid, const char *path, uint64_t bytes, uint64_t *ret_
 		r = find_mapping(pid, 0, 0, bytes, &m, err);
 		if (r < 0)
 			return r;
-		fd = open_by_inode(pid, m.dev, m.ino, err);
+		fd = open_mapped(pid, &m, err);
 		if (fd < 0)
 			return fd;
 	}

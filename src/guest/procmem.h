@@ -26,4 +26,7 @@ bool procmem_parse_map(const char *line, struct procmem_map *ret);
  * a file that was unlinked) of any file of exactly that size. *ret_fd is the file, opened for reading and writing. */
 int procmem_find_ram(pid_t pid, const char *path, uint64_t bytes, uint64_t *ret_vaddr, int *ret_fd, struct rpl_err *err);
 
+/* A memfd that the process holds, by the name that it was made with, opened for reading and writing. -ENOENT: none. */
+int procmem_open_memfd(pid_t pid, const char *name, struct rpl_err *err);
+
 #endif

@@ -470,8 +470,9 @@ static void do_fini(struct rpl_guest *g, bool keep_standby)
 		ev_io_stop(g->loop, &q->exited);
 	if (!keep_standby)
 		qemu_standby_fini(q);
-	/* a guest that is still paused by us needs its note */
-	note_close(&q->note, !q->note.page || q->over || g->info.running || g->phase != RPL_GP_LIVE);
+	/* a guest that is still paused by us needs its note, also one that was no standby any more when it was to be adopted */
+	note_close(&q->note, !q->note.page || q->over || g->info.running ||
+			     (g->phase != RPL_GP_LIVE && !g->info.paused_by_us));
 	for (size_t i = 0; q->argv[i]; i++)
 		free(q->argv[i]);
 	rpl_close(&q->pidfd);
@@ -502,6 +503,8 @@ const struct rpl_guest_ops rpl_guest_qemu = {
 	.activate = qemu_activate,
 	.abandon = do_abandon,
 	.memory = qemu_memory,
+	.entrust = qemu_entrust,
+	.entrusted = qemu_entrusted,
 	.pid = do_pid,
 	.made = qemu_standby_made,
 	.fini = do_fini,

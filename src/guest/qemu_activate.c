@@ -3,6 +3,10 @@
  * xen-load-devices-state aborts a stock 7.2 started with -S, so the saved blob is wrapped as a migration stream
  * without RAM and fed to -incoming through a socket: QEMU's magic and version, a configuration section with the
  * machine's name, the blob's sections (they end with the end mark), an empty description.
+ *
+ * The whole stream is in the socket before QEMU is told to read it, if the socket takes it: a keeper that is killed meanwhile
+ * leaves a QEMU that loads its state and stands still, noted as paused by us, not one that ends for want of the rest. The
+ * keeper after it is told that the load "has already been started", and has nothing to do but let it run.
  */
 #include "qemu_impl.h"
 
@@ -13,12 +17,14 @@
 #include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/fault.h>
 #include <replicad/cur.h>
 
 #define STREAM_MAGIC 0x5145564d /* "QEVM" */
 #define STREAM_VERSION 3
 #define SECTION_CONFIGURATION 7
 #define SECTION_DESCRIPTION 6
+#define ALREADY_STARTED "already been started" /* of QEMU's migrate-incoming, when it was told before */
 #define BLOB_HEADER 8 /* the blob begins with magic and version too */
 
 int qemu_wrap_state(const char *machine, const uint8_t *blob, size_t len, uint8_t **ret, size_t *ret_len,
@@ -83,6 +89,13 @@ static void on_running(void *arg, json_t *ret, const struct rpl_err *err)
 	rpl_guest_op_done(q->g, 0, NULL);
 }
 
+static void let_run(struct qemu *q)
+{
+	qemu_activate_stop(q);
+	q->continuing = true;
+	qemu_step(q, "cont", NULL, on_running);
+}
+
 void qemu_migration_event(struct qemu *q, json_t *data)
 {
 	const char *status = json_string_value(json_object_get(data, "status"));
@@ -91,9 +104,8 @@ void qemu_migration_event(struct qemu *q, json_t *data)
 	if (!status || !activating(q) || ev_is_pending(&q->g->finish))
 		return;
 	if (strcmp(status, "completed") == 0) {
-		qemu_activate_stop(q);
-		q->continuing = true;
-		qemu_step(q, "cont", NULL, on_running);
+		rpl_fault_die(RPL_FAULT_DIE_PROMOTE_LOADED);
+		let_run(q);
 	} else if (strcmp(status, "failed") == 0) {
 		(void)rpl_fail(&err, -EIO, "the standby QEMU refused the device state");
 		qemu_op_failed(q, &err);
@@ -102,29 +114,35 @@ void qemu_migration_event(struct qemu *q, json_t *data)
 
 /* ---- feeding it */
 
-static void on_stream_writable(struct ev_loop *loop, ev_io *w, int revents)
+/* 1: all of it is in the socket; 0: the socket is full; or the operation failed. */
+static int push_stream(struct qemu *q)
 {
-	struct qemu *q = w->data;
 	struct rpl_err err;
-	ssize_t n;
 
-	(void)revents;
 	while (q->bytes_sent < q->bytes_len) {
-		n = send(q->stream, q->bytes + q->bytes_sent, q->bytes_len - q->bytes_sent, MSG_NOSIGNAL);
+		ssize_t n = send(q->stream, q->bytes + q->bytes_sent, q->bytes_len - q->bytes_sent, MSG_NOSIGNAL);
+
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
-			return;
+			return 0;
 		if (n < 0) {
 			(void)rpl_fail_errno(&err, errno, "device state: %zu of %zu bytes written", q->bytes_sent,
 					     q->bytes_len);
 			qemu_op_failed(q, &err);
-			return;
+			return err.code;
 		}
 		q->bytes_sent += (size_t)n;
 	}
-	ev_io_stop(loop, w);
 	(void)shutdown(q->stream, SHUT_WR); /* the end of the stream; a dead reader shows up as EOF of the monitor */
+	return 1;
+}
+
+static void on_stream_writable(struct ev_loop *loop, ev_io *w, int revents)
+{
+	(void)revents;
+	if (push_stream(w->data) > 0)
+		ev_io_stop(loop, w);
 }
 
 static void on_incoming(void *arg, json_t *ret, const struct rpl_err *err)
@@ -132,13 +150,17 @@ static void on_incoming(void *arg, json_t *ret, const struct rpl_err *err)
 	struct qemu *q = arg;
 
 	(void)ret;
+	if (err && strstr(err->msg, ALREADY_STARTED)) {
+		let_run(q); /* at once, or when it is loaded */
+		return;
+	}
 	if (err) {
 		qemu_op_failed(q, err);
 		return;
 	}
-	if (q->stream < 0)
-		return; /* it was loaded already, from what the socket held */
-	ev_io_start(q->g->loop, &q->stream_out);
+	rpl_fault_die(RPL_FAULT_DIE_PROMOTE_LOADING);
+	if (q->stream >= 0 && q->bytes_sent < q->bytes_len) /* else it is loading, or was loaded already */
+		ev_io_start(q->g->loop, &q->stream_out);
 }
 
 static void on_got_fd(void *arg, json_t *ret, const struct rpl_err *err)
@@ -148,7 +170,7 @@ static void on_got_fd(void *arg, json_t *ret, const struct rpl_err *err)
 	(void)ret;
 	if (err)
 		qemu_op_failed(q, err);
-	else
+	else if (push_stream(q) >= 0)
 		qemu_step(q, "migrate-incoming", json_pack("{s:s}", "uri", "fd:replicad-state"), on_incoming);
 }
 
@@ -179,7 +201,7 @@ int qemu_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err 
 {
 	RPL_AUTO_FREE uint8_t *blob = NULL;
 	struct qemu *q = qemu_of(g);
-	int sv[2], r;
+	int sv[2], r, room;
 
 	r = read_blob(state_fd, len, &blob, err);
 	if (r == 0)
@@ -187,8 +209,11 @@ int qemu_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err 
 	if (r < 0)
 		return rpl_prefix(err, "%s: activate", g->conf.name);
 	q->bytes_sent = 0;
+	note_set(&q->note, true); /* when it has loaded its state it stands still, because of us, until it is told to run */
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv) < 0)
 		return rpl_fail_errno(err, errno, "%s: activate: socketpair", g->conf.name);
+	room = (int)(2 * q->bytes_len); /* at most RPL_GUEST_STATE_MAX of it; more than allowed is cut down by the kernel */
+	(void)setsockopt(sv[0], SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room));
 	q->stream = sv[0];
 	ev_io_init(&q->stream_out, on_stream_writable, q->stream, EV_WRITE);
 	q->stream_out.data = q;

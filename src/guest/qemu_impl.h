@@ -97,6 +97,8 @@ void qemu_standby_died(struct qemu *q, struct rpl_err *err); /* say why, from it
 void qemu_standby_reclaim(struct qemu *q, pid_t pid);
 void qemu_standby_fini(struct qemu *q);
 size_t qemu_standby_made(const struct rpl_guest *g, const char *ret[RPL_GUEST_MADE_MAX]);
+int qemu_entrust(struct rpl_guest *g, const char *name, int fd, struct rpl_err *err);
+int qemu_entrusted(const struct rpl_guest *g, const char *name, struct rpl_err *err);
 /* qemu_activate.c */
 int qemu_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);
 void qemu_migration_event(struct qemu *q, json_t *data);

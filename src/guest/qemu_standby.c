@@ -301,13 +301,34 @@ int qemu_start_standby(struct rpl_guest *g, struct rpl_err *err)
 		rpl_log(RPL_LOG_DEBUG, "vm=%s adopting the standby at %s", g->conf.name, q->qmp_path);
 		return 0;
 	}
-	r = spawn(q, err);
+	r = g->adopt ? err->code : spawn(q, err);
 	if (r < 0)
 		return rpl_prefix(err, "%s: standby", g->conf.name);
 	ev_timer_init(&q->poll, on_poll, QEMU_POLL_MS / 1000., QEMU_POLL_MS / 1000.);
 	q->poll.data = q;
 	ev_timer_start(g->loop, &q->poll);
 	return 0;
+}
+
+/* ---- what it holds for us: QEMU keeps a descriptor that it was given by name until it is given another, or ends */
+
+static void on_entrusted(void *arg, json_t *ret, const struct rpl_err *err)
+{
+	const struct qemu *q = arg;
+
+	(void)ret;
+	if (err)
+		rpl_log(RPL_LOG_WARNING, "vm=%s entrust=failed reason=\"%s\"", q->g->conf.name, err->msg);
+}
+
+int qemu_entrust(struct rpl_guest *g, const char *name, int fd, struct rpl_err *err)
+{
+	return qmp_call(qemu_of(g)->qmp, "getfd", json_pack("{s:s}", "fdname", name), fd, on_entrusted, err);
+}
+
+int qemu_entrusted(const struct rpl_guest *g, const char *name, struct rpl_err *err)
+{
+	return procmem_open_memfd(qemu_of(g)->pid, name, err);
 }
 
 /* ---- readying it */

@@ -9,7 +9,7 @@
  *
  * Completions may come from inside an action; the queue keeps steps apart. session.c is the primary's side of the
  * link, standby.c the backup's, roles.c goes from one to the other, checkpoint.c one pause, life.c what the guest itself
- * does; status.c tells people, persist.c tells the next keeper.
+ * does; status.c tells people, persist.c tells the next keeper, adopt.c and remains.c take over what that one left.
  */
 #ifndef KEEPER_H
 #define KEEPER_H
@@ -55,6 +55,10 @@ struct session {
 struct standby {
 	bool ready;               /* the standby guest exists and its RAM is ours to fill */
 	bool starting;
+	bool adopting;            /* ... what an earlier keeper started */
+	bool mover_gone;          /* its mover */
+	bool found;               /* at our start: a replica, of `session` and up to found_epoch */
+	uint64_t found_epoch;
 	bool accepted;
 	char refusal[RPL_MOVER_REASON_MAX]; /* why somebody's connection was refused last, as it was told */
 	struct rpl_uuid session;  /* of the replica */
@@ -105,6 +109,8 @@ struct remains {
 	ev_io gone;
 };
 
+struct keeper_past;
+
 struct arbiter_op {
 	enum rpl_claim_kind claim; /* with cas */
 	bool cas, create;
@@ -143,6 +149,7 @@ struct keeper {
 	uint64_t told_generation; /* manual: of the record as the peer's word left it; the core may not have read it yet */
 
 	struct wishes wish;
+	bool heir;                /* the guest was found here after a takeover that an earlier keeper won */
 	bool guest_used;          /* this handle was attached or made a standby: it is replaced, not used again */
 	bool guest_here;          /* ATTACH, STANDBY or ACTIVATE succeeded, and it was not lost since */
 	bool guest_process;       /* ... or it was lost, and its process may live on without a monitor */
@@ -191,6 +198,8 @@ void keeper_say_session(struct keeper *k, enum rpl_event_kind kind, const struct
 void keeper_say_link(struct keeper *k, enum rpl_event_kind kind, const struct rpl_uuid *session, uint64_t epoch);
 /* Everything that the core must know at its start is known: deliver EV_START. */
 void keeper_start_core(struct keeper *k, enum rpl_found found, bool memory_ours);
+/* Attach the guest, or, where there is none and a backup is asked for, make a standby. */
+void keeper_begin_without(struct keeper *k, bool ran_here);
 /* Leave the loop soon; replies and events get out first. */
 void keeper_end(struct keeper *k);
 
@@ -211,11 +220,15 @@ void keeper_not_found(struct keeper *k, const struct rpl_err *why);
 void keeper_looked(struct keeper *k, const struct rpl_record *record); /* NULL: there is none, or it cannot be read */
 
 /* remains.c */
-struct keeper_past;
 void remains_find(struct keeper *k, const struct keeper_past *past); /* at the start: what is there is watched or removed */
 void remains_note(struct keeper *k);   /* the guest's process and what was made with it, for the keepers to come */
 void remains_forget(struct keeper *k); /* the handle put away what was made, if the process is gone */
 bool remains_kill(struct keeper *k);   /* true: it lives, and its end says GUEST_KILLED */
+bool remains_lives(const struct keeper *k);
+bool remains_is_standby(const struct keeper *k); /* it lives, and was never activated */
+void remains_end(struct keeper *k);              /* kill it: nobody needs it */
+/* Kill that process and wait so long for its end: true, it is gone. */
+bool process_end(pid_t pid, uint64_t started, int wait_ms);
 bool remains_in_the_way(struct keeper *k); /* an old guest hangs here: no standby can take its place until it is gone */
 void remains_close(struct keeper *k);
 bool process_lives(pid_t pid, uint64_t started); /* a zombie does not */
@@ -250,7 +263,15 @@ void session_on_gone(struct keeper *k, const char *why);
 void session_after_capture(struct keeper *k);
 void session_fini(struct keeper *k);
 
+/* adopt.c */
+bool adopt_begin(struct keeper *k, const struct keeper_past *past); /* true: under way; ends in keeper_start_core() or a refusal */
+void adopt_on_done(struct keeper *k, int r, const struct rpl_err *err);
+
 /* standby.c */
+#define STAGING_NAME "replicad-staging"
+struct rpl_replica;
+/* The replica's two halves, for reading; both are closed by the caller, also after a failure (then NULL or not). */
+int standby_open_replica(struct standby *b, struct rpl_replica **ret, struct rpl_memory **ret_ram, struct rpl_err *err);
 /* Take a peer's connection: 0, or an error and `fd` stays the caller's. */
 int standby_link(struct keeper *k, int fd, struct rpl_err *err);
 bool standby_possible(const struct keeper *k); /* nothing of another life is here any more */
@@ -297,6 +318,9 @@ struct keeper_past {
 	uint64_t epoch;
 	bool want;
 	bool down; /* it saw the guest shut down on purpose */
+	bool promoting; /* it had won the takeover, and was at making a guest of the standby */
+	pid_t mover_pid; /* a backup's, which writes to the replica */
+	uint64_t mover_started;
 	struct keeper_made made;
 };
 void keeper_past_load(const char *dir, struct keeper_past *ret);

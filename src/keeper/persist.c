@@ -35,6 +35,13 @@ static char *past_path(const char *dir)
 	return asprintf(&path, "%s/past.json", dir) < 0 ? NULL : path;
 }
 
+static bool in_state(const json_t *doc, enum rpl_state state)
+{
+	const char *text = json_string_value(json_object_get(doc, "state"));
+
+	return text && strcmp(text, rpl_state_name(state)) == 0;
+}
+
 /* All of it or nothing: half a list would leave the rest for good. */
 static void load_made(const json_t *doc, struct keeper_made *ret)
 {
@@ -82,8 +89,10 @@ void keeper_past_load(const char *dir, struct keeper_past *ret)
 		ret->epoch = (uint64_t)json_integer_value(json_object_get(doc, "epoch"));
 		load_made(doc, &ret->made);
 		ret->want = json_is_true(json_object_get(doc, "want"));
-		ret->down = json_string_value(json_object_get(doc, "state")) &&
-			    !strcmp(json_string_value(json_object_get(doc, "state")), rpl_state_name(RPL_ST_P_DOWN));
+		ret->down = in_state(doc, RPL_ST_P_DOWN);
+		ret->promoting = in_state(doc, RPL_ST_B_PROMOTE);
+		ret->mover_pid = (pid_t)json_integer_value(json_object_get(doc, "mover_pid"));
+		ret->mover_started = (uint64_t)json_integer_value(json_object_get(doc, "mover_started"));
 	}
 	json_decref(doc);
 }
@@ -92,10 +101,12 @@ void keeper_past_save(const struct keeper *k)
 {
 	RPL_AUTO_FREE char *path = past_path(k->conf.dir), *text = NULL;
 	pid_t pid = k->standby.ready ? 0 : rpl_guest_pid(k->guest);
-	json_t *doc = json_pack("{s:i, s:s, s:I, s:I, s:I, s:b, s:o}", "v", 1, "state", rpl_state_name(k->core.state),
+	pid_t mover = k->standby.ready ? movers_pid(k->movers) : 0;
+	json_t *doc = json_pack("{s:i, s:s, s:I, s:I, s:I, s:b, s:I, s:I, s:o}", "v", 1, "state", rpl_state_name(k->core.state),
 				"guest_pid", (json_int_t)pid, "guest_started", (json_int_t)process_start_time(pid),
 				"epoch", (json_int_t)k->core.epoch, "want", k->core.want ? 1 : 0,
-				"made", dump_made(&k->made));
+				"mover_pid", (json_int_t)mover, "mover_started",
+				(json_int_t)process_start_time(mover), "made", dump_made(&k->made));
 	struct rpl_err err;
 
 	text = json_dumps(doc, JSON_COMPACT);

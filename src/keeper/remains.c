@@ -78,6 +78,19 @@ void remains_forget(struct keeper *k)
 		k->made = (struct keeper_made){ 0 };
 }
 
+bool process_end(pid_t pid, uint64_t started, int wait_ms)
+{
+	int fd = open_process(pid, started);
+	bool gone = fd < 0;
+
+	if (!gone) {
+		(void)pidfd_send_signal(fd, SIGKILL, NULL, 0);
+		gone = is_gone(fd, wait_ms);
+	}
+	rpl_close(&fd);
+	return gone;
+}
+
 static void sweep(struct keeper *k)
 {
 	struct keeper_made *m = &k->made;
@@ -113,7 +126,7 @@ static void on_gone(EV_P_ ev_io *w, int revents)
 	(void)revents;
 	let_go(k);
 	k->remains.asked = false;
-	if (rpl_guest_pid(k->guest) != k->made.pid) /* else its handle is told too, and does it */
+	if (k->made.pid == k->remains.pid) /* else there is another standby by now */
 		sweep(k);
 	if (asked) {
 		k->killing = false;
@@ -144,9 +157,30 @@ void remains_find(struct keeper *k, const struct keeper_past *past)
 
 static void kill_it(struct keeper *k)
 {
-	rpl_log(RPL_LOG_WARNING, "vm=%s pid=%d action=kill: its guest is to be gone, and its monitor was not reached", k->conf.vm,
+	rpl_log(RPL_LOG_WARNING, "vm=%s pid=%d action=kill: its monitor was not reached, and it is to be gone", k->conf.vm,
 		(int)k->remains.pid);
 	(void)pidfd_send_signal(k->remains.pidfd, SIGKILL, NULL, 0);
+}
+
+bool remains_lives(const struct keeper *k)
+{
+	return k->remains.pidfd >= 0;
+}
+
+bool remains_is_standby(const struct keeper *k)
+{
+	return k->remains.pidfd >= 0 && k->made.pid == k->remains.pid && !k->remains.ran;
+}
+
+void remains_end(struct keeper *k)
+{
+	if (k->remains.pidfd < 0)
+		return;
+	kill_it(k);
+	if (!is_gone(k->remains.pidfd, CLOSE_WAIT_MS))
+		return; /* on_gone() */
+	sweep(k);
+	let_go(k);
 }
 
 bool remains_kill(struct keeper *k)

@@ -146,6 +146,7 @@ static void on_activated(struct keeper *k, int r, const struct rpl_err *err)
 		keeper_say(k, RPL_EV_GUEST_FAILED);
 		return;
 	}
+	rpl_fault_die(RPL_FAULT_DIE_PROMOTE_RUNS);
 	if (keeper_interfaces(k, rpl_guest_info(k->guest), &mine) < 0)
 		keeper_alarm(k, mine.msg); /* it runs; to protect it again will be refused */
 	k->at.running = rpl_now_ns();

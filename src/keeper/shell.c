@@ -166,9 +166,16 @@ void keeper_start_core(struct keeper *k, enum rpl_found found, bool memory_ours)
 	ev.u.start.guest = found;
 	ev.u.start.memory_ours = memory_ours;
 	ev.u.start.output_open = k->netbuf_here && k->wish.open;
-	ev.u.start.want = past.known && past.want;
+	/* the takeover was won, and the guest is here: what would have been done when it was told to run is done now */
+	k->heir = k->wish.announce = past.promoting && found != RPL_FOUND_NONE;
+	ev.u.start.want = past.known && (past.want || (k->heir && k->conf.core.reprotect));
 	ev.u.start.epoch = past.epoch;
 	ev.u.start.down = past.down;
+	if (k->standby.found) {
+		ev.u.start.replica = true;
+		ev.u.start.session = k->standby.session;
+		ev.u.start.epoch = k->standby.found_epoch;
+	}
 	k->started = true;
 	keeper_event(k, &ev);
 }
@@ -192,15 +199,20 @@ static void init_timers(struct keeper *k)
 	ev_timer_start(k->loop, &k->poll);
 }
 
-/* A keeper that finds its guest's process alive goes on with it; else a backup makes its standby and waits. */
+/* A keeper that finds its guest's process alive goes on with it, and one that finds a standby with that; else a backup makes
+ * its standby and waits. */
 static void begin(struct keeper *k)
 {
 	struct keeper_past past;
-	bool ran_here;
 
 	keeper_past_load(k->conf.dir, &past);
 	remains_find(k, &past);
-	ran_here = process_lives(past.guest_pid, past.guest_started);
+	if (!adopt_begin(k, &past))
+		keeper_begin_without(k, process_lives(past.guest_pid, past.guest_started));
+}
+
+void keeper_begin_without(struct keeper *k, bool ran_here)
+{
 	if (k->conf.standby_role && !ran_here) {
 		keeper_start_core(k, RPL_FOUND_NONE, false);
 		standby_start(k);

@@ -47,13 +47,24 @@ void standby_start(struct keeper *k)
 	rpl_netbuf_attach(k->netbuf);
 }
 
+/* The standby's process may hold it still. */
+static void drop_staging(struct standby *b)
+{
+	struct rpl_err err;
+
+	if (b->staging_fd >= 0 && rpl_replica_void(b->staging_fd, &err) < 0)
+		rpl_log(RPL_LOG_WARNING, "reason=\"%s\"", err.msg);
+	rpl_close(&b->staging_fd);
+	b->found = false;
+}
+
 static int make_staging(struct standby *b, unsigned arena_mb, struct rpl_err *err)
 {
-	rpl_close(&b->staging_fd);
+	drop_staging(b);
 	b->staging_bytes = (uint64_t)arena_mb << 20;
 	if (b->staging_bytes < RPL_REPLICA_BYTES_MIN)
 		b->staging_bytes = RPL_REPLICA_BYTES_MIN;
-	b->staging_fd = memfd_create("replicad-staging", MFD_CLOEXEC);
+	b->staging_fd = memfd_create(STAGING_NAME, MFD_CLOEXEC);
 	if (b->staging_fd < 0 || ftruncate(b->staging_fd, (off_t)b->staging_bytes) < 0)
 		return rpl_fail_errno(err, errno, "staging area of %llu bytes", (unsigned long long)b->staging_bytes);
 	return 0;
@@ -64,6 +75,10 @@ static int start_mover(struct keeper *k, struct rpl_err *err)
 	struct standby *b = &k->standby;
 	struct rpl_mover_conf conf;
 	int r = make_staging(b, k->conf.arena_mb, err);
+	struct rpl_err why;
+
+	if (r == 0 && rpl_guest_entrust(k->guest, STAGING_NAME, b->staging_fd, &why) < 0)
+		rpl_log(RPL_LOG_DEBUG, "vm=%s reason=\"%s\": the replica ends with this keeper", k->conf.vm, why.msg);
 
 	if (r == 0)
 		r = keeper_mover_conf(k, RPL_ROLE_BACKUP, &conf, err);
@@ -83,6 +98,8 @@ static void ensure_mover(struct keeper *k)
 		return;
 	if (start_mover(k, &err) < 0)
 		keeper_alarm(k, err.msg);
+	else
+		keeper_past_save(k); /* who may be writing to the replica when we are gone */
 }
 
 static void drop_memory(struct standby *b)
@@ -93,7 +110,7 @@ static void drop_memory(struct standby *b)
 
 void standby_drop(struct keeper *k)
 {
-	rpl_close(&k->standby.staging_fd);
+	drop_staging(&k->standby);
 	drop_memory(&k->standby);
 }
 
@@ -107,6 +124,11 @@ void standby_on_started(struct keeper *k, int r, const struct rpl_err *err)
 	if (r == 0) {
 		r = rpl_guest_memory(k->guest, &b->memory, b->memory_fd, &b->n_memory_fds, &merr);
 		err = &merr;
+	}
+	if (b->adopting) {
+		k->guest_here = k->guest_process = b->ready = r == 0;
+		adopt_on_done(k, r, err);
+		return;
 	}
 	if (r < 0) {
 		rpl_close(&b->waiting_fd);
@@ -362,25 +384,33 @@ void standby_forget(struct keeper *k)
 {
 	k->standby.accepted = false;
 	movers_kill(k->movers);
-	rpl_close(&k->standby.staging_fd);
+	drop_staging(&k->standby);
+}
+
+int standby_open_replica(struct standby *b, struct rpl_replica **ret, struct rpl_memory **ret_ram, struct rpl_err *err)
+{
+	int fds[RPL_MEMORY_FDS_MAX];
+
+	*ret = NULL;
+	for (size_t i = 0; i < b->n_memory_fds; i++)
+		fds[i] = fcntl(b->memory_fd[i], F_DUPFD_CLOEXEC, 0);
+	*ret_ram = rpl_memory_new(&b->memory, fds, b->n_memory_fds, err);
+	if (*ret_ram)
+		*ret = rpl_replica_open(b->staging_fd, b->staging_bytes, *ret_ram, false, err);
+	return *ret ? 0 : err->code;
 }
 
 static int fold_and_extract(struct keeper *k, uint64_t epoch, int state_fd, size_t *ret_len, struct rpl_err *err)
 {
 	struct standby *b = &k->standby;
-	int fds[RPL_MEMORY_FDS_MAX], r;
 	struct rpl_replica *replica;
 	struct rpl_memory *ram;
 	const void *state;
 	uint64_t got;
+	int r = standby_open_replica(b, &replica, &ram, err);
 
-	for (size_t i = 0; i < b->n_memory_fds; i++)
-		fds[i] = fcntl(b->memory_fd[i], F_DUPFD_CLOEXEC, 0);
-	ram = rpl_memory_new(&b->memory, fds, b->n_memory_fds, err);
-	if (!ram)
-		return err->code;
-	replica = rpl_replica_open(b->staging_fd, b->staging_bytes, ram, false, err);
-	r = replica ? rpl_replica_activate(replica, &b->session, &got, &state, ret_len, err) : err->code;
+	if (r == 0)
+		r = rpl_replica_activate(replica, &b->session, &got, &state, ret_len, err);
 	if (r == 0 && got < epoch)
 		r = rpl_fail(err, -ENODATA, "the replica is at epoch %llu, epoch %llu was acknowledged",
 			     (unsigned long long)got, (unsigned long long)epoch);
@@ -408,8 +438,10 @@ void standby_activate(struct keeper *k, uint64_t epoch)
 		keeper_say(k, RPL_EV_GUEST_FAILED);
 		return;
 	}
+	rpl_fault_die(RPL_FAULT_DIE_PROMOTE_FOLDED);
 	/* From here on it is no standby any more: what it does is the guest's own life. */
 	k->standby.ready = k->standby.accepted = false;
+	keeper_past_save(k);
 	k->wish.open = true;
 	if (k->netbuf_here)
 		rpl_netbuf_open(k->netbuf);

@@ -140,13 +140,19 @@ static void put_safety(const struct keeper *k, json_t *doc)
 					    "both_lose_power", 0));
 }
 
+/* 0: the claim was granted to an earlier keeper, or the guest ran when this one came. */
+static uint64_t run_us(const struct keeper *k)
+{
+	return k->at.claim_granted && k->at.running > k->at.claim_granted ? (k->at.running - k->at.claim_granted) / 1000 : 0;
+}
+
 static json_t *takeover(const struct keeper *k)
 {
 	const struct moments *at = &k->took_over;
 	json_t *doc = json_pack("{s:I, s:I, s:I, s:I}", "detect_ms", (json_int_t)ms_between(at->heard, at->suspect), "claim_ms",
 			 (json_int_t)ms_between(at->claim_sent, at->claim_granted), "run_ms",
 			 (json_int_t)ms_between(at->claim_granted, at->running), "run_us",
-			 (json_int_t)((at->running - at->claim_granted) / 1000));
+			 (json_int_t)run_us(k));
 
 	if (k->blackout_us)
 		put(doc, "blackout_us", k->blackout_us);
@@ -195,7 +201,7 @@ static void tell_takeover(struct keeper *k)
 	(void)json_object_set_new(fields, "generation", json_integer((json_int_t)k->core.rec.generation));
 	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu takeover=done run_us=%llu", k->conf.vm,
 		(unsigned long long)k->core.rec.generation,
-		(unsigned long long)((k->at.running - k->at.claim_granted) / 1000));
+		(unsigned long long)run_us(k));
 	keeper_tell(k, "takeover", fields);
 }
 
@@ -233,8 +239,10 @@ void keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 			      "reason", k->reason));
 	if (to == RPL_ST_P_DEPOSED && a->u.state.reason == RPL_WHY_HANDED_OVER)
 		k->handed_generation = k->core.rec.generation - 1; /* the heir's claim is the one after */
-	if (from == RPL_ST_B_PROMOTE && to == RPL_ST_P_SOLO)
+	if ((from == RPL_ST_B_PROMOTE || k->heir) && to == RPL_ST_P_SOLO) {
+		k->heir = false;
 		tell_takeover(k);
+	}
 	tell_protected(k, to);
 	keeper_past_save(k);
 	if (to == RPL_ST_P_DRAIN)

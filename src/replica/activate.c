@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* The whole epochs of one session, as far as they follow each other. */
 struct chain {
@@ -80,6 +81,30 @@ static int collect_state(struct rpl_replica *r, const struct area_header *h, str
 	free(r->state);
 	r->state = p;
 	return 0;
+}
+
+int rpl_replica_newest(struct rpl_replica *r, struct rpl_uuid *ret_session, uint64_t *ret_epoch, struct rpl_err *err)
+{
+	struct chain chain;
+	int result = area_check_super(&r->area, err);
+
+	if (result < 0)
+		return result;
+	*ret_session = r->area.super->session;
+	if (rpl_uuid_is_zero(ret_session))
+		return rpl_fail(err, -ENODATA, "staging area: no session began in it");
+	result = find_chain(r, ret_session, &chain, err);
+	if (result == 0)
+		*ret_epoch = chain.newest;
+	return result;
+}
+
+int rpl_replica_void(int fd, struct rpl_err *err)
+{
+	static const struct area_super nothing;
+	ssize_t n = pwrite(fd, &nothing, sizeof(nothing), 0);
+
+	return n == (ssize_t)sizeof(nothing) ? 0 : rpl_fail_errno(err, n < 0 ? errno : EIO, "void a staging area");
 }
 
 int rpl_replica_activate(struct rpl_replica *r, const struct rpl_uuid *session, uint64_t *ret_epoch,

@@ -409,6 +409,12 @@ def _keeper(side, point, what, also=(), then=None, must=BACK, **more):
     return _point(point, what, died_at(side, point, "keeper", 1 if then else PASSAGES_MAX, then), must, also, **more)
 
 
+def _heir(point, when):
+    """The backup's keeper dies on the way from the primary's silence to a running guest; the next one goes on from there."""
+    return _keeper(BACKUP, point, f"the primary is stopped so long, and the backup's keeper dies when {when}", (), stop_primary, TAKEOVER,
+                   during=both(takeover, lasting(1)), mend=go_on)
+
+
 def _claims():
     """Each claim: not sent, on the wire, granted and not acted on."""
     moments = (("unsent", "is to be sent"), ("sent", "is on the wire"), ("granted", "was granted and is not acted on"))
@@ -418,9 +424,7 @@ def _claims():
         yield _keeper(PRIMARY, f"die_claim_arm_{word}", f"the primary's keeper dies when its claim of PROTECTED {when}", EITHER,
                       lose_backup)
     for word, when in moments:
-        yield _keeper(BACKUP, f"die_claim_takeover_{word}", "the primary is stopped so long, and the backup's keeper dies when its "
-                      f"claim {when}", {"unsent": (), "sent": (ENDED,), "granted": ()}[word], stop_primary,
-                      ENDED if word == "granted" else BACK, during=lasting(1), mend=go_on)
+        yield _heir(f"die_claim_takeover_{word}", f"its claim {when}")
     for word, when in moments:
         yield _keeper(PRIMARY, f"die_claim_down_{word}", "the guest shuts down, and the primary's keeper dies when its claim of "
                       f"DOWN {when}", (), power_off, ENDED)
@@ -449,7 +453,11 @@ KINDS += [
             switch_over),
     _keeper(PRIMARY, "die_handover_sent", "a switchover, and the primary's keeper dies when it has handed over", (BACK,), switch_over,
             TAKEOVER),
-    _keeper(BACKUP, "die_handover_heard", "a switchover, and the backup's keeper dies when it is to take over", (), switch_over),
+    _keeper(BACKUP, "die_handover_heard", "a switchover, and the backup's keeper dies when it is to take over", EITHER, switch_over),
+    _heir("die_promote_folded", "it has won and folded the replica"),
+    _heir("die_promote_loading", "it has told the standby to load its state"),
+    _heir("die_promote_loaded", "the standby has loaded its state"),
+    _heir("die_promote_runs", "the standby runs"),
     *_claims(),
 ]
 ALIASES = {"all": "all-primary"}

@@ -593,6 +593,8 @@ static void a_restart_lets_the_record_decide(void **state)
 	ev.u.start.epoch = 7;
 	SEE(ev, START, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &theirs), B_SUSPECT, "FREEZE");
+	SEE(EV(FROZEN), B_SUSPECT, ""); /* the primary may live: it is given the time to claim SOLO */
+	assert_int_equal(rpl_core_deadline(&b->c), b->now + b->c.conf.suspect_ns + b->c.conf.takeover_delay_ns);
 
 	setup(b, RPL_STORE_NONE); /* ... which had even won */
 	SEE(ev, START, "READ_RECORD");

@@ -239,6 +239,62 @@ static void an_aborted_epoch_leaves_no_trace(void **state)
 	tear_down(&b);
 }
 
+static void newest_is(struct box *b, uint64_t expected)
+{
+	struct rpl_uuid session;
+	uint64_t epoch;
+
+	if (rpl_replica_newest(b->replica, &session, &epoch, &b->err) < 0)
+		fail_msg("newest: %s", b->err.msg);
+	assert_true(rpl_uuid_equal(&session, &b->session));
+	assert_int_equal(epoch, expected);
+}
+
+static void there_is_no_newest(struct box *b, const char *why)
+{
+	struct rpl_uuid session;
+	uint64_t epoch;
+
+	assert_int_equal(rpl_replica_newest(b->replica, &session, &epoch, &b->err), -ENODATA);
+	if (!strstr(b->err.msg, why))
+		fail_msg("says '%s', expected '%s'", b->err.msg, why);
+}
+
+/* A keeper that knows nothing finds session and epoch in the area, whatever the mover was at; looking folds nothing. */
+static void a_stranger_finds_what_is_whole(void **state)
+{
+	uint8_t before[PAGES];
+	struct box b;
+
+	(void)state;
+	for (unsigned slices = 0; slices < 14; slices++) {
+		set_up(&b);
+		mover_dies(&b);
+		there_is_no_newest(&b, "no whole epoch");
+		tear_down(&b);
+
+		set_up(&b);
+		bulk(&b, 200);
+		stage(&b, 1, 5000);
+		stage(&b, 2, 5000);
+		assert_int_equal(rpl_replica_acked(b.replica, 2, &b.err), 0);
+		for (unsigned i = 0; i < slices; i++)
+			assert_true(rpl_replica_fold(b.replica, 1, &b.err) >= 0);
+		memcpy(before, b.model, PAGES);
+		fill_epoch(&b, 3, 4096); /* never sealed */
+		memcpy(b.model, before, PAGES);
+		mover_dies(&b);
+		newest_is(&b, 2);
+		newest_is(&b, 2);
+		activate(&b, 2, 5000);
+		newest_is(&b, 2); /* an activation that did not come to its end is begun anew */
+		assert_int_equal(rpl_replica_void(b.staging_fd, &b.err), 0);
+		there_is_no_newest(&b, "never formatted");
+		expect_no_activation(&b, &b.session, -ENODATA, "never formatted");
+		tear_down(&b);
+	}
+}
+
 static void without_a_complete_replica_there_is_nothing(void **state)
 {
 	struct rpl_uuid other;
@@ -517,6 +573,7 @@ int main(void)
 		cmocka_unit_test(folding_is_idempotent),
 		cmocka_unit_test(a_torn_epoch_is_not_there),
 		cmocka_unit_test(an_aborted_epoch_leaves_no_trace),
+		cmocka_unit_test(a_stranger_finds_what_is_whole),
 		cmocka_unit_test(without_a_complete_replica_there_is_nothing),
 		cmocka_unit_test(a_new_session_forgets),
 		cmocka_unit_test(the_first_epoch_must_complete_the_ram),
