@@ -1,8 +1,10 @@
 """The guest's kernel and initramfs, made from installed Debian packages.
 
 Nothing is downloaded and no root trick is needed: the newc archive is written here. The result is cached in a
-directory whose name is a digest of everything that went in, so a package update makes a new image.
+directory whose name is a digest of everything that went in, so a package update makes a new image. Whoever uses an image
+holds a shared lock on its directory for as long as the process lives: other checkouts have other images, and prune the cache.
 """
+import fcntl
 import hashlib
 import lzma
 import os
@@ -190,6 +192,38 @@ def fingerprint(paths):
     return h.hexdigest()[:16]
 
 
+class Lock:
+    """A lock on a directory, held until the process ends or release()."""
+
+    def __init__(self, path, kind):
+        """OSError if it is not there, or is not to be had."""
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self.fd, kind)
+            if not os.path.samestat(os.fstat(self.fd), os.stat(path)):
+                raise FileNotFoundError(f"{path} was removed by whoever had the lock before")
+        except OSError:
+            self.release()
+            raise
+
+    def release(self):
+        os.close(self.fd)
+
+
+IN_USE = {}  # directory: Lock
+
+
+def hold(target):
+    """Have the image stay, if it is there: whether it is. Counts as its last use."""
+    if target not in IN_USE:
+        try:
+            IN_USE[target] = Lock(target, fcntl.LOCK_SH)
+        except OSError:
+            return False
+    os.utime(target)
+    return True
+
+
 def build(cache_dir, guest_dir, source_dir):
     """Return {"kernel", "bzimage", "initrd", "release"}, from the cache when nothing that goes in has changed."""
     release = kernel_release()
@@ -198,7 +232,7 @@ def build(cache_dir, guest_dir, source_dir):
     files = inputs(guest_dir, source_dir)
     target = os.path.join(cache_dir, fingerprint([bzimage, *modules, *files.values()]))
     result = {"kernel": f"{target}/vmlinux", "bzimage": f"{target}/bzImage", "initrd": f"{target}/initrd", "release": release}
-    if not os.path.exists(target):
+    while not hold(target):
         os.makedirs(cache_dir, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir, prefix="new-") as work:
             write_image(work, bzimage, modules, files)
@@ -240,6 +274,10 @@ def forget_old(cache_dir, keep):
     old = [os.path.join(cache_dir, n) for n in os.listdir(cache_dir) if re.fullmatch(r"[0-9a-f]{16}", n)]
     old = sorted((p for p in old if p != keep), key=os.path.getmtime)
     for path in old[:max(0, len(old) - CACHED_IMAGES_MAX + 1)]:
-        for name in os.listdir(path):
-            os.unlink(os.path.join(path, name))
-        os.rmdir(path)
+        try:
+            lock = Lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # in use, or gone
+        with tempfile.TemporaryDirectory(dir=cache_dir, prefix="old-") as work:  # whole or not at all, for who comes meanwhile
+            os.rename(path, os.path.join(work, "image"))
+        lock.release()

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """What counts as a run that holds: problems of single rounds, leftovers, the negative control, the last line."""
 import contextlib
+import fcntl
 import io
 import json
 import os
 import sys
+import tempfile
 import types
 import unittest
 
@@ -115,6 +117,25 @@ class Files(unittest.TestCase):
             at += -at % 4
         self.assertEqual(names, [("dev", "0o40755", 0, (0, 0)), ("dev/console", "0o20600", 0, (5, 1)), ("bin", "0o40755", 0, (0, 0)),
                                  ("bin/a", "0o100755", 3, (0, 0)), ("TRAILER!!!", "0o0", 0, (0, 0))])
+
+    def test_an_image_in_use_is_not_pruned(self):
+        with tempfile.TemporaryDirectory() as cache:
+            paths = [os.path.join(cache, f"{i:016x}") for i in range(image.CACHED_IMAGES_MAX + 3)]
+            for i, path in enumerate(paths):
+                os.mkdir(path)
+                with open(os.path.join(path, "initrd"), "w", encoding="ascii"):
+                    pass
+                os.utime(path, (i, i))
+            used = image.Lock(paths[0], fcntl.LOCK_SH)  # as another process has it
+            image.forget_old(cache, paths[-1])
+            self.assertEqual(sorted(os.listdir(cache)), [os.path.basename(p) for p in [paths[0], *paths[3:]]])
+            used.release()
+            self.assertTrue(image.hold(paths[4]))       # used last, now
+            image.IN_USE.pop(paths[4]).release()
+            os.mkdir(paths[1])
+            image.forget_old(cache, paths[-1])
+            self.assertFalse(image.hold(paths[0]))
+            self.assertTrue(os.path.exists(os.path.join(paths[4], "initrd")))
 
     def test_a_kernel_in_another_compression_is_left_alone(self):
         self.assertIsNone(image.vmlinux_of(b"\0" * 4096))
