@@ -17,3 +17,19 @@ replicad_LDADD = netbuf/libnetbuf.la failover/arbiter/libarbiter.la src/guest/li
 
 TESTS += tests/unit/xen-commands
 EXTRA_DIST += tests/unit/xen-commands tests/lib/fake_xl.py
+
+if XEN
+# Sending, against a stand-in for Xen's libraries that fails where it is told to.
+check_PROGRAMS += tests/unit/xen_send
+TESTS += tests/unit/xen_send
+tests_unit_xen_send_SOURCES = tests/unit/xen_send.c tests/unit/xen_fake.h tests/unit/xen_fake.c src/cli/xen_send.c
+tests_unit_xen_send_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_send_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
+tests_unit_xen_send_LDADD = src/guest/libxenstandby.la $(guest_test_libs) src/stream/libstream.la
+check_PROGRAMS += tests/unit/xen_migrate
+tests_unit_xen_migrate_SOURCES = tests/unit/xen_migrate.c tests/unit/xen_fake.h tests/unit/xen_fake.c src/cli/xen_send.c \
+	src/cli/cmd_migrate.c src/cli/migrate_peer.c
+tests_unit_xen_migrate_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_migrate_LDFLAGS = $(tests_unit_xen_send_LDFLAGS)
+tests_unit_xen_migrate_LDADD = $(tests_unit_xen_send_LDADD)
+endif

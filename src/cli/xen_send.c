@@ -25,7 +25,6 @@
 
 #define BATCH RPL_STREAM_PAGES_PER_RECORD
 #define HEAD_MAX (8u << 20) /* static records, with the p2m frames of a PV guest */
-#define RUN_DIR RPL_RUNDIR "/xen" /* of programs that are no keepers */
 #define STREAM_SHARE 2 /* the stream may use this part of the allowed pause; the other end needs the rest */
 
 struct xen_send {
@@ -138,10 +137,18 @@ static void watch_signals(struct xen_send *s)
 	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
 
 	for (size_t i = 0; i < RPL_ARRAY_LEN(signals); i++) {
+		struct sigaction now;
+
+		if (sigaction(signals[i], NULL, &now) == 0 && now.sa_handler == SIG_IGN)
+			continue; /* nohup's */
 		ev_signal_init(&s->signals[i], on_signal, signals[i]);
 		s->signals[i].data = s;
 		ev_signal_start(s->loop, &s->signals[i]);
 	}
+}
+
+static void make_watchers(struct xen_send *s)
+{
 	ev_init(&s->timer, on_timer);
 	ev_init(&s->pause_timer, on_pause_timer);
 	ev_init(&s->ready, on_ready);
@@ -495,20 +502,22 @@ int xen_send_destroy(struct xen_send *s, struct rpl_err *err)
 
 static int open_guest(struct xen_send *s, struct rpl_err *err)
 {
+	const char *run_dir = s->policy.run_dir ? s->policy.run_dir : RPL_RUNDIR "/xen";
 	const struct rpl_guest_conf conf = { .backend = "xen", .name = s->name, .any_disk = true, .any_netdev = true,
-					     .run_dir = RUN_DIR, .op_timeout_ms = s->policy.suspend_timeout_ms };
+					     .run_dir = run_dir, .op_timeout_ms = s->policy.suspend_timeout_ms };
 
-	if (rpl_mkdir_p(RUN_DIR, 0755, err) < 0)
+	if (rpl_mkdir_p(run_dir, 0755, err) < 0)
 		return err->code;
 	s->head = malloc(HEAD_MAX);
 	s->pages = aligned_alloc(RPL_PAGE_SIZE, (size_t)BATCH * RPL_PAGE_SIZE);
 	s->loop = ev_loop_new(EVFLAG_AUTO);
 	if (!s->head || !s->pages || !s->loop)
 		return rpl_fail(err, -ENOMEM, "no memory for sending");
-	watch_signals(s);
+	make_watchers(s);
 	s->guest = rpl_guest_new(&conf, s->loop, on_done, on_event, s, err);
 	if (!s->guest || run(s, rpl_guest_attach, err) < 0)
 		return err->code;
+	watch_signals(s);
 	return xl_domid(s->name, &s->domid, err);
 }
 
@@ -561,6 +570,8 @@ void xen_send_free(struct xen_send *s)
 		return;
 	rpl_memory_free(s->memory);
 	rpl_guest_free(s->guest);
+	for (size_t i = 0; s->loop && i < RPL_ARRAY_LEN(s->signals); i++)
+		ev_signal_stop(s->loop, &s->signals[i]);
 	if (s->loop)
 		ev_loop_destroy(s->loop);
 	rpl_bitmap_fini(&s->todo);

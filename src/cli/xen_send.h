@@ -19,6 +19,7 @@ struct xen_send;
 #define XEN_SEND_AWAY "--migratedaway" /* behind the name of a domain that was handed over, as stock xl does */
 
 struct xen_send_policy {
+	const char *run_dir;      /* for notes; NULL: RPL_RUNDIR/xen */
 	unsigned rounds_max;      /* live rounds, at least 1 */
 	uint64_t pages_enough;    /* so few left: pause */
 	unsigned suspend_timeout_ms;

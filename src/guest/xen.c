@@ -88,7 +88,9 @@ static void look_again(struct xen *x)
 
 	if (x->over || !x->attached)
 		return;
-	if (r < 0 || d.dying) {
+	if (r < 0 && r != -ESRCH) { /* not known: whoever waits for something does so for a time */
+		rpl_log(RPL_LOG_WARNING, "vm=%s domain=%u look=\"%s\"", g->conf.name, x->domid, strerror(-r));
+	} else if (r < 0 || d.dying) {
 		ended(x, RPL_GUEST_SHUTDOWN, "was destroyed");
 	} else if (d.shutdown && d.reason != SHUTDOWN_suspend) {
 		ended(x, is_crash(d.reason) ? RPL_GUEST_CRASH : RPL_GUEST_SHUTDOWN, reason_name(d.reason));
@@ -392,8 +394,9 @@ static bool must_ask(struct xen *x)
 
 	if (x->kind == XEN_PV)
 		return true;
-	(void)xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_CALLBACK_IRQ, &irq);
-	(void)xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_ACPI_S_STATE, &sleeping);
+	if (xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_CALLBACK_IRQ, &irq) < 0 ||
+	    xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_ACPI_S_STATE, &sleeping) < 0)
+		return true; /* not known: asking harms nobody */
 	return irq && !sleeping;
 }
 
@@ -480,10 +483,10 @@ static int do_resume(struct rpl_guest *g, struct rpl_err *err)
 	struct xen_dominfo d;
 	int r = xen_compat_dominfo(x->xc, x->domid, &d);
 
-	if (r < 0)
+	if (r == -ESRCH)
 		return rpl_fail_errno(err, -r, "%s: resume: domain %u", g->conf.name, x->domid);
 	x->wanted = false; /* a suspend that is still under way is undone when it comes */
-	if (d.shutdown && d.reason == SHUTDOWN_suspend) {
+	if (r < 0 || (d.shutdown && d.reason == SHUTDOWN_suspend)) { /* not known: the call itself refuses one that runs */
 		if (xc_domain_resume(x->xc, x->domid, 1) < 0)
 			return rpl_fail_errno(err, errno, "%s: resume: domain %u", g->conf.name, x->domid);
 		(void)xs_resume_domain(x->xs, x->domid); /* in case xenstored saw it: the next end is to be told again */

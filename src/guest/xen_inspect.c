@@ -83,6 +83,8 @@ static int look_devices_of(struct xen *x, const char *kind, struct rpl_err *err)
 
 	(void)snprintf(path, sizeof(path), "/libxl/%u/device/%.40s", x->domid, kind);
 	ids = xs_directory(x->xs, XBT_NULL, path, &n);
+	if (!ids && errno != ENOENT)
+		return rpl_fail_errno(err, errno, "xenstore: list %s", path);
 	if (n && strcmp(kind, "pci") == 0)
 		r = rpl_fail(err, -ENOTSUP, "it has a PCI device passed through, whose memory accesses nobody can log: xl pci-detach");
 	else if (n && !device_allowed(kind))
@@ -103,6 +105,8 @@ static int look_devices(struct xen *x, struct rpl_err *err)
 
 	(void)snprintf(path, sizeof(path), "/libxl/%u/device", x->domid);
 	kinds = xs_directory(x->xs, XBT_NULL, path, &n);
+	if (!kinds && errno != ENOENT)
+		return rpl_fail_errno(err, errno, "xenstore: list %s", path);
 	for (unsigned i = 0; i < n && r == 0; i++)
 		r = look_devices_of(x, kinds[i], err);
 	free(kinds);

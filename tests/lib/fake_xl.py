@@ -67,6 +67,13 @@ def main():
         sys.exit("libxl: error: told to fail: %s" % command)
     if command == "restore":
         restore(args)
+    elif command == "list" and args[0] == "-l":
+        found = [i for i, d in domains().items() if d["name"] == args[1]]
+        if not found:
+            sys.exit("%s is an invalid domain identifier (rc=-6)" % args[1])
+        print(json.dumps([{"domid": found[0], "config": {
+            "c_info": {"type": "pvh", "name": args[1], "domid": found[0], "uuid": "5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a5a"},
+            "b_info": {"max_memkb": 4128, "max_vcpus": 1}}}]))
     elif command == "domid":
         found = [i for i, d in domains().items() if d["name"] == args[0]]
         if not found:

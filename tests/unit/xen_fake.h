@@ -1,0 +1,68 @@
+/* xen_fake.h - stands in for Xen's libraries: one domain in this process, whose calls fail when they are told to
+ *
+ * For the error paths of what follows a domain; it proves nothing about Xen. Machine memory is a memfd; /dev/xen/privcmd is that
+ * memfd (the program is linked with --wrap=open,--wrap=open64,--wrap=ioctl).
+ */
+#ifndef XEN_FAKE_H
+#define XEN_FAKE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define FAKE_DOMID 5
+#define FAKE_NAME "web1"
+#define FAKE_PAGES 1024          /* pfns from 0 */
+#define FAKE_SPECIAL 0xfeff8     /* PVH: eight pages more from here */
+#define FAKE_SPECIALS 8
+#define FAKE_FOREIGN_MFN 2000    /* PV: machine memory that is not the guest's */
+/* PV: what the guest keeps where */
+#define FAKE_L4 10
+#define FAKE_L1 13
+#define FAKE_LEAF 14             /* of the p2m, and the next */
+#define FAKE_BALLOON 900         /* no memory from here */
+#define FAKE_BALLOON_END 920
+#define FAKE_BROKEN 21
+#define FAKE_CALLS 1000
+
+struct xen_fake {
+	bool pv;
+	/* what the test changes */
+	bool gone, refuses;          /* the domain is destroyed; does not answer a request to suspend */
+	bool no_shadow;              /* this Xen cannot log a PV guest's writes */
+	unsigned reason;             /* with which it shuts down when asked to suspend */
+	uint64_t bad_map;            /* this pfn cannot be mapped by the mover; UINT64_MAX: all can */
+	void (*on_clean)(unsigned n);  /* the guest runs on after the nth look at the bitmap; 0: logging has begun */
+	void (*on_suspend)(void);    /* the last thing that it does */
+	/* one call that fails: the nth of all, or every one of this name */
+	unsigned fail_at;
+	const char *fail_name;
+	int error;
+	/* what is seen; names of functions */
+	unsigned calls, cleans, suspends, resumes;
+	const char *call[FAKE_CALLS]; /* their names, in order */
+	bool suspended, logging;
+	int handles, mappings, buffers; /* open */
+	uint8_t type[FAKE_PAGES + FAKE_SPECIALS];
+};
+extern struct xen_fake fake;
+
+void xen_fake_start(bool pv);
+void xen_fake_end(void);
+/* The guest's page as it is now. */
+uint8_t *xen_fake_page(uint64_t pfn);
+uint64_t xen_fake_mfn(uint64_t pfn);
+/* The guest writes: the page is dirty. */
+void xen_fake_write(uint64_t pfn, size_t at, uint64_t value);
+void xen_fake_set_type(uint64_t pfn, unsigned type);
+/* PV: the guest's p2m says this of a page; Xen believes it too. ~0: none. */
+void xen_fake_set_mfn(uint64_t pfn, uint64_t mfn);
+void xen_fake_p2m_generation(uint64_t generation);
+void xen_fake_p2m_count(uint64_t count);
+const char *xen_fake_name(void); /* in xenstore */
+void xen_fake_set_name(const char *name);
+/* It shuts down by itself. */
+void xen_fake_shutdown(unsigned reason);
+void xen_fake_destroy(void);
+
+#endif
