@@ -123,11 +123,19 @@ static void swap(const char *path, const struct rpl_arbiter_ask *ask, bool prese
 static void learn(const char *path, const struct rpl_arbiter_ask *ask, bool present, const struct rpl_record *now,
 		  struct rpl_register_answer *a)
 {
+	uint64_t here = present ? now->generation : 0;
 	char text[RPL_RECORD_TEXT_MAX];
 	int len;
 
 	if (present && now->generation >= ask->want.generation) {
 		known(a, RPL_ARBITER_OK, now);
+		return;
+	}
+	if (ask->want.generation - here > RPL_GENERATION_LEAP_MAX) {
+		(void)rpl_fail(&a->err, -ERANGE, "arbiter manual: %.63s says that its record is of generation %llu, and here it is of "
+			       "%llu: so many changes cannot have been missed, so it is not believed", ask->want.owner,
+			       (unsigned long long)ask->want.generation, (unsigned long long)here);
+		unknown(a);
 		return;
 	}
 	len = rpl_record_encode(&ask->want, text, &a->err);

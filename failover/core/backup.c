@@ -35,6 +35,15 @@ static void heir_of_nothing(struct rpl_core *c, struct rpl_actions *out)
 		rpl_core_enter(c, out, RPL_ST_IDLE, RPL_WHY_REPLICA_LOST);
 }
 
+/* With an arbiter that waits for words nobody tells a frozen backup that the primary lives, but the primary itself: it calls
+ * to go on with the very session. That is over, frozen here; and the primary can serve again only when nobody can take over
+ * from it any more. So the replica is given up: what a word could have been given for is gone before the primary hears so. */
+static bool primary_lives(const struct rpl_core *c, const struct rpl_event *ev)
+{
+	return in_states(c, ST(B_SUSPECT)) && !c->conf.auto_claim && !c->handover && !c->ordered_generation &&
+	       ev->u.open.resume && ours(c, &ev->u.open.session);
+}
+
 /* ---- a session begins, or goes on over a new connection */
 void rpl_core_on_session_open(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
@@ -55,6 +64,8 @@ void rpl_core_on_session_open(struct rpl_core *c, const struct rpl_event *ev, st
 		rpl_core_act_session(c, out, RPL_ACT_SESSION_REFUSE, s);
 		if (in_states(c, ST(B_SEED)))
 			rpl_core_forget(c, out, RPL_WHY_BUSY); /* half a copy of an older session is worth nothing */
+		else if (primary_lives(c, ev))
+			rpl_core_forget(c, out, RPL_WHY_PRIMARY_LIVES);
 		else if (in_states(c, ST(B_READY) | ST(B_SUSPECT)))
 			rpl_core_read(c, out); /* a whole one only if the record still names it */
 	}

@@ -33,6 +33,8 @@ static void send_claim(struct rpl_core *c, struct rpl_actions *out)
 	a->u.claim.kind = c->claim_kind;
 	a->u.claim.operator_ordered = c->ordered_generation != 0;
 	a->u.claim.handed_over = c->claim_kind == RPL_CLAIM_TAKEOVER && c->handover;
+	a->u.claim.given_up = c->claim_kind == RPL_CLAIM_SOLO && c->given_up &&
+			      rpl_uuid_equal(&c->expect.session, &c->session);
 	a->u.claim.expect = c->expect;
 	a->u.claim.want = c->claimed;
 }

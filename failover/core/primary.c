@@ -150,7 +150,7 @@ static void begin_session(struct rpl_core *c, struct rpl_actions *out)
 	struct rpl_action *a;
 
 	rpl_core_draw(c, &c->session);
-	c->link_up = c->session_dead = c->handover = c->store_ok = c->throttled = c->capturing = false;
+	c->link_up = c->session_dead = c->given_up = c->handover = c->store_ok = c->throttled = c->capturing = false;
 	c->sealed = c->acked = c->journaled = c->released = c->flush_asked = c->flushed = c->epoch - 1;
 	c->progress = c->overdue_ns = c->captured_ns = 0;
 	c->heard_ns = c->progress_ns = c->now_ns;
@@ -168,7 +168,7 @@ void rpl_core_end_session(struct rpl_core *c, struct rpl_actions *out, bool forg
 		rpl_core_act_session(c, out, RPL_ACT_SEND_FORGET, &c->session);
 	rpl_core_act_session(c, out, RPL_ACT_SESSION_END, &c->session);
 	memset(&c->session, 0, sizeof(c->session));
-	c->link_up = c->session_dead = false;
+	c->link_up = c->session_dead = c->given_up = false;
 	c->overdue_ns = 0;
 	if (c->capturing) { /* its answer will find nobody */
 		c->capturing = false;
@@ -191,7 +191,7 @@ void rpl_core_on_link_up(struct rpl_core *c, const struct rpl_event *ev, struct 
 	if (in_states(c, ST(P_SYNC)))
 		return;
 	if (c->acked >= c->must_ack && ev->u.link.epoch < c->acked) { /* it acked more than it still holds */
-		struct rpl_event lost = { .kind = RPL_EV_SESSION_LOST, .u.session.session = c->session };
+		struct rpl_event lost = { .kind = RPL_EV_SESSION_LOST, .u.lost.session = c->session };
 
 		rpl_core_on_session_lost(c, &lost, out);
 		return;
@@ -209,9 +209,10 @@ void rpl_core_on_link_down(struct rpl_core *c, const struct rpl_event *ev, struc
 
 void rpl_core_on_session_lost(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
-	if (!same_session(c, &ev->u.session.session))
+	if (!same_session(c, &ev->u.lost.session))
 		return;
 	c->session_dead = true;
+	c->given_up = c->given_up || ev->u.lost.gone;
 	c->link_up = false;
 	if (in_states(c, ST(P_SYNC))) {
 		rpl_core_end_session(c, out, false);
@@ -220,7 +221,7 @@ void rpl_core_on_session_lost(struct rpl_core *c, const struct rpl_event *ev, st
 	} else if (in_states(c, ST(P_ARM)) && !rpl_core_unresolved(c)) {
 		rpl_core_disarm(c, out, RPL_WHY_SESSION_LOST);
 	} else if (in_states(c, ST(P_PROTECTED) | ST(P_STALLED)) || (in_states(c, ST(P_DRAIN)) && !c->handover)) {
-		if (c->conf.auto_claim)
+		if (c->conf.auto_claim || c->given_up)
 			rpl_core_want_solo(c, out, RPL_WHY_SESSION_LOST);
 		else if (!in_states(c, ST(P_STALLED)))
 			rpl_core_enter(c, out, RPL_ST_P_STALLED, RPL_WHY_SESSION_LOST);

@@ -54,7 +54,9 @@ int rpl_arbiter_cas(struct rpl_arbiter *a, const struct rpl_record *expect, cons
 int rpl_arbiter_cas_permitted(struct rpl_arbiter *a, const struct rpl_record *expect, const struct rpl_record *want,
 			      struct rpl_err *err);
 /* manual: the peer says that this is its record. It replaces ours if its generation is the greater; answered as a read.
- * -EOPNOTSUPP with any other backend. */
+ * A generation more than RPL_GENERATION_LEAP_MAX beyond ours is no honest peer's: it is not written down, and the outcome is
+ * UNKNOWN. -EOPNOTSUPP with any other backend. */
+#define RPL_GENERATION_LEAP_MAX UINT64_C(1000000)
 int rpl_arbiter_learn(struct rpl_arbiter *a, const struct rpl_record *record, struct rpl_err *err);
 /* An operation under way is given up without an answer. Accepts NULL. */
 void rpl_arbiter_free(struct rpl_arbiter *a);

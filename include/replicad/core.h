@@ -95,7 +95,7 @@ enum rpl_state {
 	/* the session, seen from the primary */                                                                     \
 	X(LINK_UP, link, "connected; the backup says it holds `session` and acked `epoch` (0: nothing yet)")         \
 	X(LINK_DOWN, none, "the connection is gone; the shell reconnects by itself until SESSION_END")               \
-	X(SESSION_LOST, session, "the peer refused the session or no longer holds its state")                        \
+	X(SESSION_LOST, lost, "the peer refused the session or no longer holds its state")                           \
 	X(SYNC_READY, session, "store resynced and RAM rounds converged: time to arm")                               \
 	X(ACK, link, "the backup's ack of `epoch`, decoded")                                                         \
 	X(HEARD, heard, "something came from the peer (heartbeats count)")                                           \
@@ -233,6 +233,10 @@ struct rpl_event {
 		} session;
 		struct {
 			struct rpl_uuid session;
+			bool gone; /* the peer itself says that it holds nothing of it, and it has heard of no generation newer than ours */
+		} lost;
+		struct {
+			struct rpl_uuid session;
 			uint64_t epoch;
 		} link;
 		struct {
@@ -304,6 +308,7 @@ enum rpl_claim_kind {
 	X(PEER_OWNS, "the peer owns a newer generation")                        \
 	X(FORGET, "the primary needs this replica no more")                     \
 	X(REPLICA_LOST, "the standby guest is gone")                            \
+	X(PRIMARY_LIVES, "the primary lives and goes on without this replica")  \
 	X(NO_REPLICA, "no complete replica here (R7)")                          \
 	X(NO_MEMORY, "the running guest's memory is not here (R2b)")            \
 	X(COLD, "cold start")                                                   \
@@ -329,6 +334,7 @@ struct rpl_action {
 			enum rpl_claim_kind kind;
 			bool operator_ordered; /* an operator's word; the arbiter `manual` waits for it */
 			bool handed_over;      /* TAKEOVER: the owner itself asked for it, and holds still */
+			bool given_up;         /* SOLO: the backup itself says that it holds nothing to take over with */
 			struct rpl_record expect, want;
 		} claim;
 		struct {
@@ -451,6 +457,7 @@ struct rpl_core {
 	/* the session */
 	struct rpl_uuid session;    /* zero: none */
 	bool link_up, session_dead; /* dead: will not come back; claim without waiting for silence */
+	bool given_up;              /* ... since the backup holds nothing of it, as it says itself */
 	unsigned sync_failures;     /* sessions in a row for which the peer was not there */
 	uint64_t heard_ns;          /* the peer, last */
 	uint64_t progress, progress_ns; /* what the peer had received, and when that last grew (or an ack came) */

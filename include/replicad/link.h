@@ -70,7 +70,7 @@ struct rpl_hello {
 	uint32_t features;             /* RPL_FEATURE_* */
 	struct rpl_uuid vm;
 	struct rpl_uuid session;       /* primary: the session it wants; backup: the one it holds state of, or zero */
-	uint64_t generation;
+	uint64_t generation;           /* of the record, as this side knows it */
 	uint64_t last_staged;          /* backup: last epoch staged in `session` */
 	uint64_t epoch_bytes_max;      /* largest epoch it can stage */
 	uint64_t ram_pages;
@@ -80,6 +80,7 @@ struct rpl_hello {
 	uint64_t blackout_us;          /* primary: what the switchover cost by which the guest came to it, for people; 0: none */
 	uint32_t flags;                /* RPL_HELLO_* */
 };
+#define RPL_GENERATION_UNKNOWN UINT64_MAX /* hello of a backup that has not read its record */
 #define RPL_HELLO_RESUME 0x1u /* primary: `session` has a first checkpoint on its way or there: it can only go on */
 enum rpl_role { RPL_ROLE_PRIMARY = 1, RPL_ROLE_BACKUP = 2 };
 #define RPL_FEATURE_ZERO_PAGES 0x1u /* the PAGES encoding version 1 */

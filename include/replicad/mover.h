@@ -61,7 +61,8 @@
 	X(READY)        /* CONF was fine, privileges are gone */                                           \
 	X(LINK_UP)      /* backup: hello holds the primary's; its definition is in the text memfd, NUL behind it (length in value) */ \
 	X(LINK_DOWN)    /* text: why; value = 1: the session is void as well (see above); epoch = errno: EACCES, the \
-			* peer's name or key was refused or ours by the peer; ENOKEY, EINVAL: ours cannot be used */          \
+			* peer's name or key was refused or ours by the peer; ENOKEY, EINVAL: ours cannot be used; ESTALE, on a \
+			* primary: the backup itself said that it holds nothing of the session, generation = of its record */ \
 	X(LINK_REFUSED) /* backup: text: why a LINK did not take the place of the one in use, which goes on; epoch = errno */ \
 	X(PEER_READY)   /* primary: value = 1 if resumed; epoch = what the backup says it acked in this session, 0: nothing */ \
 	X(PEER_REFUSED) /* text: the peer's sentence; LINK_DOWN follows */                                  \
@@ -126,11 +127,14 @@ struct rpl_mover_msg {
 	};
 };
 
-/* The shared page. Written by the mover only, but for the first field; each is read alone and may be a moment old. */
+/* The shared page. Written by the mover only, but for the first two fields; each is read alone and may be a moment old. */
 struct rpl_mover_counters {
 	/* Written by the keeper, which adds 1 every few ms while it lives: a mover whose keeper stands still sends no
 	 * heartbeat, so that a host on which nobody decides is as silent as a dead one. 0: this keeper does not beat. */
 	_Atomic uint64_t keeper_beats;
+	/* As well: the generation of the record as this host knows it, RPL_GENERATION_UNKNOWN, or 0 if there is none. A
+	 * backup's hello says it. */
+	_Atomic uint64_t generation;
 	_Atomic uint64_t last_heard_ns;    /* rpl_now_ns() when a frame was last decoded */
 	_Atomic uint64_t link_up;          /* 1 while hello is done on a live connection */
 	_Atomic uint64_t epochs, pages, zero_pages, raw_bytes, wire_bytes; /* checkpoints; raw = stream bytes */

@@ -302,7 +302,8 @@ static int backup_frame(struct mover *m, enum rpl_frame type, const uint8_t *bod
 
 static void backup_up(struct mover *m)
 {
-	struct rpl_hello h = { .epoch_bytes_max = rpl_replica_capacity(m->backup->replica) };
+	struct rpl_hello h = { .epoch_bytes_max = rpl_replica_capacity(m->backup->replica),
+			       .generation = atomic_load_explicit(&m->counters->generation, memory_order_relaxed) };
 	struct rpl_replica_where w;
 
 	if (m->conf.memory.provisional)

@@ -36,7 +36,8 @@ static void forget_waiting(struct mover *m)
 
 static void report_end(struct mover *m, enum rpl_mover_type type, bool session_void, int code, const char *why)
 {
-	struct rpl_mover_msg msg = { .type = type, .value = session_void, .epoch = (uint64_t)-code };
+	struct rpl_mover_msg msg = { .type = type, .value = session_void, .epoch = (uint64_t)-code,
+				     .generation = code == -ESTALE ? m->peer.generation : 0 };
 
 	(void)snprintf(msg.text, sizeof(msg.text), "%s", why);
 	mover_report_msg(m, &msg);
@@ -60,6 +61,11 @@ static void drop(struct mover *m, int code, const char *why)
 void connection_drop(struct mover *m, const char *why)
 {
 	drop(m, 0, why);
+}
+
+void connection_end(struct mover *m, const struct rpl_err *why)
+{
+	drop(m, why->code, why->msg);
 }
 
 void connection_failed(struct mover *m, const struct rpl_err *err)

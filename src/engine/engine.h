@@ -92,6 +92,7 @@ int connection_setup(struct mover *m, struct rpl_err *err);
 int connection_take(struct mover *m, int fd, struct rpl_err *err); /* `fd` is taken over */
 /* End the connection for a reason of ours, and report it. Without one: nothing, unless the session is void too. */
 void connection_drop(struct mover *m, const char *why);
+void connection_end(struct mover *m, const struct rpl_err *why); /* the same, with an errno for the report */
 /* A connection that did not get so far as to be used. */
 void connection_failed(struct mover *m, const struct rpl_err *err);
 /* Send the frame; a failure is left to the link's own report of its end. */

@@ -71,10 +71,25 @@ static void greet(struct mover *m)
 	(void)connection_send(m, RPL_FRAME_DEFINITION, p->definition, p->definition_len);
 }
 
+/* The backup's hello says what it holds before it could be asked for. One that holds nothing of this session never will
+ * again: our keeper may rest on that, if the backup knows what it says. */
+static int check_held(struct mover *m, struct rpl_err *err)
+{
+	struct primary *p = m->primary;
+
+	if (!p->resuming || (rpl_uuid_equal(&m->peer.session, &p->session) && m->peer.last_staged))
+		return 0;
+	if (m->peer.generation == RPL_GENERATION_UNKNOWN)
+		return rpl_fail(err, -EAGAIN, "the backup has not read its record yet");
+	p->phase = SESSION_VOID;
+	return rpl_fail(err, -ESTALE, "the backup holds no complete replica of this session: begin a new one");
+}
+
 static int on_session(struct mover *m, const struct rpl_mover_msg *msg, struct rpl_err *err)
 {
 	struct primary *p = m->primary;
 	bool same = p->phase != SESSION_NONE && rpl_uuid_equal(&p->session, &msg->uuid);
+	struct rpl_err held;
 
 	if (rpl_uuid_is_zero(&msg->uuid) || (!same && msg->epoch == 0))
 		return rpl_fail(err, -EINVAL, "SESSION: zero uuid, or first epoch 0");
@@ -92,7 +107,10 @@ static int on_session(struct mover *m, const struct rpl_mover_msg *msg, struct r
 	if (!same)
 		begin_session(m, msg);
 	p->resuming = same;
-	greet(m);
+	if (m->peer_known && check_held(m, &held) < 0)
+		connection_end(m, &held);
+	else
+		greet(m);
 	return 0;
 }
 
@@ -176,10 +194,12 @@ static int on_ack(struct mover *m, const uint8_t *body, struct rpl_err *err)
 static int primary_frame(struct mover *m, enum rpl_frame type, const uint8_t *body, size_t len, struct rpl_err *err)
 {
 	char text[RPL_MOVER_REASON_MAX];
+	int r;
 
 	switch (type) {
 	case RPL_FRAME_HELLO:
-		return connection_hello(m, body, len, err);
+		r = connection_hello(m, body, len, err);
+		return r == 0 && m->greeted ? check_held(m, err) : r;
 	case RPL_FRAME_READY:
 		return on_ready(m, body, len, err);
 	case RPL_FRAME_REFUSE:

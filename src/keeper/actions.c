@@ -166,7 +166,9 @@ static void do_claim(struct keeper *k, const struct rpl_action *a)
 static void do_people(struct keeper *k, const struct rpl_action *a)
 {
 	if (a->kind == RPL_ACT_STATE) {
+		listener_on_state(k);
 		keeper_tell_state(k, a);
+		session_tell_owner(k, a);
 		if (a->u.state.to == RPL_ST_P_PROTECTED)
 			session_tell_record(k);
 	} else if (a->kind == RPL_ACT_ALARM) {

@@ -75,7 +75,7 @@ static json_t *refusal(const char *fmt, ...)
 /* Whoever was heard a moment ago is not dead, whatever an operator says. NULL: not heard. */
 static json_t *peer_lives(const struct keeper *k)
 {
-	uint64_t heard = movers_running(k->movers) ? movers_counters(k->movers)->last_heard_ns : 0, now = rpl_now_ns();
+	uint64_t heard = keeper_heard_at(k), now = rpl_now_ns();
 
 	if (!heard || now > heard + k->conf.core.suspect_ns)
 		return NULL;
@@ -231,7 +231,7 @@ static const char *no_backup_now(struct keeper *k)
 		return "the guest runs here, or what it left is being put away: it is no backup now";
 	if (s == RPL_ST_START && k->standby.found)
 		return "the replica that an earlier keeper left is being judged";
-	if (s == RPL_ST_START || s == RPL_ST_IDLE || s == RPL_ST_B_SEED || s == RPL_ST_B_READY || s == RPL_ST_P_LOST)
+	if (s == RPL_ST_START || s == RPL_ST_IDLE || s == RPL_ST_B_SEED || s == RPL_ST_B_READY)
 		return NULL;
 	if (s == RPL_ST_B_SUSPECT) /* the primary lives, it seems: what does the record say? */
 		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_SESSION_OPEN });
@@ -242,15 +242,17 @@ static json_t *with_descriptor(struct keeper *k, int fd)
 {
 	struct rpl_err err;
 	const char *no;
+	bool listen;
 
 	if (fd < 0)
 		return control_refusal("bad_request", "link: no connection came along");
-	no = no_backup_now(k);
+	listen = listener_wanted(k);
+	no = listen ? NULL : no_backup_now(k);
 	if (no) {
 		(void)close(fd);
 		return control_refusal("refused", no);
 	}
-	if (standby_link(k, fd, &err) < 0) {
+	if ((listen ? listener_link(k, fd, &err) : standby_link(k, fd, &err)) < 0) {
 		(void)close(fd);
 		return control_refusal("refused", err.msg);
 	}

@@ -36,7 +36,8 @@
 
 /* The primary's side of a session, while the core wants one. */
 struct session {
-	bool wanted;              /* between SESSION_START and SESSION_END */
+	bool wanted;              /* between SESSION_START and SESSION_END, or while telling */
+	bool telling;             /* not the core's: the peer is called to hear who owns the VM, nothing else */
 	bool connected;           /* the peer's host took the connection and has not answered yet */
 	bool ready;               /* the mover is */
 	bool up;                  /* the peer is ready on a live connection */
@@ -114,7 +115,7 @@ struct keeper_past;
 struct arbiter_op {
 	enum rpl_claim_kind claim; /* with cas */
 	bool cas, create;
-	bool permitted;           /* cas: an operator's word, or the owner handed over */
+	bool permitted;           /* cas: an operator's word, or the peer itself handed over or gave up */
 	bool learn;               /* manual: `want` is what the peer says */
 	bool look;                /* not the core's question: keeper_looked() */
 	struct rpl_record expect, want;
@@ -132,6 +133,7 @@ struct keeper {
 	struct rpl_disk *disk;
 	struct rpl_arbiter *arbiter;
 	struct movers *movers;
+	struct movers *listener;  /* manual: hears who calls while there is nothing to be a backup with (listener.c) */
 	struct checkpoint checkpoint;
 	struct control *control;
 	struct rpl_trace *trace;
@@ -182,6 +184,7 @@ struct keeper {
 	uint64_t blackout_us;       /* the guest came here by a switchover that cost so much; 0: it did not */
 	uint64_t unprotected_ns;    /* since when the guest runs here without the protection that is wanted; 0: it does not */
 	uint64_t handed_generation; /* we gave it away under this one, and the heir has not called yet; 0: no */
+	uint64_t heard_blackout_us; /* the heir has called before we knew that it is one */
 	unsigned progress_shown;
 	uint64_t progress_at_ns;
 };
@@ -257,6 +260,9 @@ void life_on_looked(struct keeper *k, int r, const struct rpl_err *err);
 /* session.c */
 void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation);
 void session_tell_record(struct keeper *k);
+/* The guest runs here since a moment ago, and no protection is wanted: should the peer, which cannot know, be called all the
+ * same? Else end a call under way. */
+void session_tell_owner(struct keeper *k, const struct rpl_action *a);
 void session_end(struct keeper *k);
 void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
 void session_on_gone(struct keeper *k, const char *why);
@@ -280,6 +286,7 @@ void standby_on_started(struct keeper *k, int r, const struct rpl_err *err);
 void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
 void standby_on_gone(struct keeper *k, const char *why);
 void standby_on_lost(struct keeper *k); /* the standby guest itself is gone */
+void standby_abandon(struct keeper *k); /* its process ends: nothing can be staged for it any more. Harmless if there is none */
 void standby_drop(struct keeper *k);    /* what only a replica needs: staging area, its RAM's descriptors */
 void standby_accept(struct keeper *k, const struct rpl_uuid *session);
 void standby_refuse(struct keeper *k, const char *why);
@@ -288,12 +295,28 @@ void standby_refuse_session(struct keeper *k, const struct rpl_uuid *session);
 void standby_freeze(struct keeper *k);
 void standby_forget(struct keeper *k);
 void standby_activate(struct keeper *k, uint64_t epoch);
+void standby_tell_switchover(struct keeper *k, uint64_t blackout_us);
 void standby_fini(struct keeper *k);
 
-/* movers, both roles: what CONF has in common; keys are placed in the text area */
+/* listener.c */
+/* With the arbiter manual: the peer may know better than we do, and can only be heard. */
+bool listener_wanted(const struct keeper *k);
+/* Hear what a connection of the peer's says: 0, or an error and `fd` stays the caller's. */
+int listener_link(struct keeper *k, int fd, struct rpl_err *err);
+void listener_on_state(struct keeper *k); /* ends it where it is not wanted any more */
+void listener_refuse(struct keeper *k, const char *why);
+/* Its movers handle, without a process; NULL on failure. */
+struct movers *listener_new(struct keeper *k, const char *program, struct rpl_err *err);
+/* The peer owns the VM in SOLO, it says when it begins a session. */
+void keeper_peer_owns(struct keeper *k, uint64_t generation);
+/* When the peer was heard last, by whichever mover (CLOCK_MONOTONIC ns); 0: by none that still lives. */
+uint64_t keeper_heard_at(const struct keeper *k);
+
+/* movers, both roles: what CONF has in common; keys are placed in the text area of `movers` */
 /* A link in clear stays on the loopback interface unless the configuration says insecure = yes: 0, or -EACCES. */
 int keeper_cleartext_check(const struct keeper *k, const struct sockaddr *peer, struct rpl_err *err);
-int keeper_mover_conf(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *ret, struct rpl_err *err);
+int keeper_mover_conf(struct keeper *k, struct movers *movers, enum rpl_role role, struct rpl_mover_conf *ret,
+		      struct rpl_err *err);
 
 /* status.c */
 json_t *keeper_status(const struct keeper *k);

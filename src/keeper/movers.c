@@ -32,6 +32,7 @@ struct movers {
 	int link_fd; /* our copy of the connection, for shutting it down */
 	int counters_fd, text_fd;
 	struct rpl_mover_counters *counters;
+	uint64_t generation; /* a copy of counters' that outlives a mover */
 	char *text;
 	ev_io readable;
 
@@ -75,6 +76,7 @@ struct movers *movers_new(const char *program, struct ev_loop *loop, movers_repo
 	}
 	*m = (struct movers){ .loop = loop, .report = report, .gone = gone, .arg = arg,
 			      .sock = -1, .link_fd = -1, .counters_fd = -1, .text_fd = -1,
+			      .generation = RPL_GENERATION_UNKNOWN,
 			      .retired = { .sock = -1, .link_fd = -1 } };
 	(void)snprintf(m->program, sizeof(m->program), "%s", program);
 	m->counters_fd = shared_area("mover-counters", sizeof(*m->counters), &map, err);
@@ -137,6 +139,7 @@ int movers_start(struct movers *m, const struct rpl_mover_conf *conf, int extra_
 	msg.conf.n_memory_fds = (uint32_t)n_memory_fds;
 	memset(m->counters, 0, sizeof(*m->counters));
 	movers_beat(m);
+	movers_generation(m, m->generation);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
 		return rpl_fail_errno(err, errno, "socket pair for the mover");
 	m->pid = fork();
@@ -277,6 +280,12 @@ const struct rpl_mover_counters *movers_counters(const struct movers *m)
 void movers_beat(struct movers *m)
 {
 	(void)atomic_fetch_add_explicit(&m->counters->keeper_beats, 1, memory_order_relaxed);
+}
+
+void movers_generation(struct movers *m, uint64_t generation)
+{
+	m->generation = generation;
+	atomic_store_explicit(&m->counters->generation, generation, memory_order_relaxed);
 }
 
 /* What it still reports is of no interest; the end of its socket is its own end. */

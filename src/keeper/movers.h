@@ -42,6 +42,8 @@ char *movers_get_text(const struct movers *m, size_t len);
 const struct rpl_mover_counters *movers_counters(const struct movers *m);
 /* We live: to be called every few ms, else the mover is silent towards the peer. */
 void movers_beat(struct movers *m);
+/* The record's generation as this host knows it, for this mover and those to come; RPL_GENERATION_UNKNOWN until it is said. */
+void movers_generation(struct movers *m, uint64_t generation);
 void movers_kill(struct movers *m);
 /* Let it send what is queued (a HANDOVER, a FORGET) and end by itself, for a moment at most; nothing of it is reported
  * any more, and for the caller there is no mover from now on. */

@@ -18,7 +18,7 @@ _Static_assert(3 * (PEM_BYTES_MAX + 1) <= RPL_MOVER_TEXT_SIZE - RPL_MOVER_TEXT_K
 #define HANDSHAKE_TIMEOUT_MS 5000
 #define DEFAULT_USER "replicad-mover" /* conf/replicad.sysusers makes it */
 
-static int put_psk(struct keeper *k, struct rpl_mover_conf *m, struct rpl_err *err)
+static int put_psk(struct keeper *k, struct movers *movers, struct rpl_mover_conf *m, struct rpl_err *err)
 {
 	RPL_AUTO_FREE char *text = NULL;
 	size_t len;
@@ -26,14 +26,14 @@ static int put_psk(struct keeper *k, struct rpl_mover_conf *m, struct rpl_err *e
 
 	if (r < 0)
 		return rpl_prefix(err, "keys for the link to %s", k->conf.peer_name);
-	movers_put_keys(k->movers, 0, text, len);
+	movers_put_keys(movers, 0, text, len);
 	m->keys_len = (uint32_t)len;
 	explicit_bzero(text, len);
 	return 0;
 }
 
 /* One PEM file, with a NUL behind it. */
-static int put_pem(struct keeper *k, const char *name, struct rpl_mover_conf *m, struct rpl_err *err)
+static int put_pem(struct keeper *k, struct movers *movers, const char *name, struct rpl_mover_conf *m, struct rpl_err *err)
 {
 	RPL_AUTO_FREE char *text = NULL;
 	char path[PATH_MAX];
@@ -47,14 +47,14 @@ static int put_pem(struct keeper *k, const char *name, struct rpl_mover_conf *m,
 	if (len == 0 || strlen(text) != len)
 		r = rpl_fail(err, -EINVAL, "%s is no PEM file: %s", path, len ? "it holds a zero byte" : "it is empty");
 	else
-		movers_put_keys(k->movers, m->keys_len, text, len + 1);
+		movers_put_keys(movers, m->keys_len, text, len + 1);
 	m->keys_len += (uint32_t)len + 1;
 	explicit_bzero(text, len);
 	return r;
 }
 
 /* The primary connects, so it is the client of TLS. QEMU's names, so that one directory serves both. */
-static int put_x509(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *m, struct rpl_err *err)
+static int put_x509(struct keeper *k, struct movers *movers, enum rpl_role role, struct rpl_mover_conf *m, struct rpl_err *err)
 {
 	bool client = role == RPL_ROLE_PRIMARY;
 	int r = 0;
@@ -63,19 +63,19 @@ static int put_x509(struct keeper *k, enum rpl_role role, struct rpl_mover_conf 
 		r = rpl_fail(err, -EINVAL, "with tls = x509 any certificate of the authority would do: name the peer of %s in a [peer] "
 			     "section", k->conf.vm);
 	if (r == 0)
-		r = put_pem(k, "ca-cert.pem", m, err);
+		r = put_pem(k, movers, "ca-cert.pem", m, err);
 	if (r == 0)
-		r = put_pem(k, client ? "client-cert.pem" : "server-cert.pem", m, err);
+		r = put_pem(k, movers, client ? "client-cert.pem" : "server-cert.pem", m, err);
 	if (r == 0)
-		r = put_pem(k, client ? "client-key.pem" : "server-key.pem", m, err);
+		r = put_pem(k, movers, client ? "client-key.pem" : "server-key.pem", m, err);
 	return r < 0 ? rpl_prefix(err, "certificates for the link to %s", k->conf.peer_name) : 0;
 }
 
-static int put_keys(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *m, struct rpl_err *err)
+static int put_keys(struct keeper *k, struct movers *movers, enum rpl_role role, struct rpl_mover_conf *m, struct rpl_err *err)
 {
 	if (m->tls == RPL_TLS_PSK)
-		return put_psk(k, m, err);
-	return m->tls == RPL_TLS_X509 ? put_x509(k, role, m, err) : 0;
+		return put_psk(k, movers, m, err);
+	return m->tls == RPL_TLS_X509 ? put_x509(k, movers, role, m, err) : 0;
 }
 
 /* Without a name: a user of ours if the system has it, and we may become it. */
@@ -116,7 +116,8 @@ int keeper_cleartext_check(const struct keeper *k, const struct sockaddr *peer, 
 			"insecure = yes", k->conf.vm);
 }
 
-int keeper_mover_conf(struct keeper *k, enum rpl_role role, struct rpl_mover_conf *ret, struct rpl_err *err)
+int keeper_mover_conf(struct keeper *k, struct movers *movers, enum rpl_role role, struct rpl_mover_conf *ret,
+		      struct rpl_err *err)
 {
 	const struct keeper_conf *c = &k->conf;
 	struct rpl_mover_conf m = {
@@ -130,7 +131,7 @@ int keeper_mover_conf(struct keeper *k, enum rpl_role role, struct rpl_mover_con
 	(void)snprintf(m.node, sizeof(m.node), "%s", c->core.self);
 	(void)snprintf(m.identity, sizeof(m.identity), "%s", c->identity);
 	(void)snprintf(m.peers, sizeof(m.peers), "%s", c->peer_identity);
-	r = put_keys(k, role, &m, err);
+	r = put_keys(k, movers, role, &m, err);
 	if (r == 0)
 		r = put_user(c->mover_user, &m, err);
 	if (r == 0)

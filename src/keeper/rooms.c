@@ -34,6 +34,7 @@ static void kill_now(struct keeper *k)
 			keeper_say(k, RPL_EV_GUEST_KILLED);
 		return;
 	}
+	standby_abandon(k);
 	k->killing = k->guest_busy = true;
 	rpl_guest_quit(k->guest);
 }
@@ -390,7 +391,8 @@ void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
 	arbiter_queue(k, &(struct arbiter_op){ .cas = true,
 					       .claim = a->u.claim.kind,
 					       .create = a->u.claim.kind == RPL_CLAIM_CREATE,
-					       .permitted = a->u.claim.operator_ordered || a->u.claim.handed_over,
+					       .permitted = a->u.claim.operator_ordered || a->u.claim.handed_over ||
+							    a->u.claim.given_up,
 					       .expect = a->u.claim.expect,
 					       .want = a->u.claim.want });
 }
@@ -443,6 +445,12 @@ static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const s
 	memmove(k->arbiter_queue, k->arbiter_queue + 1, --k->arbiter_n * sizeof(k->arbiter_queue[0]));
 	if (record)
 		ev.u.record.record = *record;
+	else if (outcome == RPL_ARBITER_NONE)
+		movers_generation(k->movers, 0);
+	if (record)
+		movers_generation(k->movers, record->generation);
+	if (outcome == RPL_ARBITER_UNKNOWN && learn)
+		keeper_alarm(k, err->msg);
 	if (outcome == RPL_ARBITER_UNKNOWN)
 		rpl_log(RPL_LOG_WARNING, "vm=%s arbiter=%s outcome=unknown reason=\"%s\"", k->conf.vm,
 			k->conf.arbiter, err->msg);
@@ -555,7 +563,8 @@ int keeper_rooms_open(struct keeper *k, struct rpl_err *err)
 	k->arbiter = k->disk ? rpl_arbiter_new(&ac, k->loop, on_arbiter_done, k, err) : NULL;
 	k->movers = k->arbiter ? movers_new(program_path(PROGRAM_MOVER, mover), k->loop, on_report, on_mover_gone, k, err) :
 				 NULL;
-	if (!k->movers)
+	k->listener = k->movers ? listener_new(k, program_path(PROGRAM_MOVER, mover), err) : NULL;
+	if (!k->listener)
 		return err->code;
 	k->checkpoint = (struct checkpoint){ .guest = k->guest, .netbuf = k->netbuf, .disk = k->disk,
 					     .movers = k->movers, .done = on_captured, .arg = k };

@@ -73,6 +73,11 @@ static void pass_link(struct keeper *k)
 		rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
 }
 
+static void say_lost(struct keeper *k, bool gone)
+{
+	keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_SESSION_LOST, .u.lost = { .session = k->session.id, .gone = gone } });
+}
+
 /* Watching the guest's memory costs it something: only for a peer that is there. */
 static void on_reached(struct keeper *k)
 {
@@ -89,7 +94,7 @@ static void on_reached(struct keeper *k)
 	stop_connecting(k);
 	keeper_alarm(k, err.msg);
 	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
-	keeper_say_session(k, RPL_EV_SESSION_LOST, &s->id);
+	say_lost(k, false);
 }
 
 static void on_connected(EV_P_ ev_io *w, int revents)
@@ -182,7 +187,7 @@ static int start_mover(struct keeper *k, struct rpl_err *err)
 	int fds[RPL_MEMORY_FDS_MAX], r;
 	size_t n = 0;
 
-	r = keeper_mover_conf(k, RPL_ROLE_PRIMARY, &conf, err);
+	r = keeper_mover_conf(k, k->movers, RPL_ROLE_PRIMARY, &conf, err);
 	if (r < 0)
 		return r;
 	conf.definition_len = (uint32_t)movers_put_text(k->movers, info->definition);
@@ -204,7 +209,7 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 	movers_kill(k->movers);
 	stop_connecting(k);
 	s->wanted = true;
-	s->up = s->connected = s->ready = false;
+	s->telling = s->up = s->connected = s->ready = false;
 	s->round = s->retry_ms = 0;
 	s->early_ack = 0;
 	s->id = *id;
@@ -215,13 +220,38 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 
 void session_end(struct keeper *k)
 {
-	k->session.wanted = k->session.up = k->session.connected = k->session.ready = false;
+	k->session.wanted = k->session.telling = k->session.up = k->session.connected = k->session.ready = false;
 	stop_connecting(k);
 	movers_retire(k->movers);
 	checkpoint_on_mover_gone(&k->checkpoint, "the session ended");
 }
 
-static void lost(struct keeper *k, const char *why)
+/* An heir whose peer is not to be its backup is heard by nobody. But a peer that handed over waits to hear what became of it,
+ * and with the arbiter manual one that was only cut off learns from nobody else that it is deposed. Our hello says all that. */
+void session_tell_owner(struct keeper *k, const struct rpl_action *a)
+{
+	bool heir = a->u.state.from == RPL_ST_B_PROMOTE && k->at.handover;
+	struct rpl_uuid id;
+
+	if (k->session.telling)
+		session_end(k);
+	if (a->u.state.to != RPL_ST_P_SOLO || k->core.want || k->leaving || !*k->conf.peer_address ||
+	    !(heir || (k->conf.manual && k->core.rec.generation > 1)))
+		return;
+	rpl_uuid_random(&id);
+	session_start(k, &id, k->core.rec.generation);
+	k->session.telling = true;
+}
+
+/* It has heard it, and wants a session or does not. */
+static void told(struct keeper *k)
+{
+	movers_send(k->movers, RPL_MOVER_SEND, 0, RPL_FRAME_FORGET, 0, &k->session.id);
+	session_end(k);
+	k->refused[0] = '\0';
+}
+
+static void lost(struct keeper *k, const char *why, bool gone)
 {
 	struct session *s = &k->session;
 
@@ -229,12 +259,19 @@ static void lost(struct keeper *k, const char *why)
 	stop_connecting(k);
 	checkpoint_on_mover_gone(&k->checkpoint, why);
 	if (s->wanted)
-		keeper_say_session(k, RPL_EV_SESSION_LOST, &s->id);
+		say_lost(k, gone);
 }
 
 void session_on_gone(struct keeper *k, const char *why)
 {
-	lost(k, why);
+	lost(k, why, false);
+}
+
+/* The backup says that it holds nothing of the session. One that knows of a newer generation than we do has held it, and may
+ * have run what it held. */
+static bool gave_up(const struct keeper *k, const struct rpl_mover_msg *msg)
+{
+	return msg->epoch == ESTALE && k->core.rec_known && msg->generation <= k->core.rec.generation;
 }
 
 static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
@@ -245,7 +282,7 @@ static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
 		(void)snprintf(k->refused, sizeof(k->refused), "link to %s: %s", k->conf.peer_name, msg->text);
 	k->session.up = k->session.connected = false;
 	if (msg->value) {
-		lost(k, msg->text);
+		lost(k, msg->text, gave_up(k, msg));
 		return;
 	}
 	keeper_say(k, RPL_EV_LINK_DOWN);
@@ -261,7 +298,7 @@ static bool collect(struct keeper *k, uint64_t *ret_pages)
 	keeper_alarm(k, err.msg);
 	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
 	movers_kill(k->movers);
-	lost(k, err.msg);
+	lost(k, err.msg, false);
 	return false;
 }
 
@@ -281,6 +318,10 @@ static void on_peer_ready(struct keeper *k, const struct rpl_mover_msg *msg)
 	bool first = s->round == 0;
 	uint64_t pages;
 
+	if (s->telling) {
+		told(k);
+		return;
+	}
 	s->up = true;
 	s->connected = false; /* from here on it speaks for itself */
 	s->retry_ms = 0;
@@ -351,6 +392,10 @@ void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 		on_peer_ready(k, msg);
 		break;
 	case RPL_MOVER_PEER_REFUSED:
+		if (s->telling) {
+			told(k);
+			break;
+		}
 		rpl_log(RPL_LOG_WARNING, "vm=%s peer=%s refused=\"%s\"", k->conf.vm, k->conf.peer_name, msg->text);
 		(void)snprintf(k->refused, sizeof(k->refused), "%s refuses: %s", k->conf.peer_name, msg->text);
 		break;

@@ -258,6 +258,7 @@ void keeper_close(struct keeper *k)
 	}
 	control_free(k->control);
 	movers_free(k->movers);
+	movers_free(k->listener);
 	rpl_arbiter_free(k->arbiter);
 	rpl_disk_free(k->disk);
 	rpl_netbuf_free(k->netbuf);

@@ -20,16 +20,10 @@
 #include <replicad/log.h>
 #include <replicad/replica.h>
 
-/* With the arbiter manual only the peer can say what became of a VM that was lost here: its hello must be heard. */
-static bool nothing_to_lose(const struct keeper *k)
-{
-	return k->core.state == RPL_ST_IDLE || (k->core.state == RPL_ST_P_LOST && k->conf.manual);
-}
-
 bool standby_possible(const struct keeper *k)
 {
 	return k->standby.ready || k->standby.starting ||
-	       (k->started && nothing_to_lose(k) && !k->guest_process && !k->guest_busy && !k->ending);
+	       (k->started && k->core.state == RPL_ST_IDLE && !k->guest_process && !k->guest_busy && !k->ending);
 }
 
 void standby_start(struct keeper *k)
@@ -81,7 +75,7 @@ static int start_mover(struct keeper *k, struct rpl_err *err)
 		rpl_log(RPL_LOG_DEBUG, "vm=%s reason=\"%s\": the replica ends with this keeper", k->conf.vm, why.msg);
 
 	if (r == 0)
-		r = keeper_mover_conf(k, RPL_ROLE_BACKUP, &conf, err);
+		r = keeper_mover_conf(k, k->movers, RPL_ROLE_BACKUP, &conf, err);
 	if (r < 0)
 		return r;
 	conf.staging_bytes = b->staging_bytes;
@@ -175,7 +169,7 @@ int standby_link(struct keeper *k, int fd, struct rpl_err *err)
 /* ---- a session begins */
 
 /* The heir calls, as a primary now: what the switchover cost is known to it alone. */
-static void tell_switchover(struct keeper *k, uint64_t blackout_us)
+void standby_tell_switchover(struct keeper *k, uint64_t blackout_us)
 {
 	k->handed_generation = 0;
 	if (blackout_us)
@@ -226,9 +220,9 @@ static void on_hello(struct keeper *k, const struct rpl_mover_msg *msg)
 		ev.u.open.generation = k->standby.hello_generation = msg->hello.generation;
 		ev.u.open.resume = msg->hello.flags & RPL_HELLO_RESUME;
 		if (k->handed_generation && msg->hello.generation > k->handed_generation)
-			tell_switchover(k, msg->hello.blackout_us);
+			standby_tell_switchover(k, msg->hello.blackout_us);
 		if (!ev.u.open.resume) /* it owns the VM in SOLO; before the core looks at the record for itself */
-			keeper_arbiter_learn(k, RPL_MODE_SOLO, msg->hello.generation, NULL);
+			keeper_peer_owns(k, msg->hello.generation);
 		keeper_event(k, &ev);
 		return;
 	}
@@ -262,7 +256,10 @@ void standby_refuse_session(struct keeper *k, const struct rpl_uuid *session)
 
 void standby_refuse(struct keeper *k, const char *why)
 {
-	movers_send(k->movers, RPL_MOVER_REFUSE, 0, movers_put_text(k->movers, why), 0, NULL);
+	if (movers_running(k->listener)) /* then nobody else is */
+		listener_refuse(k, why);
+	else
+		movers_send(k->movers, RPL_MOVER_REFUSE, 0, movers_put_text(k->movers, why), 0, NULL);
 }
 
 static void on_peer_frame(struct keeper *k, const struct rpl_mover_msg *msg)
@@ -359,13 +356,20 @@ void standby_on_gone(struct keeper *k, const char *why)
 	keeper_say(k, RPL_EV_REPLICA_LOST);
 }
 
-void standby_on_lost(struct keeper *k)
+void standby_abandon(struct keeper *k)
 {
 	struct standby *b = &k->standby;
 
+	if (!b->ready)
+		return;
 	b->ready = b->accepted = false;
 	movers_kill(k->movers);
 	drop_memory(b);
+}
+
+void standby_on_lost(struct keeper *k)
+{
+	standby_abandon(k);
 	k->wish.kill = true; /* what closed its monitor may still have its files */
 	keeper_pursue(k);
 }

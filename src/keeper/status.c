@@ -239,6 +239,9 @@ void keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 			      "reason", k->reason));
 	if (to == RPL_ST_P_DEPOSED && a->u.state.reason == RPL_WHY_HANDED_OVER)
 		k->handed_generation = k->core.rec.generation - 1; /* the heir's claim is the one after */
+	if (to == RPL_ST_P_DEPOSED && k->heard_blackout_us)
+		standby_tell_switchover(k, k->heard_blackout_us);
+	k->heard_blackout_us = to == RPL_ST_P_DRAIN ? k->heard_blackout_us : 0;
 	if ((from == RPL_ST_B_PROMOTE || k->heir) && to == RPL_ST_P_SOLO) {
 		k->heir = false;
 		tell_takeover(k);

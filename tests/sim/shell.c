@@ -629,6 +629,14 @@ static void end_session(struct sim *s, int node)
 	wire_break(s, false);
 }
 
+/* What its hello would say: the mover holds no replica of it, and the record is still of a generation that the peer knows. */
+static bool holds_nothing(const struct sim *s, int node, const struct rpl_uuid *session)
+{
+	const struct node *n = &s->node[node];
+
+	return !(n->rep_ok && rpl_uuid_equal(&n->rep_session, session)) && s->have_record && s->record.owner[0] == 'A' + !node;
+}
+
 void shell_act(struct sim *s, int node, const struct rpl_action *a)
 {
 	struct node *n = &s->node[node];
@@ -710,7 +718,7 @@ void shell_act(struct sim *s, int node, const struct rpl_action *a)
 		wire_send(s, node, M_CONTINUE, &a->u.link.session, a->u.link.epoch, 0);
 		break;
 	case RPL_ACT_SESSION_REFUSE:
-		wire_send(s, node, M_REFUSE, &a->u.session.session, 0, 0);
+		wire_send(s, node, M_REFUSE, &a->u.session.session, holds_nothing(s, node, &a->u.session.session), 0);
 		break;
 	case RPL_ACT_ACK:
 		god_ack(s, node, &a->u.link.session, a->u.link.epoch);

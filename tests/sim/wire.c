@@ -274,6 +274,8 @@ void wire_arrives(struct sim *s, const struct item *it)
 		if (!n->trying || !rpl_uuid_equal(&it->session, &n->session))
 			return;
 		ev.kind = RPL_EV_SESSION_LOST;
+		ev.u.lost.session = it->session;
+		ev.u.lost.gone = it->epoch != 0;
 		break;
 	case M_CHECKPOINT:
 		stage(s, it);

@@ -645,6 +645,21 @@ static void manual_learns_only_what_is_newer(void **state)
 	assert_int_equal(client_wait(&c), RPL_ARBITER_OK);
 	assert_true(rpl_record_equal(&c.record, &newer));
 	assert_true(holds(&newer));
+	/* what no honest peer says is not written down, and what an honest one says afterwards is */
+	for (unsigned i = 0; i < 3; i++) {
+		static const uint64_t leap[] = { 9 + RPL_GENERATION_LEAP_MAX, INT64_MAX, UINT64_MAX };
+		struct rpl_record absurd = newer;
+
+		absurd.generation = leap[i];
+		assert_int_equal(rpl_arbiter_learn(c.a, &absurd, &c.err), 0);
+		assert_int_equal(client_wait(&c), RPL_ARBITER_UNKNOWN);
+		assert_non_null(strstr(c.err.msg, "not believed"));
+		assert_true(holds(&newer));
+	}
+	newer.generation += RPL_GENERATION_LEAP_MAX;
+	assert_int_equal(rpl_arbiter_learn(c.a, &newer, &c.err), 0);
+	assert_int_equal(client_wait(&c), RPL_ARBITER_OK);
+	assert_true(holds(&newer));
 	client_close(&c);
 	client_open(&c, 5000);
 	assert_int_equal(rpl_arbiter_learn(c.a, &newer, &c.err), -EOPNOTSUPP);

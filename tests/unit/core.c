@@ -147,6 +147,15 @@ static struct rpl_event ev_link(const struct bench *b, enum rpl_event_kind kind,
 	return ev;
 }
 
+static struct rpl_event ev_lost(const struct bench *b, bool gone)
+{
+	struct rpl_event ev = event(RPL_EV_SESSION_LOST);
+
+	ev.u.lost.session = b->c.session;
+	ev.u.lost.gone = gone;
+	return ev;
+}
+
 static struct rpl_event ev_staged(const struct bench *b, uint64_t epoch, uint32_t checks)
 {
 	struct rpl_event ev = EV(STAGED);
@@ -356,6 +365,42 @@ static void a_deposed_primary_cleans_up(void **state)
 	SEE(EV(STORE_DISCARDED), IDLE, "READ_RECORD");
 }
 
+/* The arbiter manual: leaving PROTECTED waits for a word, or for the backup's own that it holds nothing any more. */
+static void what_the_backup_gave_up_needs_no_word(void **state)
+{
+	struct bench bench, *b = &bench;
+	struct rpl_record r;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	b->c.conf.auto_claim = false;
+	to_protected(b);
+	r = b->c.rec;
+	SEE(ev_lost(b, false), P_STALLED, "");
+	pass(b, 60000);
+	SEE(EV(TIMER), P_STALLED, "CHECKPOINT"); /* the guest runs on into what may be held */
+	SEE(ev_lost(b, true), P_CLAIM, "CLAIM");
+	assert_true(find(b, RPL_ACT_CLAIM)->u.claim.given_up);
+	SEE(ev_record(RPL_EV_CLAIM_UNKNOWN, &r), P_CLAIM, "READ_RECORD");
+	SEE(ev_record(RPL_EV_RECORD, &r), P_CLAIM, "CLAIM");
+	assert_true(find(b, RPL_ACT_CLAIM)->u.claim.given_up); /* the repetition too */
+	SEE(grant(b), P_SOLO, "SESSION_END OPEN");
+	SEE(EV(OPENED), P_SOLO, "");
+	assert_false(b->c.given_up);
+
+	setup(b, RPL_STORE_NONE); /* a claim that waits already is let through */
+	b->c.conf.auto_claim = false;
+	to_protected(b);
+	r = b->c.rec;
+	SEE(EV(CMD_UNPROTECT), P_CLAIM, "REPLY CLAIM");
+	assert_false(find(b, RPL_ACT_CLAIM)->u.claim.given_up);
+	SEE(ev_record(RPL_EV_CLAIM_REFUSED, &r), P_CLAIM, "");
+	SEE(ev_lost(b, true), P_CLAIM, "");
+	pass(b, 1000);
+	SEE(EV(TIMER), P_CLAIM, "CLAIM");
+	assert_true(find(b, RPL_ACT_CLAIM)->u.claim.given_up);
+}
+
 static void unprotect_power_off_and_process_death(void **state)
 {
 	struct bench bench, *b = &bench;
@@ -534,6 +579,44 @@ static void to_promote(struct bench *b)
 	SEE(grant(b), B_PROMOTE, b->c.conf.store ? "STORE_PROMOTE" : "GUEST_ACTIVATE");
 }
 
+/* The arbiter manual: nobody but the primary itself can tell a frozen backup that the guest goes on without it. */
+static void a_primary_that_lives_gets_its_backups_copy_given_up(void **state)
+{
+	struct rpl_record solo = record("b", RPL_MODE_SOLO, 3, &other_session);
+	struct bench bench, *b = &bench;
+	struct rpl_event ev = EV(SESSION_OPEN);
+
+	(void)state;
+	for (int manual = 0; manual < 2; manual++) {
+		setup(b, RPL_STORE_NONE);
+		b->c.conf.auto_claim = !manual;
+		to_ready(b);
+		pass(b, 1000);
+		SEE(EV(TIMER), B_SUSPECT, "FREEZE");
+		SEE(EV(FROZEN), B_SUSPECT, "");
+		ev.u.open.session = other_session;
+		ev.u.open.resume = true;
+		if (manual) {
+			SEE(ev, IDLE, "SESSION_REFUSE FORGET_REPLICA");
+			SEE(EV(CMD_TAKEOVER), IDLE, "REPLY");
+			assert_false(find(b, RPL_ACT_REPLY)->u.reply.ok);
+		} else {
+			SEE(ev, B_SUSPECT, "SESSION_REFUSE READ_RECORD"); /* the arbiter knows */
+		}
+	}
+	/* the session that a word made it begin: what was learnt decides */
+	setup(b, RPL_STORE_NONE);
+	b->c.conf.auto_claim = false;
+	to_ready(b);
+	pass(b, 1000);
+	SEE(EV(TIMER), B_SUSPECT, "FREEZE");
+	SEE(EV(FROZEN), B_SUSPECT, "");
+	ev.u.open.session.b[0] ^= 1;
+	ev.u.open.resume = false;
+	SEE(ev, B_SUSPECT, "SESSION_REFUSE READ_RECORD");
+	SEE(ev_record(RPL_EV_RECORD, &solo), IDLE, "FORGET_REPLICA");
+}
+
 static void a_refused_takeover_forgets(void **state)
 {
 	struct bench bench, *b = &bench;
@@ -674,6 +757,10 @@ static struct rpl_event random_event_of(const struct bench *b, enum rpl_event_ki
 	case RPL_EV_CMD_ACCEPT_LOSS:
 	case RPL_EV_PEER_GENERATION:
 		ev.u.cmd.generation = b->c.rec.generation + (uint64_t)(rand() % 2);
+		break;
+	case RPL_EV_SESSION_LOST:
+		ev.u.lost.session = s;
+		ev.u.lost.gone = rand() & 1;
 		break;
 	case RPL_EV_HEARD:
 		ev.u.heard.progress = (uint64_t)rand();
@@ -820,6 +907,8 @@ int main(void)
 		cmocka_unit_test(a_switchover_waits_for_the_backup),
 		cmocka_unit_test(a_takeover_freezes_claims_and_promotes),
 		cmocka_unit_test(a_refused_takeover_forgets),
+		cmocka_unit_test(a_primary_that_lives_gets_its_backups_copy_given_up),
+		cmocka_unit_test(what_the_backup_gave_up_needs_no_word),
 		cmocka_unit_test(a_restart_lets_the_record_decide),
 		cmocka_unit_test(a_cold_start_needs_the_redo),
 		cmocka_unit_test(any_event_in_any_state_is_safe),

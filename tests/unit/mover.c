@@ -352,14 +352,22 @@ static void a_backup_that_lost_its_state_voids_the_session(void **state)
 	rig_cut(&r); /* as its keeper does */
 	assert_int_equal(side_expect(&r.p, RPL_MOVER_LINK_DOWN)->value, 0);
 	rig_start_backup(&r);
+	r.b.counters->generation = RPL_GENERATION_UNKNOWN; /* it may have taken over before, and not know it yet */
 	rig_connect(&r);
 	side_send(&r.p, RPL_MOVER_SESSION, r.epoch, 0, 7, &r.session, -1);
-	m = side_expect(&r.b, RPL_MOVER_LINK_UP);
-	side_send(&r.b, RPL_MOVER_ACCEPT, 0, 0, 0, &r.session, -1);
+	m = side_expect(&r.p, RPL_MOVER_LINK_DOWN);
+	assert_int_equal(m->value, 0);
+	rig_expect_text(m, "has not read its record");
+	(void)side_expect_past(&r.b, RPL_MOVER_LINK_DOWN, RPL_MOVER_LINK_UP);
+	r.b.counters->generation = 8;
+	rig_connect(&r);
+	side_send(&r.p, RPL_MOVER_SESSION, r.epoch, 0, 7, &r.session, -1);
 	m = side_expect(&r.p, RPL_MOVER_LINK_DOWN);
 	assert_int_equal(m->value, 1);
+	assert_int_equal(m->epoch, ESTALE);
+	assert_int_equal(m->generation, 8);
 	rig_expect_text(m, "no complete replica of this session");
-	(void)side_expect(&r.b, RPL_MOVER_LINK_DOWN);
+	(void)side_expect_past(&r.b, RPL_MOVER_LINK_DOWN, RPL_MOVER_LINK_UP);
 	side_send(&r.p, RPL_MOVER_STAGE, r.epoch + 1, 100, 0, NULL, -1); /* dropped: the report explains it */
 	rig_protect(&r);
 	rig_checkpoint(&r, 100);
