@@ -26,7 +26,8 @@ NAMES = {"qemu": "qemu-system-x86", "keeper": "replicad-keeper", "mover": "repli
 PRIMARY, BACKUP = "primary", "backup"
 BEYOND_S = 3.0          # longer than suspect and the delay of a takeover together
 BEYOND_MONITOR_S = 7.0  # longer than op_timeout_ms, which bounds a command to QEMU
-AWAY_S = 2.5            # the arbiter
+AWAY_S = 1.2            # the arbiter: longer than it takes to ask it again and again
+STANDS_S = 0.3          # a takeover, before what was stopped goes on
 SOLO_REPLIES = 40       # served while the fault lasts
 SAME_EPOCHS = 20        # committed in the same session after the fault is over
 ENDED_S = 3.0           # so long nobody runs it, although a takeover would have come by then
@@ -357,9 +358,9 @@ KINDS = [
     Kind("reset", "the connection is reset", reset, SAME),
     Kind("flap", f"the link goes away {FLAPS} times for {FLAP_DOWN_S * 1000:.0f} ms", flapped, SAME, (BACK,)),
     Kind("stop-all", "everything of the primary is stopped beyond every time-out, then goes on", stopped(PRIMARY), TAKEOVER, (),
-         both(takeover, lasting(1)), go_on),
+         both(takeover, lasting(STANDS_S)), go_on),
     Kind("stop-keeper", "the primary's keeper alone is stopped so long", stopped(PRIMARY, "keeper"), TAKEOVER, (),
-         both(takeover, lasting(1)), go_on),
+         both(takeover, lasting(STANDS_S)), go_on),
     Kind("stop-mover", "the primary's mover alone is stopped so long", stopped(PRIMARY, "mover"), BACK, (TAKEOVER,),
          lasting(BEYOND_S), go_on),
     Kind("stop-qemu", "the guest's QEMU alone is stopped so long", stopped(PRIMARY, "qemu"), BACK, (TAKEOVER,),
@@ -412,7 +413,7 @@ def _keeper(side, point, what, also=(), then=None, must=BACK, **more):
 def _heir(point, when):
     """The backup's keeper dies on the way from the primary's silence to a running guest; the next one goes on from there."""
     return _keeper(BACKUP, point, f"the primary is stopped so long, and the backup's keeper dies when {when}", (), stop_primary, TAKEOVER,
-                   during=both(takeover, lasting(1)), mend=go_on)
+                   during=both(takeover, lasting(STANDS_S)), mend=go_on)
 
 
 def _claims():
