@@ -8,4 +8,4 @@ dist_man_MANS += man/replicad-security.7
 dist_man_MANS += man/replicad-doctor.8 man/replicad-qemu-args.8 man/replicad-qemu.7
 dist_man_MANS += man/replicad-attach.8
 dist_man_MANS += man/replicad-restore.8 man/replicad-receive.8
-dist_man_MANS += man/replicad-xen-restore.8
+dist_man_MANS += man/replicad-xen-restore.8 man/replicad-xen-helper.8

@@ -65,6 +65,7 @@ struct rpl_guest_conf { /* an empty text counts as NULL */
 	const char *standby_path;  /* qemu: file with the standby's argv, one argument a line */
 	const char *run_dir;       /* for sockets and RAM files of a standby that we start */
 	const char *tracker;       /* "auto", "uffd", "compare" */
+	const char *replica;       /* xen: "memfd", "domain", or "auto": a domain if it can be one; NULL: memfd */
 	const char *helper_path;   /* the attach helper program */
 	const char *standby_user;  /* run a standby as this user; NULL: as ours */
 	const char *sim;           /* sim: "ram_mb=64,rate=1000,pattern=uniform,seed=1" (see src/guest/sim.h); NULL: that */
@@ -88,6 +89,7 @@ struct rpl_guest_info {
 	/* xen: the host's interfaces that carry its output, with commas between them ("": it has no network). NULL: the
 	 * backend cannot tell. The guest's; valid until detach. */
 	char *interfaces;
+	const char *replica; /* xen, a standby: "memfd" or "domain"; else NULL */
 };
 
 typedef void rpl_guest_done_fn(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err);

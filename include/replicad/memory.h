@@ -39,6 +39,7 @@ enum rpl_memory_kind {
 	RPL_MEMORY_COMPARE, /* fds: ram; a private shadow copy finds the dirty pages */
 	RPL_MEMORY_REPLICA, /* fds: ram, writable: the backup's copy; has no dirty set */
 	RPL_MEMORY_XEN,     /* fds: privcmd, restricted to the domain; what the keeper shares (xen.h) */
+	RPL_MEMORY_DOMAIN,  /* fds: as xen; writable: the backup's copy is the memory of a domain that does not run yet */
 	RPL_MEMORY_NKINDS
 };
 
@@ -62,7 +63,7 @@ struct rpl_memory;
  *   uffd     ioctl(pagemap, PAGEMAP_SCAN)
  *   compare  lseek (holes of the RAM file are skipped)
  *   replica  lseek, fallocate is not used
- *   xen      mmap, ioctl(privcmd, MMAPBATCH_V2)
+ *   xen, domain  mmap, ioctl(privcmd, MMAPBATCH_V2)
  * UFFDIO_* are never issued here: arming and disarming is the keeper's (rpl_guest_memory(), rpl_guest_free()). */
 struct rpl_memory *rpl_memory_new(const struct rpl_memory_desc *desc, const int *fds, size_t n_fds,
 				  struct rpl_err *err);

@@ -41,7 +41,7 @@ const char *rpl_guest_event_name(enum rpl_guest_event event)
 static const char **conf_strings(struct rpl_guest_conf *c, size_t i)
 {
 	const char **const all[] = { &c->backend, &c->name, &c->qmp_path, &c->standby_path, &c->run_dir, &c->tracker,
-				     &c->helper_path, &c->standby_user, &c->sim };
+				     &c->replica, &c->helper_path, &c->standby_user, &c->sim };
 
 	return i < RPL_ARRAY_LEN(all) ? all[i] : NULL;
 }

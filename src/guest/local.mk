@@ -1,12 +1,12 @@
 # src/guest: two archives, because the mover links the memory half only and must not hold any QMP code.
 noinst_LTLIBRARIES += src/guest/libmemory.la src/guest/libguest.la
 src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/xen_layout.c src/guest/xen_shared.c src/guest/memory.c \
-	src/guest/memory_kinds.c src/guest/memory_xen.c
+	src/guest/memory_kinds.c src/guest/memory_xen.c src/guest/memory_domain.c
 src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c \
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
 	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_watch.c src/guest/qemu_memory.c \
 	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c \
-	src/guest/xen_standby.c
+	src/guest/xen_standby.c src/guest/xen_standby_domain.c
 if XEN
 src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_interfaces.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
 	src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_compat.c
@@ -84,7 +84,24 @@ replicad_xen_restore_SOURCES = src/guest/xen_restore_main.c src/guest/xen_standb
 replicad_xen_restore_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 replicad_xen_restore_LDADD = src/guest/libxenstandby.la src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(JANSSON_LIBS)
 replicad_xen_restore_LDFLAGS = $(RPL_PIE_LDFLAGS)
-noinst_HEADERS += src/guest/xen_standby.h
+noinst_HEADERS += src/guest/xen_standby.h src/guest/xen_standby_domain.h src/guest/xen_helper.h
+
+# libxl's save helper for a replica that is a domain
+noinst_HEADERS += src/guest/xen_helper_msgs.h src/guest/xen_helper_impl.h
+if XEN_HELPER
+pkglibexec_PROGRAMS += replicad-xen-helper
+replicad_xen_helper_SOURCES = src/guest/xen_helper_main.c src/guest/xen_helper_msgs.c src/guest/xen_helper_memory.c \
+	src/guest/xen_helper_hvm.c src/guest/xen_compat.c
+replicad_xen_helper_CFLAGS = $(AM_CFLAGS) $(XEN_CFLAGS)
+replicad_xen_helper_LDADD = src/guest/libxenstandby.la src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(XEN_LIBS)
+replicad_xen_helper_LDFLAGS = $(RPL_PIE_LDFLAGS)
+endif
+check_PROGRAMS += tests/unit/xen_helper
+TESTS += tests/unit/xen_helper
+tests_unit_xen_helper_SOURCES = tests/unit/xen_helper.c src/guest/xen_helper_msgs.c
+tests_unit_xen_helper_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_xen_helper_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
+EXTRA_DIST += tests/data/xen-helper
 check_PROGRAMS += tests/unit/xen_standby
 TESTS += tests/unit/xen_standby
 tests_unit_xen_standby_SOURCES = tests/unit/xen_standby.c tests/lib/stream_make.c

@@ -27,6 +27,7 @@ static const struct rpl_memory_kind_ops *const kinds[RPL_MEMORY_NKINDS] = {
 	[RPL_MEMORY_COMPARE] = &rpl_memory_compare,
 	[RPL_MEMORY_REPLICA] = &rpl_memory_replica,
 	[RPL_MEMORY_XEN] = &rpl_memory_xen,
+	[RPL_MEMORY_DOMAIN] = &rpl_memory_domain,
 };
 
 /* ---- opening */
@@ -409,6 +410,8 @@ int rpl_memory_copy_in(struct rpl_memory *m, const uint64_t *pfns, const void *c
 {
 	if (!m->ops->writable)
 		return rpl_fail(err, -EPERM, "%s memory: it is a guest's, not a replica", m->ops->name);
+	if (m->ops->copy_in)
+		return m->ops->copy_in(m, pfns, pages, n, err);
 	for (size_t i = 0; i < n; i++) {
 		uint64_t p;
 

@@ -23,6 +23,7 @@ struct rpl_memory {
 	size_t dirty_bytes;
 	struct page_region *vec;     /* uffd: results of one scan call */
 	struct rpl_memory_xen *xen;
+	struct rpl_memory_in_domain *domain;
 	uint64_t hole_from, hole_to; /* replica: file pages in here are a hole */
 };
 
@@ -40,10 +41,13 @@ struct rpl_memory_kind_ops {
 	int (*copy_out)(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *dst, struct rpl_err *err);
 	/* NULL: a page is sent as it is */
 	int (*finish)(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *pages, struct rpl_err *err);
+	/* NULL: into the RAM file */
+	int (*copy_in)(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, size_t n, struct rpl_err *err);
 	void (*close)(struct rpl_memory *m);
 };
 
-extern const struct rpl_memory_kind_ops rpl_memory_sim, rpl_memory_uffd, rpl_memory_compare, rpl_memory_replica, rpl_memory_xen;
+extern const struct rpl_memory_kind_ops rpl_memory_sim, rpl_memory_uffd, rpl_memory_compare, rpl_memory_replica, rpl_memory_xen,
+	rpl_memory_domain;
 
 /* A take found file pages [from, from + n) written: set their frames' bits, remember them for the audit. */
 void rpl_memory_found(struct rpl_memory *m, uint64_t from, uint64_t n, struct rpl_bitmap *dirty, uint64_t *new_pages);

@@ -3,7 +3,13 @@
 #include "config.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "uapi_privcmd.h"
+
+#define PRIVCMD_PATH "/dev/xen/privcmd"
 
 #if !HAVE_DECL_XC_GET_PFN_TYPE_BATCH
 /* Exported by every libxenctrl; declared in a private header up to 4.21. */
@@ -45,4 +51,20 @@ int xen_compat_page_types(xc_interface *xc, uint32_t domid, unsigned n, uint64_t
 	for (unsigned i = 0; i < n; i++)
 		inout[i] = inout[i] >> XEN_DOMCTL_PFINFO_LTAB_SHIFT & 0xf;
 	return 0;
+}
+
+int xen_compat_privcmd(uint32_t domid, struct rpl_err *err)
+{
+	int fd = open(PRIVCMD_PATH, O_RDWR | O_CLOEXEC);
+	uint16_t id = (uint16_t)domid;
+
+	if (fd < 0)
+		return rpl_fail_errno(err, errno, "open " PRIVCMD_PATH);
+	if (ioctl(fd, PRIVCMD_RESTRICT, &id) < 0) {
+		int e = errno;
+
+		(void)close(fd);
+		return rpl_fail_errno(err, e, "restrict " PRIVCMD_PATH " to domain %u", domid);
+	}
+	return fd;
 }

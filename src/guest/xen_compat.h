@@ -11,6 +11,8 @@
 
 #include <xenctrl.h>
 
+#include <replicad/err.h>
+
 struct xen_dominfo {
 	bool hvm;            /* HVM or PVH */
 	bool dying, shutdown, paused, hap;
@@ -27,6 +29,9 @@ int xen_compat_dominfo(xc_interface *xc, uint32_t domid, struct xen_dominfo *ret
 #define XEN_TYPES_MAX 1024 /* of one call; Xen's own limit */
 /* In: gfns (machine frames of a PV guest); out: types as streams number them. 0 or a negative errno. */
 int xen_compat_page_types(xc_interface *xc, uint32_t domid, unsigned n, uint64_t *inout);
+
+/* A descriptor that can map frames of this domain and do nothing else: for a mover. Or a negative errno. */
+int xen_compat_privcmd(uint32_t domid, struct rpl_err *err);
 
 #define XEN_SHUTDOWN_SUSPEND 2u /* SHUTDOWN_suspend of <xen/sched.h> */
 

@@ -15,7 +15,6 @@
 #include "xen_impl.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +26,6 @@
 #include <replicad/clock.h>
 #include <replicad/log.h>
 
-#include "uapi_privcmd.h"
 
 #define MOVE_TRIES 3 /* live: the guest is changing its p2m list */
 
@@ -313,22 +311,6 @@ static int fill(struct xen *x, struct rpl_err *err)
 	return r;
 }
 
-static int open_privcmd(uint32_t domid, struct rpl_err *err)
-{
-	int fd = open(PRIVCMD_PATH, O_RDWR | O_CLOEXEC);
-	uint16_t id = (uint16_t)domid;
-
-	if (fd < 0)
-		return rpl_fail_errno(err, errno, "open " PRIVCMD_PATH);
-	if (ioctl(fd, PRIVCMD_RESTRICT, &id) < 0) {
-		int e = errno;
-
-		(void)close(fd);
-		return rpl_fail_errno(err, e, "restrict " PRIVCMD_PATH " to domain %u", domid);
-	}
-	return fd;
-}
-
 static int arm(struct xen *x, int fd, struct rpl_err *err)
 {
 	const struct rpl_ram_layout *l = &x->g->info.layout;
@@ -352,7 +334,7 @@ int xen_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_
 	int privcmd, r;
 
 	r = shared < 0 ? rpl_fail_errno(err, errno, "memory to share with a mover") : arm(x, shared, err);
-	privcmd = r == 0 ? open_privcmd(x->domid, err) : r;
+	privcmd = r == 0 ? xen_compat_privcmd(x->domid, err) : r;
 	if (privcmd < 0) {
 		xen_log_off(x);
 		return rpl_prefix(err, "%s: memory", g->conf.name);

@@ -11,6 +11,8 @@
 #include <replicad/auto.h>
 #include <replicad/disk.h>
 
+#include "xen_helper.h"
+
 #define DEVICES_MAX 64        /* of one kind */
 #define GAP_FIRST 64          /* frames: holes up to so many do not split a region; more, if there are too many regions */
 #define DEFINITION_LINES 80
@@ -32,6 +34,14 @@ char *xen_read(struct xen *x, const char *fmt, ...)
 
 /* ---- by name */
 
+/* A domain that waits to become a guest, or the rest of one. */
+static bool is_replica(struct xen *x, const char *domid)
+{
+	RPL_AUTO_FREE char *marked = xen_read(x, RPL_XEN_STANDBY_NODE, (unsigned)strtoul(domid, NULL, 10));
+
+	return marked;
+}
+
 int xen_find(struct xen *x, const char *name, struct rpl_err *err)
 {
 	unsigned n = 0;
@@ -43,7 +53,7 @@ int xen_find(struct xen *x, const char *name, struct rpl_err *err)
 	for (unsigned i = 0; i < n && !found; i++) {
 		RPL_AUTO_FREE char *has = xen_read(x, "/local/domain/%.20s/name", ids[i]);
 
-		found = has && strcmp(has, name) == 0;
+		found = has && strcmp(has, name) == 0 && !is_replica(x, ids[i]);
 		if (found)
 			x->domid = (uint32_t)strtoul(ids[i], NULL, 10);
 	}

@@ -1,6 +1,7 @@
 /* replicad-xen-restore - ask xl what a keeper must not wait for: is this standby possible; make a domain of the replica
  *
- *   check CONFIG                                  facts as "key=value" lines
+ *   check CONFIG [domain]                             facts as "key=value" lines
+ *   standby CONFIG SOCKET_FD                      have a domain made that waits for a helper of ours; it ends when that runs
  *   activate CONFIG RAM_FD STATE_FD DESC_FD LEN   build the domain and let it run; "domid=N"
  *
  * The last line is "done" (a keeper's loop may reap us before the exit status is read), or the reason of a failure; then the
@@ -8,12 +9,14 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <jansson.h>
 #include <replicad/auto.h>
@@ -22,12 +25,13 @@
 #include <replicad/memory.h>
 #include <replicad/xen.h>
 
+#include "xen_helper.h"
 #include "xen_standby.h"
 #include "xen_standby_conf.h"
 #include "xen_standby_image.h"
 #include "xen_standby_xl.h"
 
-/* ---- activate */
+/* ---- the replica in a memfd */
 
 struct replica {
 	struct rpl_memory *memory;
@@ -107,13 +111,85 @@ static int feed(const char *config, struct xen_image *im, struct rpl_err *err)
 	return r < 0 ? r : r_fed;
 }
 
+/* ---- the domain, once it runs */
+
+static int print_domid(const char *config, struct rpl_err *err)
+{
+	struct xen_conf conf = { 0 };
+	uint32_t domid;
+	int r = xen_conf_read(&conf, config, err);
+
+	if (r == 0)
+		r = xl_domid(conf.name, &domid, err);
+	if (r == 0)
+		(void)printf("domid=%" PRIu32 "\n", domid);
+	xen_conf_fini(&conf);
+	return r;
+}
+
+/* ---- standby */
+
+/* Ours are side by side. */
+static int name_helper(struct rpl_err *err)
+{
+	char path[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof(XEN_HELPER_PROGRAM));
+	char *slash;
+
+	path[n > 0 ? n : 0] = '\0';
+	slash = strrchr(path, '/');
+	if (!slash)
+		return rpl_fail(err, -ENOENT, "where are we? /proc/self/exe is not to be read");
+	(void)strcpy(slash + 1, XEN_HELPER_PROGRAM);
+	if (access(path, X_OK) < 0)
+		return rpl_fail_errno(err, errno, "%.150s (this build has no replica of kind domain)", path);
+	return setenv("LIBXL_SAVE_HELPER", path, 1) < 0 ? rpl_fail_errno(err, errno, "environment") : 0;
+}
+
+/* All that libxl reads itself: what precedes the image, and what ends the stream behind it. The image is the helper's. */
+static int feed_frame(struct xl_run *xl, struct rpl_err *err)
+{
+	uint8_t buf[256];
+	struct rpl_out o = rpl_out(buf, sizeof(buf));
+
+	rpl_stream_put_xl_header(&o, RPL_XL_FLAG_STREAM_V2, 0);
+	rpl_stream_put_libxl_header(&o, 0);
+	rpl_stream_put_record(&o, RPL_LIBXL_LIBXC_CONTEXT, NULL, 0);
+	rpl_stream_put_record(&o, RPL_LIBXL_END, NULL, 0);
+	rpl_assert(!o.bad);
+	return xl_feed(xl, o.p, o.len, err);
+}
+
+/* As long as the domain waits, and then until it runs. */
+static int standby(const char *config, const char *sock, struct rpl_err *err)
+{
+	char *argv[] = { (char *)"xl", (char *)"restore", (char *)(uintptr_t)config, (char *)XL_STDIN, NULL };
+	struct rpl_err fed = { 0 };
+	struct xl_run xl;
+	int r = name_helper(err), r_fed;
+
+	if (r < 0)
+		return r;
+	if (setenv(XEN_HELPER_SOCKET_ENV, sock, 1) < 0)
+		return rpl_fail_errno(err, errno, "environment");
+	r = xl_start(&xl, argv, true, err);
+	if (r < 0)
+		return r;
+	(void)close(atoi(sock)); /* the helper's alone. It has told the domain's number */
+	r_fed = feed_frame(&xl, &fed);
+	r = xl_end(&xl, NULL, err);
+	if (r == 0 && r_fed < 0)
+		*err = fed;
+	return r < 0 ? r : r_fed;
+}
+
+/* ---- activate, from a memfd */
+
 static int activate(const char *config, int ram_fd, int state_fd, int desc_fd, size_t len, struct rpl_err *err)
 {
 	struct replica rep = { 0 };
 	struct xen_image im = { .type = type_of, .copy = copy_pages, .ctx = &rep };
-	struct xen_conf conf = { 0 };
 	const void *blob;
-	uint32_t domid;
 	size_t at;
 	int r;
 
@@ -132,12 +208,7 @@ static int activate(const char *config, int ram_fd, int state_fd, int desc_fd, s
 	im.pfns = rpl_xen_types_pfn(rep.layout);
 	r = feed(config, &im, err);
 	if (r == 0)
-		r = xen_conf_read(&conf, config, err);
-	if (r == 0)
-		r = xl_domid(conf.name, &domid, err);
-	if (r == 0)
-		(void)printf("domid=%" PRIu32 "\n", domid);
-	xen_conf_fini(&conf);
+		r = print_domid(config, err);
 	rpl_memory_free(rep.memory);
 	free(rep.types);
 	return r;
@@ -145,13 +216,13 @@ static int activate(const char *config, int ram_fd, int state_fd, int desc_fd, s
 
 /* ---- check */
 
-static int check(const char *config, struct rpl_err *err)
+static int check(const char *config, bool domain, struct rpl_err *err)
 {
 	struct xen_conf conf = { 0 };
 	int r = xen_conf_read(&conf, config, err);
 
 	if (r == 0)
-		r = xen_conf_check_host(&conf, err);
+		r = xen_conf_check_host(&conf, !domain, err);
 	if (r == 0)
 		xen_conf_print(&conf);
 	xen_conf_fini(&conf);
@@ -166,11 +237,16 @@ int main(int argc, char **argv)
 	(void)signal(SIGPIPE, SIG_IGN);
 	rpl_log_init("xen-restore", RPL_LOG_INFO);
 	if (argc == 3 && strcmp(argv[1], "check") == 0) {
-		r = check(argv[2], &err);
+		r = check(argv[2], false, &err);
+	} else if (argc == 4 && strcmp(argv[1], "check") == 0 && strcmp(argv[3], "domain") == 0) {
+		r = check(argv[2], true, &err);
+	} else if (argc == 4 && strcmp(argv[1], "standby") == 0) {
+		r = standby(argv[2], argv[3], &err);
 	} else if (argc == 7 && strcmp(argv[1], "activate") == 0) {
 		r = activate(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), strtoul(argv[6], NULL, 10), &err);
 	} else {
-		(void)fprintf(stderr, "usage: replicad-xen-restore check CONFIG\n"
+		(void)fprintf(stderr, "usage: replicad-xen-restore check CONFIG [domain]\n"
+			      "       replicad-xen-restore standby CONFIG SOCKET_FD\n"
 			      "       replicad-xen-restore activate CONFIG RAM_FD STATE_FD DESC_FD LEN\n"
 			      "Started by replicad-keeper; see replicad-xen-restore(8).\n");
 		return argc == 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;

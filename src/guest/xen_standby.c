@@ -1,4 +1,8 @@
-/* xen_standby.c - a replica in a memfd, and a program that makes a domain of it
+/* xen_standby.c - a replica in a memfd or in a domain that waits, and a program that has the toolstack make the domain
+ *
+ * A memfd becomes a domain at the takeover (`activate`). A replica of kind `domain` (xen_helper.h) is one from the start
+ * (`standby`): then the program runs as long as the standby does, and its end tells how the activation went. Which of the
+ * two is the configuration's choice; with `auto` it is the domain, and the memfd if that cannot be.
  *
  * What xl has to be asked takes tenths of a second each and may block, so a short-lived program asks: `check` when the
  * standby is made, `activate` at the takeover. Its standard output is a memfd of ours, read when its pidfd says that it
@@ -15,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +28,9 @@
 #include <replicad/log.h>
 #include <replicad/xen.h>
 
+#include "xen_standby_domain.h"
+
+#define XL_LOCK_FILE "/var/lock/xl" /* of xl.conf(5), if that does not name another */
 #define ARGS_MAX 8
 #define FD_TEXT 12
 #define PASSED_MAX 3 /* descriptors that the program inherits */
@@ -33,6 +41,12 @@ struct xen_standby {
 	struct rpl_ram_layout layout;
 	bool laid_out;             /* the layout is a primary's */
 	int ram_fd;
+	bool try_domain;           /* the replica shall be a domain */
+	bool domain, pv;           /* it is one, which waits */
+	uint32_t domid;
+	int sock;                  /* to its helper */
+	ev_io heard;
+	struct rpl_err over;       /* what the helper failed with */
 	/* the program under way */
 	pid_t pid;
 	int pidfd, said;
@@ -50,7 +64,7 @@ struct xen_standby *xen_standby_new(struct rpl_guest *g, struct rpl_err *err)
 		return NULL;
 	}
 	s->g = g;
-	s->ram_fd = s->pidfd = s->said = -1;
+	s->ram_fd = s->pidfd = s->said = s->sock = -1;
 	return s;
 }
 
@@ -66,10 +80,20 @@ static void forget_program(struct xen_standby *s)
 	s->then = NULL;
 }
 
+/* Its helper sees that, and the domain ends if it is no guest yet. */
+static void forget_domain(struct xen_standby *s)
+{
+	if (s->sock >= 0)
+		ev_io_stop(s->g->loop, &s->heard);
+	rpl_close(&s->sock);
+	s->domain = false;
+}
+
 void xen_standby_free(struct xen_standby *s)
 {
 	if (!s)
 		return;
+	forget_domain(s);
 	forget_program(s);
 	rpl_close(&s->ram_fd);
 	free(s->facts);
@@ -86,6 +110,7 @@ void xen_standby_abandon(struct xen_standby *s)
 	(void)kill(-s->pid, SIGKILL);
 	(void)pidfd_send_signal(s->pidfd, SIGKILL, NULL, 0); /* if it had no session of its own yet */
 	(void)waitid(P_PIDFD, (id_t)s->pidfd, &si, WEXITED);
+	forget_domain(s);
 	forget_program(s);
 }
 
@@ -176,10 +201,11 @@ static char *program(struct xen_standby *s)
 /* Until a primary tells its layout there is one page, and its type: a replica that cannot be anybody's. */
 static int lay_out(struct xen_standby *s, const struct rpl_ram_layout *l, struct rpl_err *err)
 {
+	uint64_t pages = s->domain ? 0 : l->pages;
 	RPL_AUTO_FD int fd = memfd_create("replicad-xen-ram", MFD_CLOEXEC);
 
-	if (fd < 0 || ftruncate(fd, (off_t)(l->pages << RPL_PAGE_SHIFT)) < 0)
-		return rpl_fail_errno(err, errno, "%s: a replica of %" PRIu64 " pages", s->g->conf.name, l->pages);
+	if (fd < 0 || ftruncate(fd, (off_t)(pages << RPL_PAGE_SHIFT)) < 0)
+		return rpl_fail_errno(err, errno, "%s: a replica of %" PRIu64 " pages", s->g->conf.name, pages);
 	rpl_close(&s->ram_fd);
 	s->ram_fd = rpl_steal_fd(&fd);
 	s->layout = s->g->info.layout = *l;
@@ -224,6 +250,9 @@ static int take_facts(struct xen_standby *s, const char *said, struct rpl_err *e
 	return lay_out_nothing(s, err);
 }
 
+static int start_domain(struct xen_standby *s, struct rpl_err *err);
+static void no_domain(struct xen_standby *s, const struct rpl_err *why);
+
 static void on_checked(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
 {
 	struct rpl_err mine = { 0 };
@@ -232,18 +261,141 @@ static void on_checked(struct xen_standby *s, const char *said, int r, const str
 		r = take_facts(s, said, &mine);
 		err = &mine;
 	}
-	rpl_guest_op_done(s->g, r, err);
+	if (r < 0 || !s->try_domain)
+		rpl_guest_op_done(s->g, r, err);
+	else if (start_domain(s, &mine) < 0)
+		no_domain(s, &mine);
+}
+
+/* Where the copy is to be, dom0's memory must suffice for it. */
+static int start_check(struct xen_standby *s, struct rpl_err *err)
+{
+	char *path = (char *)(uintptr_t)s->g->conf.standby_path;
+	char *argv[ARGS_MAX] = { program(s), (char *)"check", path, s->try_domain ? (char *)"domain" : NULL, NULL };
+
+	s->g->info.replica = s->try_domain ? NULL : "memfd";
+	return run(s, argv, NULL, 0, on_checked, err);
 }
 
 int xen_standby_start(struct xen_standby *s, struct rpl_err *err)
 {
 	const struct rpl_guest_conf *c = &s->g->conf;
-	char *argv[ARGS_MAX] = { program(s), (char *)"check", (char *)(uintptr_t)c->standby_path, NULL };
 
 	if (!c->standby_path)
 		return rpl_fail(err, -EINVAL, "%s: no standby file is configured (standby=PATH): the xl configuration of the domain on "
 				"this host", c->name);
-	return run(s, argv, NULL, 0, on_checked, err);
+	s->try_domain = c->replica && strcmp(c->replica, "memfd") != 0;
+	return start_check(s, err);
+}
+
+/* ---- a domain that waits */
+
+/* It cannot be. That is a reason to do without it, or one to do nothing. */
+static void no_domain(struct xen_standby *s, const struct rpl_err *why)
+{
+	struct rpl_err err = { 0 };
+	int r;
+
+	if (strcmp(s->g->conf.replica, "domain") == 0) {
+		(void)rpl_fail(&err, why->code, "%s: the replica cannot be a domain: %.180s", s->g->conf.name, why->msg);
+		rpl_guest_op_done(s->g, err.code, &err);
+		return;
+	}
+	rpl_log(RPL_LOG_WARNING, "vm=%s replica=memfd reason=\"it cannot be a domain: %.200s\"", s->g->conf.name, why->msg);
+	s->try_domain = false;
+	r = start_check(s, &err);
+	if (r < 0)
+		rpl_guest_op_done(s->g, r, &err);
+}
+
+/* The program has ended: the domain could not be made, or it runs, or somebody took it away. */
+static void on_domain_over(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
+{
+	bool waited = s->domain;
+	struct rpl_err why = { 0 };
+
+	(void)said;
+	if (r < 0)
+		why = s->over.code ? s->over : *err;
+	else if (!s->activated)
+		(void)rpl_fail(&why, -EPROTO, "the toolstack made a guest of it, and nobody had told it to");
+	forget_domain(s);
+	if (!waited)
+		no_domain(s, &why);
+	else if (s->activated)
+		s->activated(s->g, s->domid, r, &why);
+	else
+		rpl_guest_tell(s->g, RPL_GUEST_LOST, "the domain that was the replica is gone: %.160s", why.msg);
+}
+
+/* xl has a lock against others while it makes room for a domain by taking it from dom0; here that would be for hours. */
+static int check_lock(const struct xen_standby *s, struct rpl_err *err)
+{
+	RPL_AUTO_FD int fd = open(XL_LOCK_FILE, O_RDWR | O_CLOEXEC);
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	if (fd < 0 || fcntl(fd, F_GETLK, &l) < 0 || l.l_type == F_UNLCK || getsid(l.l_pid) != s->pid)
+		return 0;
+	return rpl_fail(err, -EBUSY, "xl would keep its lock " XL_LOCK_FILE " for as long as the domain waits, because it balloons dom0: "
+			"give dom0 a fixed size (dom0_mem=), or set autoballoon=\"off\" in xl.conf");
+}
+
+static void on_heard(EV_P_ ev_io *w, int revents)
+{
+	struct xen_standby *s = w->data;
+	int fds[RPL_MEMORY_FDS_MAX];
+	size_t n = RPL_ARRAY_LEN(fds);
+	struct xen_helper_say m;
+	int r = xen_domain_hear(s->sock, &m, fds, &n, &s->over);
+
+	(void)revents;
+	if (r > 0)
+		return;
+	for (size_t i = 0; i < n; i++)
+		(void)close(fds[i]);
+	if (r == 0 && m.kind == XEN_HELPER_COMPLETED && s->activated) {
+		rpl_log(RPL_LOG_INFO, "vm=%s domain=%u completed_us=%" PRIu64, s->g->conf.name, s->domid, m.len);
+		return;
+	}
+	if (r == 0 && (m.kind != XEN_HELPER_READY || s->domain))
+		r = rpl_fail(&s->over, -EPROTO, XEN_HELPER_PROGRAM ": message %u", m.kind);
+	if (r == 0)
+		r = check_lock(s, &s->over);
+	if (r < 0) { /* what runs ends by that, and on_domain_over() has the last word */
+		if (s->over.code == -ECONNRESET)
+			s->over.code = 0; /* the program's own last words are better */
+		ev_io_stop(loop, w);
+		(void)shutdown(s->sock, SHUT_RDWR);
+		return;
+	}
+	s->domain = true;
+	s->pv = m.pv;
+	s->domid = m.domid;
+	s->g->info.replica = "domain";
+	rpl_log(RPL_LOG_INFO, "vm=%s replica=domain domain=%u", s->g->conf.name, m.domid);
+	rpl_guest_op_done(s->g, 0, NULL);
+}
+
+static int start_domain(struct xen_standby *s, struct rpl_err *err)
+{
+	char fd_text[FD_TEXT];
+	char *argv[ARGS_MAX] = { program(s), (char *)"standby", (char *)(uintptr_t)s->g->conf.standby_path, fd_text, NULL };
+	int pair[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return rpl_fail_errno(err, errno, "%s: a socket to " XEN_HELPER_PROGRAM, s->g->conf.name);
+	(void)snprintf(fd_text, sizeof(fd_text), "%d", pair[1]);
+	s->over = (struct rpl_err){ 0 };
+	s->sock = pair[0];
+	ev_io_init(&s->heard, on_heard, s->sock, EV_READ);
+	s->heard.data = s;
+	r = run(s, argv, &pair[1], 1, on_domain_over, err);
+	(void)close(pair[1]);
+	if (r == 0)
+		ev_io_start(s->g->loop, &s->heard);
+	else
+		rpl_close(&s->sock);
+	return r;
 }
 
 /* ---- the primary's definition */
@@ -293,6 +445,8 @@ int xen_standby_fit(struct xen_standby *s, const char *primary, struct rpl_err *
 
 int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
 {
+	if (s->domain && s->laid_out)
+		return xen_domain_lay_out(s->sock, &s->layout, s->pv, ret, fds, ret_n, err);
 	fds[0] = fcntl(s->ram_fd, F_DUPFD_CLOEXEC, 0);
 	if (fds[0] < 0)
 		return rpl_fail_errno(err, errno, "%s: the replica's memory", s->g->conf.name);
@@ -334,15 +488,28 @@ static int put_desc(struct xen_standby *s, int *ret_fd, struct rpl_err *err)
 	return r < 0 ? rpl_fail_errno(err, -r, "%s: the layout", s->g->conf.name) : 0;
 }
 
+static int activate_domain(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err)
+{
+	int r = s->laid_out ? xen_domain_activate(s->sock, state_fd, len, err) :
+			      rpl_fail(err, -ENODATA, "%s: no primary ever filled this replica", s->g->conf.name);
+
+	if (r == 0)
+		s->activated = done;
+	return r;
+}
+
 int xen_standby_activate(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err)
 {
 	RPL_AUTO_FD int desc_fd = -1;
 	char fd_text[PASSED_MAX][FD_TEXT], len_text[24];
 	char *argv[ARGS_MAX] = { program(s), (char *)"activate", (char *)(uintptr_t)s->g->conf.standby_path, fd_text[0],
 				 fd_text[1], fd_text[2], len_text, NULL };
-	int r = s->laid_out ? put_desc(s, &desc_fd, err) :
-			      rpl_fail(err, -ENODATA, "%s: no primary ever filled this replica", s->g->conf.name);
+	int r;
 
+	if (s->domain)
+		return activate_domain(s, state_fd, len, done, err);
+	r = s->laid_out ? put_desc(s, &desc_fd, err) :
+			  rpl_fail(err, -ENODATA, "%s: no primary ever filled this replica", s->g->conf.name);
 	if (r < 0)
 		return r;
 	int passed[PASSED_MAX] = { s->ram_fd, state_fd, desc_fd };

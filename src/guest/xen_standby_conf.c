@@ -5,14 +5,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <replicad/auto.h>
 #include <replicad/io.h>
 #include <replicad/xen.h>
 
+#include "xen_helper.h"
 #include "xen_standby_xl.h"
 
 #define CONF_TEXT_MAX 65536
+#define LEFTOVER_WAITS 20    /* for the domain of an earlier keeper to go */
+#define LEFTOVER_WAIT_MS 300L
 #define NICS_MAX 64
 #define DOMAIN_OVERHEAD_MIB 32 /* page tables, log-dirty, rings: beside its memory */
 #define DOM0_RESERVE_MIB 64    /* what this host keeps for itself beside the copy */
@@ -114,17 +118,35 @@ static int check_xen(struct xen_conf *c, struct rpl_err *err)
 	return 0;
 }
 
-int xen_conf_check_host(struct xen_conf *c, struct rpl_err *err)
+/* What an earlier keeper left: a domain that was its replica, and that nobody ever ran. Mostly it is just going. */
+static int clear_leftover(const struct xen_conf *c, struct rpl_err *err)
 {
+	static const struct timespec pause = { 0, LEFTOVER_WAIT_MS * 1000000L };
+	char path[64];
+	char *argv[] = { (char *)"xenstore-read", path, NULL };
 	struct rpl_err none;
 	uint32_t domid;
-	int r;
 
-	if (xl_domid(c->name, &domid, &none) == 0)
-		return rpl_fail(err, -EEXIST, "a domain called %.100s (%" PRIu32 ") is on this host: it can be a backup only without it "
-				"(xl destroy %" PRIu32 ")", c->name, domid, domid);
+	for (unsigned i = 0; xl_domid(c->name, &domid, &none) == 0; i++) {
+		(void)snprintf(path, sizeof(path), RPL_XEN_STANDBY_NODE, domid);
+		if (i == LEFTOVER_WAITS || xl_call(argv, NULL, &none) < 0)
+			return rpl_fail(err, -EEXIST, "a domain called %.100s (%" PRIu32 ") is on this host: it can be a backup only "
+					"without it (xl destroy %" PRIu32 ")", c->name, domid, domid);
+		if (i == LEFTOVER_WAITS / 2)
+			(void)xl_destroy(domid, &none);
+		(void)nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
+int xen_conf_check_host(struct xen_conf *c, bool copy_in_dom0, struct rpl_err *err)
+{
+	int r = clear_leftover(c, err);
+
+	if (r < 0)
+		return r;
 	r = check_xen(c, err);
-	return r < 0 ? r : check_dom0(c, err);
+	return r < 0 || !copy_in_dom0 ? r : check_dom0(c, err);
 }
 
 /* ---- the definition */

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include <stdbool.h>
+
 #include <jansson.h>
 
 #include <replicad/err.h>
@@ -19,8 +21,9 @@ struct xen_conf {
 /* 0; -EINVAL with what to change in the file. xen_conf_fini() accepts a zeroed one. */
 int xen_conf_read(struct xen_conf *c, const char *path, struct rpl_err *err);
 void xen_conf_fini(struct xen_conf *c);
-/* No domain of that name, enough memory for the copy and for the domain. -EEXIST, -ENOMEM with the numbers. */
-int xen_conf_check_host(struct xen_conf *c, struct rpl_err *err);
+/* No domain of that name (the rest of an earlier replica is removed, which may take seconds), enough memory for the domain
+ * and, where the copy is to be in dom0, for the copy. -EEXIST, -ENOMEM with the numbers. */
+int xen_conf_check_host(struct xen_conf *c, bool copy_in_dom0, struct rpl_err *err);
 /* name=, uuid=, then the definition's lines from backend= on, sorted. */
 void xen_conf_print(const struct xen_conf *c);
 

@@ -82,6 +82,7 @@ static void read_vm(struct keeper_conf *c, struct reader *rd)
 	c->backend = string(rd, "backend");
 	c->qmp = string(rd, "qmp");
 	c->standby = string(rd, "standby");
+	c->replica = string(rd, "replica");
 	c->standby_user = string(rd, "standby_user");
 	c->tracker = string(rd, "tracker");
 	c->audit = yes(rd, "audit");

@@ -17,7 +17,7 @@ struct keeper_conf {
 	struct rpl_core_conf core;
 	enum rpl_tls tls;
 	bool insecure;
-	const char *backend, *qmp, *standby, *tracker, *standby_user, *netbuf, *relay, *interfaces, *disk;
+	const char *backend, *qmp, *standby, *replica, *tracker, *standby_user, *netbuf, *relay, *interfaces, *disk;
 	const char *arbiter, *arbiter_location, *arbiter_ca, *arbiter_cert, *arbiter_key, *cluster;
 	const char *keys, *x509_dir, *identity, *mover_user;
 	bool manual;           /* each node keeps the record for itself: the peer is told of changes, and we by it */

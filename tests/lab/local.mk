@@ -11,3 +11,10 @@ check-lab-full: all
 	$(top_srcdir)/tests/lab/check --build . --full
 	$(top_srcdir)/tests/lab/test-save --build .
 	$(top_srcdir)/tests/lab/test-interop --build .
+
+# the backup's half of the Xen backend alone, for one host
+if XEN
+check_PROGRAMS += tests/lab/standby
+tests_lab_standby_SOURCES = tests/lab/standby.c
+tests_lab_standby_LDADD = src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/base/libbase.la $(EV_LIBS)
+endif

@@ -129,7 +129,7 @@ def check_options(pages):
         for sub in subcommands(name, text):
             text += help_of("replicad", name, sub)
         helps["replicad-%s.8" % name] = text
-    for name in ("replicad-relay", "replicad-keeper"):
+    for name in ("replicad-relay", "replicad-keeper", "replicad-xen-helper"):
         if os.path.exists(os.path.join(BUILD, name)) and name + ".8" in pages:
             helps[name + ".8"] = help_of(name)
     known = set().union(*map(long_options, helps.values()))
