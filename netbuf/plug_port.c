@@ -491,12 +491,23 @@ int plug_port_remove(struct plug_port *p, struct plug_nl *nl, struct rpl_err *er
 	return 0;
 }
 
+/* A list of the filters of an interface that is not there is empty, says the kernel, and no error. */
+static bool vanished(const struct plug_port *p, struct plug_nl *nl)
+{
+	struct plug_link link = { 0 };
+	struct rpl_err unused_err;
+	int r = plug_nl_link(nl, p->vif, &link, &unused_err);
+
+	return r == -ENODEV || (r == 0 && link.index != p->vif_index);
+}
+
 int plug_port_verify(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
 	struct filters in, out;
 	int r = p->redirected ? find_filters(p, nl, &in, &out, err) : 0;
 
-	if (r == -ENODEV) { /* it vanished, as a domain's do when it dies, and the filter with it */
+	/* it vanished, as a domain's do when it dies, and the filter with it */
+	if (r == -ENODEV || (r == 0 && p->redirected && !in.ours && vanished(p, nl))) {
 		p->vif_index = 0;
 		p->redirected = p->shut = false;
 		return 0;
