@@ -23,11 +23,12 @@ FLOW_TESTS = \
 	tests/flow/netbuf-plug \
 	tests/flow/relay-supervised \
 	tests/flow/hostile \
+	tests/flow/certified-peer \
 	tests/flow/keeper-wishes \
 	tests/flow/failover \
 	tests/flow/supervision \
 	tests/flow/guest-fate
-EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/flow/adversary.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak tests/coverage .ci/run
+EXTRA_DIST += $(FLOW_TESTS) tests/flow/story.py tests/flow/adversary.py tests/flow/between.py tests/model/protocol.pml tests/lib/guest.sh tests/bench/guest-pause tests/bench/copy-gap tests/lib/packages.sh tests/lib/stock-kernel tests/soak tests/coverage .ci/run
 .PHONY: list-flow-tests
 list-flow-tests:
 	@for t in $(FLOW_TESTS); do echo "flow-test: $$t"; done
