@@ -6,6 +6,7 @@ Names: every configuration key, frame, record, rule, fault point, state, control
 Options: every long option that a --help shows is in that command's page, and no page describes one that no help shows.
 Pages: each is installed, names itself, refers to pages that exist, and mandoc finds nothing to warn of.
 Programs: each installed one has a page.
+Sentences: what replicad-security(7) says is said of bad input stands in the sources, and the tests that show it exist.
 """
 import os
 import re
@@ -17,6 +18,9 @@ SRC = os.environ.get("top_srcdir", ".")
 BUILD = os.environ.get("top_builddir", ".")
 MAN = os.path.join(SRC, "man")
 HELP_TIMEOUT_S = 30
+SOURCES = ("src", "netbuf", "disk", "failover", "include")
+BAD_INPUT_MIN = 35
+QUOTE = "\1"
 
 failures = []
 
@@ -187,6 +191,41 @@ def check_programs(pages):
             fail("%s: an installed program without a page" % name)
 
 
+def sentences():
+    """Every source file with its string literals joined and each value in them as "...", as replicad-security(7) writes it."""
+    found = []
+    for directory in SOURCES:
+        for path, _, names in os.walk(os.path.join(SRC, directory)):
+            for name in names:
+                if name.endswith((".c", ".h")):
+                    with open(os.path.join(path, name), encoding="utf-8") as f:
+                        text = f.read().replace('\\"', QUOTE)
+                    text = re.sub(r'"\s*PRI\w+\s*"?', "u", text)  # "%" PRIu64 " b", or at the end of a literal
+                    text = re.sub(r'"\s*"', "", text)  # "a" "b"
+                    text = re.sub(r"%[-0-9.*]*(?:hh|h|ll|l|z|t|j)?[a-zA-Z]", "...", text)
+                    found.append(re.sub(r"\.{3,}", "...", text).replace(QUOTE, '"'))
+    return found
+
+
+def check_sentences(pages):
+    """The table of bad input: each sentence is in the sources, each test is there and runs."""
+    source = plain(pages["replicad-security.7"])
+    rows = re.findall(r"^\.It (?!Sy )(.*) Ta (.*) Ta (.*)$", source, re.M)
+    texts = sentences()
+    with open(os.path.join(SRC, "tests/local.mk"), encoding="utf-8") as f:
+        flow_tests = f.read()
+    for what, said, test in rows:
+        if not any(said in text for text in texts):
+            fail("replicad-security.7: %s: no source says '%s'" % (what, said))
+        if not os.path.exists(os.path.join(SRC, "tests/flow", test)):
+            fail("replicad-security.7: %s: there is no tests/flow/%s" % (what, test))
+        elif "/" not in test and "tests/flow/%s " % test not in flow_tests:
+            fail("replicad-security.7: %s: tests/flow/%s is not among FLOW_TESTS" % (what, test))
+    if len(rows) < BAD_INPUT_MIN:
+        fail("replicad-security.7: %d rows of bad input, at least %d are known" % (len(rows), BAD_INPUT_MIN))
+    return len(rows)
+
+
 def main():
     pages = load_pages()
     names = check_names(pages)
@@ -194,7 +233,8 @@ def main():
     check_pages(pages)
     check_lint(pages)
     check_programs(pages)
-    print("%d pages, %d names, %d options, %d failures" % (len(pages), names, options, len(failures)))
+    said = check_sentences(pages)
+    print("%d pages, %d names, %d options, %d sentences, %d failures" % (len(pages), names, options, said, len(failures)))
     return 1 if failures else 0
 
 
