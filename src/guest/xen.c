@@ -355,7 +355,7 @@ static int do_fit(struct rpl_guest *g, const char *primary, struct rpl_err *err)
 }
 
 /* The domain runs: from here on it is one like any other. That it cannot be attached to does not undo that. */
-static void on_activated(struct rpl_guest *g, uint32_t domid, int r, const struct rpl_err *err)
+static void on_activated(struct rpl_guest *g, int r, const struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
 	struct rpl_err mine = { 0 };
@@ -364,14 +364,14 @@ static void on_activated(struct rpl_guest *g, uint32_t domid, int r, const struc
 		rpl_guest_op_done(g, r, err);
 		return;
 	}
-	rpl_log(RPL_LOG_INFO, "vm=%s domain=%u activated", g->conf.name, domid);
 	xen_standby_free(x->standby);
 	x->standby = NULL;
 	x->over = x->asked = x->wanted = false;
-	if (attach(x, &mine) < 0) {
-		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u runs, but attach=\"%s\"", g->conf.name, domid, mine.msg);
-		x->domid = domid;
-	}
+	x->domid = 0;
+	if (attach(x, &mine) < 0)
+		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u runs, but attach=\"%s\"", g->conf.name, x->domid, mine.msg);
+	else
+		rpl_log(RPL_LOG_INFO, "vm=%s domain=%u activated", g->conf.name, x->domid);
 	rpl_guest_op_done(g, 0, NULL);
 }
 

@@ -2,7 +2,7 @@
  *
  *   check CONFIG [domain]                             facts as "key=value" lines
  *   standby CONFIG SOCKET_FD                      have a domain made that waits for a helper of ours; it ends when that runs
- *   activate CONFIG RAM_FD STATE_FD DESC_FD LEN   build the domain and let it run; "domid=N"
+ *   activate CONFIG RAM_FD STATE_FD DESC_FD LEN   build the domain and let it run
  *
  * The last line is "done" (a keeper's loop may reap us before the exit status is read), or the reason of a failure; then the
  * exit status is 1.
@@ -111,22 +111,6 @@ static int feed(const char *config, struct xen_image *im, struct rpl_err *err)
 	return r < 0 ? r : r_fed;
 }
 
-/* ---- the domain, once it runs */
-
-static int print_domid(const char *config, struct rpl_err *err)
-{
-	struct xen_conf conf = { 0 };
-	uint32_t domid;
-	int r = xen_conf_read(&conf, config, err);
-
-	if (r == 0)
-		r = xl_domid(conf.name, &domid, err);
-	if (r == 0)
-		(void)printf("domid=%" PRIu32 "\n", domid);
-	xen_conf_fini(&conf);
-	return r;
-}
-
 /* ---- standby */
 
 /* Ours are side by side. */
@@ -207,8 +191,6 @@ static int activate(const char *config, int ram_fd, int state_fd, int desc_fd, s
 	im.rest_len = len - at;
 	im.pfns = rpl_xen_types_pfn(rep.layout);
 	r = feed(config, &im, err);
-	if (r == 0)
-		r = print_domid(config, err);
 	rpl_memory_free(rep.memory);
 	free(rep.types);
 	return r;

@@ -323,7 +323,7 @@ static void on_domain_over(struct xen_standby *s, const char *said, int r, const
 	if (!waited)
 		no_domain(s, &why);
 	else if (s->activated)
-		s->activated(s->g, s->domid, r, &why);
+		s->activated(s->g, r, &why);
 	else
 		rpl_guest_tell(s->g, RPL_GUEST_LOST, "the domain that was the replica is gone: %.160s", why.msg);
 }
@@ -462,17 +462,11 @@ int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *
 static void on_activated(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
 {
 	xen_activated_fn *done = s->activated;
-	struct rpl_err mine = { 0 };
-	unsigned domid = 0;
-	char text[16];
 
-	if (r == 0 && (!rpl_xen_definition_get(said, "domid", text, sizeof(text)) || sscanf(text, "%u", &domid) != 1)) {
-		r = rpl_fail(&mine, -EBADMSG, "%s: activated, but which domain is it? '%.100s'", s->g->conf.name, said);
-		err = &mine;
-	}
+	(void)said; /* to ask xl which domain it is would take longer than to look in xenstore */
 	if (r == 0)
 		rpl_close(&s->ram_fd); /* the domain has it now */
-	done(s->g, domid, r, err);
+	done(s->g, r, err);
 }
 
 /* The description of the memory, for a program of the same build. */

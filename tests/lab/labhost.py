@@ -245,7 +245,7 @@ class Lab:
             if os.path.exists(log):
                 with open(log, encoding="utf-8", errors="replace") as f:
                     text = f.read()
-                if READY in text:
+                if READY in text and self._ssh_listens(host):
                     return
             if not self.alive(host) or CRASHED in text:
                 break
@@ -253,6 +253,11 @@ class Lab:
         tail = "\n".join(text.splitlines()[-15:])
         how = "did not get ready" if self.alive(host) and CRASHED not in text else "ended"
         raise LabError(f"host {host} {how} ({log}); its last words:\n{tail}")
+
+    def _ssh_listens(self, host):
+        """sshd goes into the background before it listens."""
+        probe = f"import socket; socket.create_connection(('{LAN[host]}', 22), 2)"
+        return subprocess.run(self.inside(["python3", "-c", probe]), capture_output=True, check=False).returncode == 0
 
     def kill(self, host):
         """Power loss: SIGKILL. Returns the time of it (CLOCK_MONOTONIC, ns)."""
