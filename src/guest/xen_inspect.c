@@ -399,5 +399,6 @@ int xen_inspect(struct xen *x, struct rpl_err *err)
 	(void)snprintf(i->machine, sizeof(i->machine), "%s", kind_name(x->kind));
 	i->ram_bytes = rpl_xen_guest_pages(&i->layout) << RPL_PAGE_SHIFT;
 	i->running = !d.shutdown;
+	i->life = x->domid;
 	return 0;
 }

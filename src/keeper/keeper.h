@@ -338,6 +338,7 @@ struct keeper_past {
 	bool known;
 	pid_t guest_pid;
 	uint64_t guest_started; /* clock ticks since boot: field 22 of /proc/PID/stat */
+	uint64_t guest_life;    /* of a guest that is no process: rpl_guest_info; 0: none ran */
 	uint64_t epoch;
 	bool want;
 	bool down; /* it saw the guest shut down on purpose */

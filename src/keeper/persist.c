@@ -86,6 +86,7 @@ void keeper_past_load(const char *dir, struct keeper_past *ret)
 		ret->known = true;
 		ret->guest_pid = (pid_t)json_integer_value(json_object_get(doc, "guest_pid"));
 		ret->guest_started = (uint64_t)json_integer_value(json_object_get(doc, "guest_started"));
+		ret->guest_life = (uint64_t)json_integer_value(json_object_get(doc, "guest_life"));
 		ret->epoch = (uint64_t)json_integer_value(json_object_get(doc, "epoch"));
 		load_made(doc, &ret->made);
 		ret->want = json_is_true(json_object_get(doc, "want"));
@@ -102,9 +103,10 @@ void keeper_past_save(const struct keeper *k)
 	RPL_AUTO_FREE char *path = past_path(k->conf.dir), *text = NULL;
 	pid_t pid = k->standby.ready ? 0 : rpl_guest_pid(k->guest);
 	pid_t mover = k->standby.ready ? movers_pid(k->movers) : 0;
-	json_t *doc = json_pack("{s:i, s:s, s:I, s:I, s:I, s:b, s:I, s:I, s:o}", "v", 1, "state", rpl_state_name(k->core.state),
+	uint64_t life = k->guest_here && !k->standby.ready ? rpl_guest_info(k->guest)->life : 0;
+	json_t *doc = json_pack("{s:i, s:s, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:o}", "v", 1, "state", rpl_state_name(k->core.state),
 				"guest_pid", (json_int_t)pid, "guest_started", (json_int_t)process_start_time(pid),
-				"epoch", (json_int_t)k->core.epoch, "want", k->core.want ? 1 : 0,
+				"guest_life", (json_int_t)life, "epoch", (json_int_t)k->core.epoch, "want", k->core.want ? 1 : 0,
 				"mover_pid", (json_int_t)mover, "mover_started",
 				(json_int_t)process_start_time(mover), "made", dump_made(&k->made));
 	struct rpl_err err;

@@ -239,11 +239,19 @@ static enum rpl_found what_was_found(const struct keeper *k)
 	return rpl_guest_info(k->guest)->running ? RPL_FOUND_RUNNING : RPL_FOUND_PAUSED;
 }
 
+/* The guest's memory is what it was for the keeper before: the same process, or the same domain. */
+static bool same_life(const struct keeper *k)
+{
+	pid_t pid = rpl_guest_pid(k->guest);
+	struct keeper_past past;
+
+	keeper_past_load(k->conf.dir, &past);
+	return past.guest_pid == pid && past.guest_started == process_start_time(pid) &&
+	       past.guest_life == rpl_guest_info(k->guest)->life;
+}
+
 static void on_netbuf_attached(struct keeper *k, int r, const struct rpl_err *err)
 {
-	struct keeper_past past;
-	pid_t pid;
-
 	if (r < 0 && !k->started && !k->standby.starting && !k->standby.ready) {
 		keeper_refuse(k, err);
 		return;
@@ -264,10 +272,7 @@ static void on_netbuf_attached(struct keeper *k, int r, const struct rpl_err *er
 	}
 	k->wish.open = !rpl_netbuf_status(k->netbuf)->holding;
 	k->paused = k->wish.paused = !rpl_guest_info(k->guest)->running;
-	keeper_past_load(k->conf.dir, &past);
-	pid = rpl_guest_pid(k->guest);
-	keeper_start_core(k, what_was_found(k),
-			  past.guest_pid == pid && past.guest_started == process_start_time(pid));
+	keeper_start_core(k, what_was_found(k), same_life(k));
 }
 
 static void on_netbuf_done(void *arg, enum rpl_netbuf_op op, uint64_t epoch, int r, const struct rpl_err *err)

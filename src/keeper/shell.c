@@ -208,7 +208,7 @@ static void begin(struct keeper *k)
 	keeper_past_load(k->conf.dir, &past);
 	remains_find(k, &past);
 	if (!adopt_begin(k, &past))
-		keeper_begin_without(k, process_lives(past.guest_pid, past.guest_started));
+		keeper_begin_without(k, past.guest_life || process_lives(past.guest_pid, past.guest_started));
 }
 
 void keeper_begin_without(struct keeper *k, bool ran_here)
