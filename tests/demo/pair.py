@@ -48,11 +48,11 @@ def wait_until(what, check, timeout, alive=lambda: None):
 class Client:
     """The process that holds the connection, and its log."""
 
-    def __init__(self, net, path, stderr_path, host=GUEST_ADDR):
+    def __init__(self, net, path, stderr_path, host=GUEST_ADDR, think_ms=THINK_MS):
         self.path = path
         with open(stderr_path, "wb") as err:
             argv = [sys.executable, os.path.join(HERE, "client.py"), "--host", host, "--log", path,
-                    "--think-ms", str(THINK_MS), "--connect-timeout", str(patience.seconds(CONNECT_TIMEOUT_S))]
+                    "--think-ms", str(think_ms), "--connect-timeout", str(patience.seconds(CONNECT_TIMEOUT_S))]
             self.process = net.spawn("client", argv, stdout=err, stderr=err)
         self.offset, self.records = 0, []
 

@@ -34,7 +34,7 @@ BOOT_TIMEOUT_S = 300         # 20 to 30 s on a quiet machine
 COMMAND_TIMEOUT_S = 300
 CPU = "EPYC,+svm,+npt,-smap,-smep,-monitor,-rdtscp,-avx,-avx2,-fma,-f16c"
 XEN_ARGS = (f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MB}M,max:{DOM0_MB}M dom0_max_vcpus=1 sched=credit cpuidle=0 "
-            "mwait-idle=0")
+            "mwait-idle=0 bootscrub=no")     # what QEMU gives is zero: to scrub it costs all of it, and time
 EAGER_FPU = "spec-ctrl=eager-fpu"   # without it guests' and dom0's floating-point state is corrupted under emulation
 TINY_TYPES = {"tiny": "pvh", "tinypv": "pv", "tinyhvm": "hvm"}
 SHARED = ("guest-initrd", "tiny", "tinypv", "fpucheck")   # of the cache, shown to the hosts at /lab

@@ -36,6 +36,7 @@ TAKEOVER_S = 180
 CLIENT_WAIT_S = 180
 PROTECTED_REPLIES = 8   # before the kill: each waited for a checkpoint
 LOOK_S = 0.25
+THINK_MS = 40           # an unprotected guest that is asked without a pause keeps its one CPU from the copy
 # The pace of an emulated host: a checkpoint takes it a few hundred milliseconds, a claim up to a second.
 VM_KEYS = {"interval_ms": 500, "heartbeat_ms": 200, "suspect_ms": 6000, "takeover_delay_ms": 500, "arm_timeout_ms": 20000,
            "op_timeout_ms": 30000, "netbuf": "plug"}
@@ -157,8 +158,10 @@ class TwoHosts:
         vms = json.loads(self.replicad(host, "status", "--json", check=False)[1]).get("vms", [])
         return next((vm for vm in vms if vm["vm"] == self.name), {})
 
-    def domains(self, host):
-        return [n for n in (line.split()[0] for line in self.lab.sh(host, "xl list").splitlines()[1:]) if n != "Domain-0"]
+    def running(self, host):
+        """The guests there, but for a domain that is a replica, which is paused."""
+        rows = [line.split() for line in self.lab.sh(host, "xl list").splitlines()[1:]]
+        return [row[0] for row in rows if row[0] != "Domain-0" and "p" not in row[4]]
 
     # -- the guest and its protection
 
@@ -209,7 +212,7 @@ class TwoHosts:
         said = self.ask(f"GET {KEY}")
         self.counted = int(said) if said.isdigit() else 0
         base = os.path.join(self.work, f"client-{self.clients}")
-        self.client = Client(self, base + ".jsonl", base + ".err", host=self.addr)
+        self.client = Client(self, base + ".jsonl", base + ".err", host=self.addr, think_ms=THINK_MS)
 
     def replies(self, count, since, timeout=CLIENT_WAIT_S):
         """Wait until so many replies came from `since` (ns) on."""

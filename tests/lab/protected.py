@@ -1,0 +1,256 @@
+"""What a protected Xen guest lives through besides power loss, in chapters that are played one after the other on one pair
+of hosts, with one client that counts all the time. A chapter begins and ends protected, and returns its figures."""
+import json
+import re
+import time
+
+from labhost import LabError
+from twohosts import OTHER, PROTECT_S, TwoHosts, oracle, state_is
+
+GOES_ON_S = 60          # the guest answers again: stated in replicad-xen(7)
+REPLIES = 10
+QUIET_EPOCHS = 3
+EVENT_S = 120
+FILL_MB = 1150          # of Xen's memory on the backup, by a guest that nobody needs
+
+
+def expect(what, got, wanted):
+    if got != wanted:
+        raise LabError(f"{what}: {got!r}, not {wanted!r}")
+
+
+def answers(pair, since, what):
+    """Milliseconds from `since` to the first reply after it."""
+    pair.replies(1, since, GOES_ON_S)
+    first = min(r["t"] for r in pair.client.poll() if r["e"] == "recv" and r["t"] >= since)
+    if first - since > GOES_ON_S * 1e9:
+        raise LabError(f"{what}: the first answer came after {(first - since) / 1e9:.1f} s")
+    return round((first - since) / 1e6)
+
+
+def protected_again(pair, since):
+    pair.wait_protected(since)
+    pair.replies(REPLIES, time.monotonic_ns())
+
+
+def keeper_fault(pair, host, point):
+    ask = (f"import socket, json; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
+           f"s.connect('/run/replicad/vm/{pair.name}/keeper.sock'); "
+           f"s.send(json.dumps(dict(v=1, id=1, cmd='fault', point='{point}')).encode()); "
+           "assert json.loads(s.recv(65536))['ok']")
+    pair.lab.sh(host, f'python3 -c "{ask}"')
+
+
+# ---- what is left
+
+def xen_says(pair, host, key):
+    """What Xen prints for a debug key."""
+    return pair.lab.sh(host, f"xl dmesg -c >/dev/null; xl debug-keys {key}; xl dmesg")
+
+
+def footprint(pair, host):
+    """All that protection puts on a guest: nothing of it may stay. Values that move by themselves are left out."""
+    lab, domid = pair.lab, pair.lab.sh(host, f"xl domid {pair.name}").strip()
+    dump = xen_says(pair, host, "q").split(f"General information for domain {domid}:", 1)[1].split("General information")[0]
+    paging = re.search(r"paging assistance:\s*(.*)", dump)    # not said of a PV guest without any
+    channels = xen_says(pair, host, "e").split(f"Event channel information for domain {domid}:", 1)[1]
+    return {
+        "links": sorted(re.findall(r"^(rp-\S+)", lab.sh(host, "ip -br link"), re.MULTILINE)),
+        "qdiscs": lab.sh(host, f"tc qdisc show dev vif{domid}.0").strip(),
+        "filters": lab.sh(host, f"tc filter show dev vif{domid}.0 ingress").strip(),
+        "paging": paging.group(1).strip() if paging else "",
+        "xenstore": lab.sh(host, f"xenstore-ls -f /local/domain/{domid}; xenstore-ls -f /libxl/{domid}; "
+                           f"xenstore-ls -f /local/domain/0/backend/vif/{domid}"),
+        "channels": len(re.findall(r"^\(XEN\)\s+\d+ \[", channels.split("Event channel information")[0], re.MULTILINE)),
+    }
+
+
+def chapter_trace(pair):
+    """unprotect takes everything away, but for one event channel, which is used again."""
+    before = footprint(pair, "a")
+    if "log" in before["paging"] or before["links"] or before["filters"]:
+        raise LabError(f"not clean to begin with: {before}")
+    took = [round(pair.protect(), 1)]
+    during = footprint(pair, "a")
+    if "log" not in during["paging"] or not during["links"] or not during["filters"]:
+        raise LabError(f"the footprint of a protected guest is not seen: {during}")
+    for turn in range(2):
+        begin = time.monotonic()
+        pair.replicad("a", "unprotect", pair.name)
+        took.append(round(time.monotonic() - begin, 1))
+        after = footprint(pair, "a")
+        channels = after.pop("channels") - before["channels"]
+        for what, value in after.items():
+            expect(f"{what} after unprotect {turn + 1}", value, before[what])
+        if channels > 1:
+            raise LabError(f"{channels} event channels are left after unprotect {turn + 1}, at most 1 may")
+        pair.replies(REPLIES, time.monotonic_ns())
+        took.append(round(pair.protect(), 1))
+    return {"protect_unprotect_s": took, "paging": during["paging"], "event_channels_left": channels}
+
+
+# ---- processes
+
+def chapter_processes(pair):
+    """Keeper and mover die inside a pause; the agent dies and comes back."""
+    figures, home = {}, pair.home
+    for name, point in (("keeper", "die_keeper_s2"), ("keeper_sealed", "die_keeper_s1_sealed"), ("mover", "die_at_s2")):
+        pair.replies(REPLIES, time.monotonic_ns())
+        since, now = pair.events_now(home), time.monotonic_ns()
+        keeper_fault(pair, home, point)
+        pair.events[home].wait(f"{name} dead", lambda e, n=name: e["event"] == ("alarm" if n == "mover" else "keeper-died"),
+                               EVENT_S, since)
+        figures[f"{name}_first_answer_ms"] = answers(pair, now, name)
+        protected_again(pair, since)
+        figures[f"{name}_longest_gap_ms"] = pair.gap_ms(now)
+    pair.lab.sh(home, "kill -9 $(pidof replicad)")
+    now = time.monotonic_ns()
+    pair.replies(REPLIES, now)
+    figures["agent_longest_gap_ms"] = pair.gap_ms(now)
+    pair.events.pop(home).close()
+    pair.start_agent(home)
+    expect("state after the agent's return", pair.status(home).get("state"), "P_PROTECTED")
+    if pair.status(OTHER[home]).get("takeovers"):
+        raise LabError("the backup took over")
+    return figures
+
+
+# ---- the network between them
+
+def chapter_link(pair):
+    """The replication link is cut: the guest goes on alone, with the arbiter's word; joined again it is protected again."""
+    home, figures = pair.home, {}
+    since, now = pair.events_now(home), time.monotonic_ns()
+    pair.lab.cut("repl", home, False)
+    when, _ = pair.events[home].wait("SOLO", state_is("P_SOLO"), EVENT_S, since)
+    figures["solo_after_ms"] = round((when - now) / 1e6)
+    pair.replies(REPLIES, time.monotonic_ns())
+    if pair.status(OTHER[home]).get("takeovers"):
+        raise LabError("the backup took over, though the primary was alive")
+    since = pair.events_now(home)
+    now2 = time.monotonic_ns()
+    pair.lab.cut("repl", home, True)
+    when = pair.wait_protected(since)
+    figures["protected_again_s"] = round((when - now2) / 1e9, 1)
+    figures["longest_gap_ms"] = pair.gap_ms(now)
+    pair.replies(REPLIES, time.monotonic_ns())
+    return figures
+
+
+# ---- there and back
+
+def chapter_switchover(pair):
+    figures = {"blackout_ms": [], "protected_again_s": []}
+    for _ in range(2):
+        home, heir = pair.home, OTHER[pair.home]
+        since, begin = pair.events_now(heir), time.monotonic()
+        done = json.loads(pair.replicad(home, "failover", "--json", pair.name))
+        expect("the switchover's outcome", done["outcome"], "done")
+        figures["blackout_ms"].append(round(done["blackout_us"] / 1000))
+        pair.home = heir
+        protected_again(pair, since)
+        figures["protected_again_s"].append(round(time.monotonic() - begin, 1))
+        expect(f"domains that run on {home}", pair.running(home), [])
+        expect(f"domains that run on {heir}", pair.running(heir), [pair.name])
+    return figures
+
+
+CHAPTERS = (("trace", chapter_trace), ("processes", chapter_processes), ("link", chapter_link), ("switchover", chapter_switchover))
+
+
+def life(lab, kind, figures, wanted=None):
+    """All chapters; the client's replies stay strictly +1 on one connection from the first to the last."""
+    pair = TwoHosts(lab, f"{kind}l", kind)
+    try:
+        pair.start()
+        pair.start_client()
+        pair.replies(oracle.REPLIES_MIN, 0)
+        first = time.monotonic_ns()
+        for name, chapter in CHAPTERS:
+            if wanted and name not in wanted:
+                continue
+            if name != "trace" and not pair.status(pair.home).get("wanted"):
+                pair.protect()
+            figures[name] = chapter(pair)
+        last = time.monotonic_ns()
+        verdict = pair.judged(oracle.Facts(first, first, last, pair.counted))
+        figures["replies"] = verdict.replies_before + verdict.replies_after
+        if verdict.state != "passed":
+            raise LabError(f"{verdict.state}: {verdict.violations} {verdict.invalid}")
+    finally:
+        pair.close()
+
+
+# ---- the guest's end
+
+def ends(lab, kind, figures):
+    """Destroyed, powered off from inside, rebooted: the record says DOWN, and the backup has no domain. Renamed: protected as
+    before. Each with a guest of its own."""
+    for name in ("renamed", "destroyed", "powered-off", "rebooted"):
+        pair = TwoHosts(lab, f"{kind}e", kind)
+        try:
+            pair.start()
+            figures[name] = one_end(pair, name)
+        finally:
+            pair.close()
+
+
+def one_end(pair, name):
+    pair.protect()
+    since, other = pair.events_now("a"), pair.events_now("b")
+    if name == "renamed":
+        pair.lab.sh("a", f"xl rename {pair.name} other")
+        acked = pair.status("a")["acked"]
+        time.sleep(QUIET_EPOCHS * pair.keys["interval_ms"] / 1000)
+        now = pair.status("a")
+        pair.lab.sh("a", f"xl rename other {pair.name}")
+        if now["state"] != "P_PROTECTED" or now["acked"] <= acked:
+            raise LabError(f"a renamed guest: {now['state']}, acked {acked}, then {now['acked']}")
+        return {"acked": now["acked"] - acked}
+    begin = time.monotonic_ns()
+    if name == "destroyed":
+        pair.lab.sh("a", f"xl destroy {pair.name}")
+    else:
+        pair.ask(f"SET guest:command {'poweroff' if name == 'powered-off' else 'reboot'}")
+    when, _ = pair.events["a"].wait(f"{name}: down", state_is("P_DOWN"), EVENT_S, since)
+    pair.events["b"].wait(f"{name}: the backup lets go", state_is("IDLE"), EVENT_S, other)
+    time.sleep((pair.keys["suspect_ms"] + pair.keys["takeover_delay_ms"]) / 1000)
+    expect(f"{name}: domains on the backup", pair.running("b"), [])
+    if pair.status("b").get("takeovers"):
+        raise LabError(f"{name}: the backup took over")
+    expect(f"{name}: domains on the primary", pair.running("a"), [pair.name] if name == "rebooted" else [])
+    left = pair.lab.sh("a", "ip -br link").count("rp-")
+    expect(f"{name}: ifb devices left", left, 0)
+    if name == "rebooted":      # another domain, and another life: it has to be asked for again
+        pair.lab.wait_guest(pair.addr)
+    return {"down_after_ms": round((when - begin) / 1e6)}
+
+
+# ---- refusals
+
+def refusals(lab, kind, figures):
+    """A passed-through device, and a backup without room: refused before anything is copied, and the guest is as it was."""
+    pair = TwoHosts(lab, f"{kind}r", kind)
+    try:
+        pair.start()
+        before = footprint(pair, "a")
+        domid = lab.sh("a", f"xl domid {pair.name}").strip()
+        lab.sh("a", f"xenstore-write /libxl/{domid}/device/pci/0/frontend x")
+        status, said = pair.replicad("a", "protect", pair.name, check=False, timeout=PROTECT_S)
+        lab.sh("a", f"xenstore-rm /libxl/{domid}/device/pci")
+        if status != 3 or "passed through" not in said:
+            raise LabError(f"protect of a guest with a passed-through device: exit {status}: {said}")
+        lab.sh("b", f"sed s/memory=4/memory={FILL_MB}/ >/root/fill.cfg && xl create -p /root/fill.cfg",
+               data=lab.guest_config("tinypv", "fill"))
+        status, said = pair.replicad("a", "protect", pair.name, check=False, timeout=PROTECT_S)
+        lab.sh("b", "xl destroy fill")
+        if status != 3 or "MiB" not in said:
+            raise LabError(f"protect towards a host without memory: exit {status}: {said}")
+        figures["no_room"] = said.strip().splitlines()[-1][-200:]
+        pair.replicad("a", "unprotect", pair.name, check=False)
+        after = footprint(pair, "a")
+        for what in ("links", "qdiscs", "filters", "paging", "xenstore"):
+            expect(f"{what} after the refusals", after[what], before[what])
+        lab.wait_guest(pair.addr)
+    finally:
+        pair.close()
