@@ -170,6 +170,12 @@ def stopped(side, *names):
     return lambda scene, when: scene.stop(when, side, *names)
 
 
+def hung_and_orphaned(scene, when):
+    """QEMU does not answer, and whoever knew it is gone."""
+    scene.stop(when, PRIMARY, "qemu")
+    scene.kill(0, PRIMARY, "keeper")
+
+
 def cut(scene, when):
     scene.cut(when)
 
@@ -365,6 +371,8 @@ KINDS = [
          lasting(BEYOND_S), go_on),
     Kind("stop-qemu", "the guest's QEMU alone is stopped so long", stopped(PRIMARY, "qemu"), BACK, (TAKEOVER,),
          lasting(BEYOND_MONITOR_S), go_on),
+    Kind("stop-qemu-keeper", "the guest's QEMU is stopped for good and the primary's keeper killed: the next one finds nobody who answers, "
+         "and ends it when it finds itself deposed", hung_and_orphaned, TAKEOVER, (), takeover),
     Kind("stop-relay", "the relay alone is stopped so long", stopped(PRIMARY, "relay"), BACK, (TAKEOVER, SAME), lasting(BEYOND_S), go_on),
     Kind("stop-agent", "the primary's agent alone is stopped so long", stopped(PRIMARY, "agent"), SAME, (), lasting(BEYOND_S), go_on),
     Kind("arbiter-away", "the arbiter cannot be reached for a while", arbiter_away_and(), SAME, (), lasting(AWAY_S), arbiter_back),
