@@ -12,19 +12,24 @@
 
 #include <replicad/netbuf.h>
 #include <replicad/qemu.h>
+#include <replicad/xen_doctor.h>
 
 #include "cli.h"
 #include "doctor_arbiter.h"
+#include "doctor_xen.h"
 #include "vm_conf.h"
 
 static const char help_text[] =
 	"usage: replicad doctor [OPTION]... [VM]\n"
 	"Say whether a VM can be protected, what stands against it, and what mends that. Changes nothing.\n"
-	"Without a VM: look at this host only.\n\n"
+	"Without a VM: look at this host only. VM is a QEMU guest, or a Xen domain where the host is a Xen control domain.\n\n"
 	"  -q, --qmp PATH         the guest's monitor socket (default: what the configuration says about VM)\n"
 	"  -S, --standby FILE     also check this standby file\n"
 	"  -t, --tracker KIND     auto, uffd or compare, as the VM's tracker= will say\n"
 	"  -n, --netbuf KIND      relay, plug or none, as the VM's netbuf= will say\n"
+	"  -x, --xen              VM is a Xen domain, whatever the configuration says\n"
+	"  -P, --peer FILE        Xen: compare with the host of which --facts wrote FILE (-: standard input)\n"
+	"      --facts            Xen: write what another host's --peer reads\n"
 	"  -j, --json             for programs\n"
 	"  -c, --config FILE      configuration (default " RPL_CLI_CONF_DEFAULT ")\n"
 	"  -h, --help\n\n"
@@ -32,11 +37,16 @@ static const char help_text[] =
 	"examples:\n"
 	"  replicad doctor\n"
 	"  replicad doctor web1 --qmp /run/web1.qmp\n"
+	"  ssh beta replicad doctor --facts | replicad doctor --xen web1 --peer -\n"
 	"  replicad doctor web1 --json | jq -r '.checks[] | select(.level == \"fail\") | .mend'\n";
+
+enum { OPT_FACTS = 256 };
 
 static const struct option options[] = {
 	{ "qmp", required_argument, NULL, 'q' },     { "standby", required_argument, NULL, 'S' },
 	{ "tracker", required_argument, NULL, 't' }, { "netbuf", required_argument, NULL, 'n' },
+	{ "xen", no_argument, NULL, 'x' },           { "peer", required_argument, NULL, 'P' },
+	{ "facts", no_argument, NULL, OPT_FACTS },
 	{ "json", no_argument, NULL, 'j' },          { "config", required_argument, NULL, 'c' },
 	{ "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
 };
@@ -165,6 +175,71 @@ static int look(struct rpl_doctor_conf *d, const char *netbuf, const char *file,
 	return status;
 }
 
+/* ---- Xen */
+
+static int print_facts(void)
+{
+	struct rpl_err err;
+	json_t *facts;
+
+	if (rpl_xen_facts(&facts, &err) < 0)
+		return rpl_cli_fail("doctor", RPL_EXIT_FAILED, "%s", err.msg);
+	(void)json_dumpf(facts, stdout, JSON_INDENT(2));
+	(void)putchar('\n');
+	json_decref(facts);
+	return RPL_EXIT_DONE;
+}
+
+struct xen_call {
+	const char *vm, *peer, *netbuf, *file;
+	bool json;
+};
+
+static int look_xen_with(const struct xen_call *call, const struct rpl_conf *conf, const struct rpl_conf_vm *v, const json_t *peer)
+{
+	const char *netbuf = given(call->netbuf, v ? v->netbuf : NULL);
+	struct doctor_xen d = { .vm = call->vm, .peer = peer, .any_netdev = netbuf && strcmp(netbuf, "none") == 0 };
+	json_t *checks = call->json ? json_array() : NULL;
+	rpl_check_fn *fn = call->json ? add_check : print_check;
+	struct rpl_err err = { 0 };
+	int fails, more = check_arbiter(conf, call->file, v, fn, checks);
+
+	fails = doctor_xen(&d, fn, checks, &err);
+	if (fails >= 0 && !d.any_netdev) /* what else holds the output of a domain */
+		fails += look_plug(fn, checks);
+	return finish(fails < 0 ? fails : fails + more, checks, call->vm, &err);
+}
+
+static int look_xen(const struct xen_call *call)
+{
+	struct rpl_err err = { 0 };
+	json_t *peer = call->peer ? doctor_xen_peer(call->peer, &err) : NULL;
+	struct rpl_conf *conf = call->vm && access(call->file, F_OK) == 0 ? rpl_conf_load(call->file, &err) : NULL;
+	int status;
+
+	if (call->peer && !peer)
+		status = rpl_cli_fail("doctor", RPL_EXIT_USAGE, "%s", err.msg);
+	else
+		status = look_xen_with(call, conf, conf ? rpl_conf_vm(conf, call->vm) : NULL, peer);
+	json_decref(peer);
+	rpl_conf_free(conf);
+	return status;
+}
+
+/* Whoever gives no monitor on a Xen host means a domain. */
+static bool means_xen(const struct rpl_doctor_conf *d, const char *file, const char *vm)
+{
+	struct rpl_err err; /* said when it is read for its own sake */
+	struct rpl_conf *conf = vm && access(file, F_OK) == 0 ? rpl_conf_load(file, &err) : NULL;
+	const struct rpl_conf_vm *v = conf ? rpl_conf_vm(conf, vm) : NULL;
+	bool xen = v ? strcmp(v->backend, "xen") == 0 : doctor_xen_here();
+
+	rpl_conf_free(conf);
+	return !d->qmp_path && !d->standby_path && xen;
+}
+
+/* ---- the call */
+
 static bool one_of(const char *s, const char *a, const char *b, const char *c)
 {
 	return strcmp(s, a) == 0 || strcmp(s, b) == 0 || strcmp(s, c) == 0;
@@ -174,10 +249,11 @@ int rpl_cmd_doctor(int argc, char **argv)
 {
 	const char *file = RPL_CLI_CONF_DEFAULT, *netbuf = NULL;
 	struct rpl_doctor_conf d = { .qmp_path = NULL };
-	bool json = false;
+	struct xen_call call = { .peer = NULL };
+	bool json = false, xen = false;
 	int opt;
 
-	while ((opt = getopt_long(argc, argv, "q:S:t:n:jc:h", options, NULL)) != -1) {
+	while ((opt = getopt_long(argc, argv, "q:S:t:n:xP:jc:h", options, NULL)) != -1) {
 		switch (opt) {
 		case 'q':
 			d.qmp_path = optarg;
@@ -191,6 +267,15 @@ int rpl_cmd_doctor(int argc, char **argv)
 		case 'n':
 			netbuf = optarg;
 			break;
+		case 'x':
+			xen = true;
+			break;
+		case 'P':
+			call.peer = optarg;
+			xen = true;
+			break;
+		case OPT_FACTS:
+			return print_facts();
 		case 'j':
 			json = true;
 			break;
@@ -210,5 +295,13 @@ int rpl_cmd_doctor(int argc, char **argv)
 		return rpl_cli_usage("doctor", "--tracker %s: auto, uffd or compare", d.tracker);
 	if (netbuf && !one_of(netbuf, "relay", "plug", "none"))
 		return rpl_cli_usage("doctor", "--netbuf %s: relay, plug or none", netbuf);
+	if (xen && (d.qmp_path || d.standby_path || d.tracker))
+		return rpl_cli_usage("doctor", "--qmp, --standby and --tracker are of QEMU guests");
+	call.vm = argv[optind];
+	call.netbuf = netbuf;
+	call.file = file;
+	call.json = json;
+	if (xen || means_xen(&d, file, argv[optind]))
+		return look_xen(&call);
 	return look(&d, netbuf, file, argv[optind], json);
 }

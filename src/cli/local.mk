@@ -3,7 +3,7 @@ bin_PROGRAMS += replicad
 noinst_HEADERS += include/replicad/exit.h
 replicad_SOURCES = src/cli/cli.h src/cli/main.c src/cli/call.c src/cli/show.h src/cli/show.c \
 	src/cli/cmd_agent.c src/cli/cmd_demo.c src/cli/cmd_events.c src/cli/cmd_failover.c src/cli/cmd_protect.c src/cli/cmd_status.c \
-	src/cli/vm_conf.h src/cli/vm_conf.c src/cli/cmd_doctor.c src/cli/doctor_arbiter.h src/cli/doctor_arbiter.c src/cli/cmd_qemu_args.c \
+	src/cli/vm_conf.h src/cli/vm_conf.c src/cli/cmd_doctor.c src/cli/doctor_arbiter.h src/cli/doctor_arbiter.c src/cli/doctor_xen.h src/cli/doctor_xen.c src/cli/cmd_qemu_args.c \
 	src/cli/cmd_stream.c src/cli/stream_cli.h src/cli/stream_input.c src/cli/stream_digest.c \
 	src/cli/stream_verify.c src/cli/stream_show.c src/cli/stream_convert.c \
 	src/cli/cmd_restore.c src/cli/cmd_receive.c src/cli/receive.h src/cli/receive.c src/cli/receive_migrate.c src/cli/receive_remus.c \
@@ -26,6 +26,12 @@ tests_unit_xen_send_SOURCES = tests/unit/xen_send.c tests/unit/xen_fake.h tests/
 tests_unit_xen_send_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
 tests_unit_xen_send_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
 tests_unit_xen_send_LDADD = src/guest/libxenstandby.la $(guest_test_libs) src/stream/libstream.la
+check_PROGRAMS += tests/unit/xen_doctor
+TESTS += tests/unit/xen_doctor
+tests_unit_xen_doctor_SOURCES = tests/unit/xen_doctor.c tests/unit/xen_fake.h tests/unit/xen_fake.c src/cli/doctor_xen.c src/cli/xen_send.c
+tests_unit_xen_doctor_CFLAGS = $(tests_unit_xen_send_CFLAGS)
+tests_unit_xen_doctor_LDFLAGS = $(tests_unit_xen_send_LDFLAGS)
+tests_unit_xen_doctor_LDADD = $(tests_unit_xen_send_LDADD)
 check_PROGRAMS += tests/unit/xen_migrate
 tests_unit_xen_migrate_SOURCES = tests/unit/xen_migrate.c tests/unit/xen_fake.h tests/unit/xen_fake.c src/cli/xen_send.c \
 	src/cli/cmd_migrate.c src/cli/migrate_peer.c

@@ -6,16 +6,16 @@ src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/gue
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
 	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_watch.c src/guest/qemu_memory.c \
 	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c \
-	src/guest/xen_standby.c src/guest/xen_standby_domain.c
+	src/guest/xen_standby.c src/guest/xen_standby_domain.c src/guest/xen_cpu.c
 if XEN
 src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_interfaces.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
-	src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_compat.c
+	src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_compat.c src/guest/xen_facts.c
 else
 src_guest_libguest_la_SOURCES += src/guest/xen_standin.c
 endif
 src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
 src_guest_libguest_la_LIBADD = src/stream/libstream.la $(JANSSON_LIBS) $(XEN_LIBS) $(EV_LIBS)
-noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
+noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h include/replicad/xen_doctor.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
 	src/guest/qmp_parse.h src/guest/qmp.h src/guest/qemu_impl.h src/guest/qemu_facts.h src/guest/note.h \
 	src/guest/procmem.h src/guest/uffd.h src/guest/inject.h
 

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include <replicad/xen.h>
+#include <replicad/xen_doctor.h>
 
 #include "guest_impl.h"
 
@@ -34,4 +35,16 @@ int rpl_xen_call_it(struct rpl_guest *g, const char *name, struct rpl_err *err)
 	(void)g;
 	(void)name;
 	return rpl_fail(err, -ENOTSUP, "this build has no backend for Xen guests");
+}
+
+int rpl_xen_facts(json_t **ret, struct rpl_err *err)
+{
+	*ret = NULL;
+	return rpl_fail(err, -ENOTSUP, "this build has no backend for Xen guests");
+}
+
+int rpl_xen_domain_facts(struct rpl_guest *g, json_t **ret, struct rpl_err *err)
+{
+	(void)g;
+	return rpl_xen_facts(ret, err);
 }

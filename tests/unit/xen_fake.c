@@ -43,6 +43,7 @@ static struct node {
 } nodes[NODES];
 static bool subscribed, event_pending, watch_pending, dying, shut;
 static unsigned shut_reason;
+static uint32_t policy_7b; /* of the policy that was read last */
 
 /* ---- the guest */
 
@@ -142,7 +143,7 @@ static void build_pv(void)
 	shinfo()->arch.p2m_generation = 2;
 }
 
-static void put_node(const char *path, const char *value)
+void xen_fake_put_node(const char *path, const char *value)
 {
 	for (size_t i = 0; i < NODES; i++)
 		if (!nodes[i].path[0] || strcmp(nodes[i].path, path) == 0) {
@@ -160,7 +161,7 @@ const char *xen_fake_name(void)
 
 void xen_fake_set_name(const char *name)
 {
-	put_node("/local/domain/5/name", name);
+	xen_fake_put_node("/local/domain/5/name", name);
 }
 
 void xen_fake_start(bool pv)
@@ -187,9 +188,9 @@ void xen_fake_start(bool pv)
 	for (unsigned i = 30; i < FAKE_PAGES; i++)
 		if (!fake.type[i])
 			xen_fake_write(i, 0, i * UINT64_C(0x9e3779b97f4a7c15));
-	put_node("/local/domain/5/name", FAKE_NAME);
-	put_node("/local/domain/5/control/shutdown", "");
-	put_node("/libxl/5/device/console/0", "");
+	xen_fake_put_node("/local/domain/5/name", FAKE_NAME);
+	xen_fake_put_node("/local/domain/5/control/shutdown", "");
+	xen_fake_put_node("/libxl/5/device/console/0", "");
 }
 
 void xen_fake_end(void)
@@ -230,7 +231,7 @@ static void ask_to_suspend(void)
 {
 	if (fake.refuses || dying)
 		return;
-	put_node("/local/domain/5/control/shutdown", "");
+	xen_fake_put_node("/local/domain/5/control/shutdown", "");
 	fake.suspends++;
 	if (fake.on_suspend)
 		fake.on_suspend();
@@ -279,9 +280,11 @@ struct xenforeignmemory_handle *xc_interface_fmem_handle(xc_interface *xc)
 int xc_version(xc_interface *xc, int cmd, void *arg)
 {
 	(void)xc;
-	(void)cmd;
-	(void)arg;
-	return FAILS ? -1 : 4 << 16 | 17;
+	if (FAILS)
+		return -1;
+	if (cmd == XENVER_extraversion)
+		memcpy(arg, ".5", 3);
+	return cmd == XENVER_version ? 4 << 16 | 17 : 0;
 }
 
 int xc_maximum_ram_page(xc_interface *xc, unsigned long *max)
@@ -295,7 +298,8 @@ int xc_physinfo(xc_interface *xc, xc_physinfo_t *info)
 {
 	(void)xc;
 	memset(info, 0, sizeof(*info));
-	info->capabilities = XEN_SYSCTL_PHYSCAP_hap | (fake.no_shadow ? 0 : XEN_SYSCTL_PHYSCAP_shadow);
+	info->free_pages = 1 << 18;
+	info->capabilities = (fake.no_hap ? 0 : XEN_SYSCTL_PHYSCAP_hap) | (fake.no_shadow ? 0 : XEN_SYSCTL_PHYSCAP_shadow);
 	return FAILS ? -1 : 0;
 }
 
@@ -554,6 +558,16 @@ int xc_cpu_policy_get_domain(xc_interface *xc, uint32_t domid, xc_cpu_policy_t *
 	(void)xc;
 	(void)domid;
 	(void)policy;
+	policy_7b = fake.domain_7b;
+	return FAILS ? -1 : 0;
+}
+
+int xc_cpu_policy_get_system(xc_interface *xc, unsigned which, xc_cpu_policy_t *policy)
+{
+	(void)xc;
+	(void)which;
+	(void)policy;
+	policy_7b = fake.system_7b;
 	return FAILS ? -1 : 0;
 }
 
@@ -564,9 +578,10 @@ int xc_cpu_policy_serialise(xc_interface *xc, const xc_cpu_policy_t *policy, xen
 	(void)policy;
 	memset(leaves, 0, *n_leaves * sizeof(*leaves));
 	memset(msrs, 0, *n_msrs * sizeof(*msrs));
-	*n_leaves = 2;
+	*n_leaves = 3;
 	leaves[0].subleaf = leaves[1].subleaf = XEN_CPUID_NO_SUBLEAF;
 	leaves[1].leaf = 1;
+	leaves[2] = (xen_cpuid_leaf_t){ .leaf = 7, .b = policy_7b };
 	*n_msrs = 1;
 	msrs[0].idx = 0xce;
 	return FAILS ? -1 : 0;
@@ -839,7 +854,7 @@ bool xs_write(struct xs_handle *h, xs_transaction_t t, const char *path, const v
 	if (FAILS)
 		return false;
 	(void)snprintf(value, sizeof(value), "%.*s", (int)len, (const char *)data);
-	put_node(path, value);
+	xen_fake_put_node(path, value);
 	if (strcmp(path, "/local/domain/5/control/shutdown") == 0 && strcmp(value, "suspend") == 0)
 		ask_to_suspend();
 	return true;

@@ -29,7 +29,8 @@ struct xen_fake {
 	bool pv;
 	/* what the test changes */
 	bool gone, refuses;          /* the domain is destroyed; does not answer a request to suspend */
-	bool no_shadow;              /* this Xen cannot log a PV guest's writes */
+	bool no_shadow, no_hap;      /* this Xen cannot log a PV guest's, a PVH guest's writes */
+	uint32_t domain_7b, system_7b; /* CPUID 7.0, ebx, of the domain and of what this Xen can give */
 	unsigned reason;             /* with which it shuts down when asked to suspend */
 	uint64_t bad_map;            /* this pfn cannot be mapped by the mover; UINT64_MAX: all can */
 	void (*on_clean)(unsigned n);  /* the guest runs on after the nth look at the bitmap; 0: logging has begun */
@@ -59,7 +60,8 @@ void xen_fake_set_type(uint64_t pfn, unsigned type);
 void xen_fake_set_mfn(uint64_t pfn, uint64_t mfn);
 void xen_fake_p2m_generation(uint64_t generation);
 void xen_fake_p2m_count(uint64_t count);
-const char *xen_fake_name(void); /* in xenstore */
+void xen_fake_put_node(const char *path, const char *value); /* in xenstore */
+const char *xen_fake_name(void);
 void xen_fake_set_name(const char *name);
 /* It shuts down by itself. */
 void xen_fake_shutdown(unsigned reason);
