@@ -7,6 +7,7 @@
 #ifndef RPL_CLI_H
 #define RPL_CLI_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include <jansson.h>
@@ -44,6 +45,12 @@ int rpl_cli_fail(const char *command, int status, const char *fmt, ...) RPL_PRIN
 
 /* What a command says to a wrong call: the sentence, how to get help; returns RPL_EXIT_USAGE. */
 int rpl_cli_usage(const char *command, const char *fmt, ...) RPL_PRINTF(2, 3);
+
+/* The VM that a call names behind its options, NULL if it names none and need not. RPL_EXIT_DONE, or it was said why not. */
+int rpl_cli_vm(const char *command, int argc, char **argv, bool needed, const char **ret);
+/* The value of --OPTION, `min` to `max`; likewise. */
+int rpl_cli_number(const char *command, const char *option, const char *text, json_int_t min, json_int_t max,
+		   json_int_t *ret);
 
 /* The running program's own directory ("/usr/sbin"; in a build tree the tree's), or -errno. For finding a build
  * tree's files beside it; an installed program uses the configured directories. */

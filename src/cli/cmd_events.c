@@ -117,8 +117,8 @@ int rpl_cmd_events(int argc, char **argv)
 {
 	struct rpl_cli_target target = { .command = "events" };
 	bool json = false, follow = false;
-	long limit = 100;
-	char *end;
+	json_int_t limit = 100;
+	const char *vm;
 	int opt, r;
 
 	while ((opt = getopt_long(argc, argv, "fjn:s:c:h", options, NULL)) != -1) {
@@ -130,9 +130,9 @@ int rpl_cmd_events(int argc, char **argv)
 			json = true;
 			break;
 		case 'n':
-			limit = strtol(optarg, &end, 10);
-			if (*end || end == optarg || limit < 0 || limit > LIMIT_MAX)
-				return rpl_cli_usage("events", "--limit %s: allowed is a number from 0 to %d", optarg, LIMIT_MAX);
+			r = rpl_cli_number("events", "limit", optarg, 0, LIMIT_MAX, &limit);
+			if (r != RPL_EXIT_DONE)
+				return r;
 			break;
 		case 's':
 		case 'c':
@@ -147,7 +147,6 @@ int rpl_cmd_events(int argc, char **argv)
 			return rpl_cli_usage("events", "the call is wrong");
 		}
 	}
-	if (argc - optind > 1)
-		return rpl_cli_usage("events", "'%s' is one argument too many", argv[optind + 1]);
-	return show(&target, argv[optind], limit, json, follow);
+	r = rpl_cli_vm("events", argc, argv, false, &vm);
+	return r == RPL_EXIT_DONE ? show(&target, vm, limit, json, follow) : r;
 }

@@ -75,8 +75,7 @@ struct call {
 	struct rpl_cli_target target;
 	const char *vm, *cmd;
 	bool force, peer_is_dead, no_wait, json, quiet;
-	json_int_t generation;
-	long timeout_s;
+	json_int_t generation, timeout_s;
 	uint64_t began_ns;
 };
 
@@ -90,45 +89,28 @@ struct outcome {
 
 /* ---- the call */
 
-static int take_number(const struct call *c, const char *option, const char *text, json_int_t max, json_int_t *ret)
-{
-	char *end;
-
-	errno = 0;
-	*ret = strtoll(text, &end, 10);
-	if (*end || end == text || errno || *ret < 1 || *ret > max)
-		return rpl_cli_usage(c->target.command, "--%s %s: allowed is a number from 1 to %" JSON_INTEGER_FORMAT, option, text,
-				     max);
-	return RPL_EXIT_DONE;
-}
-
 static int take_option(struct call *c, int opt, const char *value)
 {
-	json_int_t seconds;
-	int r = RPL_EXIT_DONE;
-
 	switch (opt) {
 	case OPT_GENERATION:
-		return take_number(c, "generation", value, INT64_MAX, &c->generation);
+		return rpl_cli_number(c->target.command, "generation", value, 1, INT64_MAX, &c->generation);
 	case OPT_TIMEOUT:
-		r = take_number(c, "timeout", value, TIMEOUT_MAX_S, &seconds);
-		c->timeout_s = (long)seconds;
-		return r;
+		return rpl_cli_number(c->target.command, "timeout", value, 1, TIMEOUT_MAX_S, &c->timeout_s);
 	case OPT_FORCE:
 		c->force = true;
-		return r;
+		return RPL_EXIT_DONE;
 	case OPT_PEER_IS_DEAD:
 		c->peer_is_dead = true;
-		return r;
+		return RPL_EXIT_DONE;
 	case OPT_NO_WAIT:
 		c->no_wait = true;
-		return r;
+		return RPL_EXIT_DONE;
 	case 'j':
 		c->json = true;
-		return r;
+		return RPL_EXIT_DONE;
 	case 'q':
 		c->quiet = true;
-		return r;
+		return RPL_EXIT_DONE;
 	case 's':
 	case 'c':
 		return rpl_cli_target(&c->target, opt, value);
@@ -165,13 +147,10 @@ static int read_call(struct call *c, int argc, char **argv, const char *help)
 		}
 		r = take_option(c, opt, optarg);
 	}
+	if (r == RPL_EXIT_DONE)
+		r = rpl_cli_vm(c->target.command, argc, argv, true, &c->vm);
 	if (r != RPL_EXIT_DONE)
 		return r;
-	if (optind == argc)
-		return rpl_cli_usage(c->target.command, "which VM?");
-	if (argc - optind > 1)
-		return rpl_cli_usage(c->target.command, "'%s' is one argument too many", argv[optind + 1]);
-	c->vm = argv[optind];
 	c->cmd = solo ? "solo" : c->force ? "takeover" : "switchover";
 	return check_word(c, solo || c->force);
 }
@@ -287,7 +266,7 @@ static int tell(const struct call *c, const struct outcome *o)
 		return tell_json(c, o);
 	if (o->what == UNDER_WAY)
 		return rpl_cli_fail(c->target.command, RPL_EXIT_FAILED, "%s: the outcome is not known after %ld s%s%s; see `replicad status "
-				    "%s`", c->vm, c->timeout_s, o->reason[0] ? ": " : "", o->reason, c->vm);
+				    "%s`", c->vm, (long)c->timeout_s, o->reason[0] ? ": " : "", o->reason, c->vm);
 	if (o->what == FAILED)
 		return rpl_cli_fail(c->target.command, RPL_EXIT_FAILED, "%s: not done: %s; see `replicad status %s`", c->vm, o->reason,
 				    c->vm);

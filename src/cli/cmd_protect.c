@@ -80,18 +80,8 @@ struct call {
 	const char *vm;
 	json_t *set;
 	bool no_wait, quiet, force;
-	long timeout_s;
+	json_int_t timeout_s;
 };
-
-static int take_timeout(struct call *c, const char *text)
-{
-	char *end;
-
-	c->timeout_s = strtol(text, &end, 10);
-	if (*end || end == text || c->timeout_s < 1 || c->timeout_s > TIMEOUT_MAX_S)
-		return rpl_cli_usage(c->target.command, "--timeout %s: allowed is a number from 1 to %d", text, TIMEOUT_MAX_S);
-	return RPL_EXIT_DONE;
-}
 
 /* "key=value" */
 static int take_set(struct call *c, const char *text)
@@ -125,7 +115,7 @@ static int take_option(struct call *c, int opt, const char *value)
 	case 'c':
 		return rpl_cli_target(&c->target, opt, value);
 	case OPT_TIMEOUT:
-		return take_timeout(c, value);
+		return rpl_cli_number(c->target.command, "timeout", value, 1, TIMEOUT_MAX_S, &c->timeout_s);
 	case OPT_NO_WAIT:
 		c->no_wait = true;
 		return RPL_EXIT_DONE;
@@ -155,12 +145,7 @@ static int read_call(struct call *c, int argc, char **argv, const struct option 
 		if (r != RPL_EXIT_DONE)
 			return r;
 	}
-	if (optind == argc)
-		return rpl_cli_usage(c->target.command, "which VM?");
-	if (argc - optind > 1)
-		return rpl_cli_usage(c->target.command, "'%s' is one argument too many", argv[optind + 1]);
-	c->vm = argv[optind];
-	return RPL_EXIT_DONE;
+	return rpl_cli_vm(c->target.command, argc, argv, true, &c->vm);
 }
 
 /* The VM's status; RPL_EXIT_DONE, or it was said why not. */
@@ -239,7 +224,7 @@ static int wait_protected(const struct call *c, uint64_t began_ns)
 		wait_a_moment();
 	}
 	return rpl_cli_fail("protect", RPL_EXIT_FAILED, "%s: not protected after %ld s (%s%s%s); it goes on being set up, see `replicad "
-			    "status %s`", c->vm, c->timeout_s, last[0] ? last : "no state yet", reason[0] ? ": " : "", reason, c->vm);
+			    "status %s`", c->vm, (long)c->timeout_s, last[0] ? last : "no state yet", reason[0] ? ": " : "", reason, c->vm);
 }
 
 static int protect(struct call *c)

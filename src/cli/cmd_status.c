@@ -126,8 +126,8 @@ int rpl_cmd_status(int argc, char **argv)
 			return rpl_cli_usage("status", "the call is wrong");
 		}
 	}
-	vm = argv[optind];
-	if (argc - optind > 1)
-		return rpl_cli_usage("status", "'%s' is one argument too many", argv[optind + 1]);
+	r = rpl_cli_vm("status", argc, argv, false, &vm);
+	if (r != RPL_EXIT_DONE)
+		return r;
 	return again ? watch(&target, vm, json) : show_once(&target, vm, json);
 }

@@ -1,7 +1,7 @@
 # One program. A command: its file here, its line in cli.h, its page in man/.
 bin_PROGRAMS += replicad
 noinst_HEADERS += include/replicad/exit.h
-replicad_SOURCES = src/cli/cli.h src/cli/main.c src/cli/call.c src/cli/show.h src/cli/show.c \
+replicad_SOURCES = src/cli/cli.h src/cli/main.c src/cli/usage.c src/cli/call.c src/cli/show.h src/cli/show.c \
 	src/cli/cmd_agent.c src/cli/cmd_demo.c src/cli/cmd_events.c src/cli/cmd_failover.c src/cli/cmd_protect.c src/cli/cmd_status.c \
 	src/cli/vm_conf.h src/cli/vm_conf.c src/cli/cmd_doctor.c src/cli/doctor_arbiter.h src/cli/doctor_arbiter.c src/cli/doctor_xen.h src/cli/doctor_xen.c src/cli/cmd_qemu_args.c \
 	src/cli/cmd_stream.c src/cli/stream_cli.h src/cli/stream_input.c src/cli/stream_digest.c \
@@ -34,7 +34,7 @@ tests_unit_xen_doctor_LDFLAGS = $(tests_unit_xen_send_LDFLAGS)
 tests_unit_xen_doctor_LDADD = $(tests_unit_xen_send_LDADD)
 check_PROGRAMS += tests/unit/xen_migrate
 tests_unit_xen_migrate_SOURCES = tests/unit/xen_migrate.c tests/unit/xen_fake.h tests/unit/xen_fake.c src/cli/xen_send.c \
-	src/cli/cmd_migrate.c src/cli/migrate_peer.c
+	src/cli/cmd_migrate.c src/cli/migrate_peer.c src/cli/usage.c
 tests_unit_xen_migrate_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
 tests_unit_xen_migrate_LDFLAGS = $(tests_unit_xen_send_LDFLAGS)
 tests_unit_xen_migrate_LDADD = $(tests_unit_xen_send_LDADD)

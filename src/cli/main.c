@@ -5,7 +5,6 @@
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,31 +62,6 @@ static const struct command *find_command(const char *typed)
 		if (strcmp(typed_name(commands[i].name, name), typed) == 0)
 			return &commands[i];
 	return NULL;
-}
-
-int rpl_cli_fail(const char *command, int status, const char *fmt, ...)
-{
-	va_list ap;
-
-	(void)fflush(stdout);
-	(void)fprintf(stderr, "replicad %s: ", command);
-	va_start(ap, fmt);
-	(void)vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	(void)fputc('\n', stderr);
-	return status;
-}
-
-int rpl_cli_usage(const char *command, const char *fmt, ...)
-{
-	va_list ap;
-
-	(void)fprintf(stderr, "replicad %s: ", command);
-	va_start(ap, fmt);
-	(void)vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	(void)fprintf(stderr, "; see `replicad %s --help`\n", command);
-	return RPL_EXIT_USAGE;
 }
 
 int rpl_cli_program_dir(char *buf, size_t size)

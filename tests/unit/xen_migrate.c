@@ -13,30 +13,6 @@
 #include "../../src/cli/cli.h"
 #include "xen_fake.h"
 
-int rpl_cli_fail(const char *command, int status, const char *fmt, ...)
-{
-	va_list ap;
-
-	(void)fprintf(stderr, "replicad %s: ", command);
-	va_start(ap, fmt);
-	(void)vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	(void)fputc('\n', stderr);
-	return status;
-}
-
-int rpl_cli_usage(const char *command, const char *fmt, ...)
-{
-	va_list ap;
-
-	(void)fprintf(stderr, "replicad %s: ", command);
-	va_start(ap, fmt);
-	(void)vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	(void)fputc('\n', stderr);
-	return RPL_EXIT_USAGE;
-}
-
 static void write_always(unsigned n)
 {
 	for (unsigned i = 0; i < 900; i++)
