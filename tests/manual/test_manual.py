@@ -19,7 +19,7 @@ BUILD = os.environ.get("top_builddir", ".")
 MAN = os.path.join(SRC, "man")
 HELP_TIMEOUT_S = 30
 SOURCES = ("src", "netbuf", "disk", "failover", "include")
-BAD_INPUT_MIN = 35
+BAD_INPUT_MIN = 40
 QUOTE = "\1"
 
 failures = []
