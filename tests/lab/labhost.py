@@ -18,6 +18,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 import uuid
@@ -37,7 +38,8 @@ XEN_ARGS = (f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MB}M,max:{DOM0_MB}M do
             "mwait-idle=0 bootscrub=no")     # what QEMU gives is zero: to scrub it costs all of it, and time
 EAGER_FPU = "spec-ctrl=eager-fpu"   # without it guests' and dom0's floating-point state is corrupted under emulation
 TINY_TYPES = {"tiny": "pvh", "tinypv": "pv", "tinyhvm": "hvm"}
-SHARED = ("guest-initrd", "tiny", "tinypv", "fpucheck")   # of the cache, shown to the hosts at /lab
+SHARED = ("guest-initrd", "tiny", "tinypv", "boot_hvm", "fpucheck")   # of the cache, shown to the hosts at /lab
+HVM_MB = 128                 # a Linux HVM guest needs more than others: where its kernel comes from lies in its memory too
 TINY_SUSPEND_PORT = 3        # what guest/tiny.c and guest/tiny_pv.c offer
 EXEC_LOOKS = 20
 READY = "lab host: ready"
@@ -353,23 +355,37 @@ class Lab:
         mac = "00:16:3e:" + ":".join(f"{b:02x}" for b in ident.bytes[:3])
         lines = [f'name="{guest}"', f'uuid="{ident}"', f'type="{TINY_TYPES.get(kind, kind)}"', "vcpus=1",
                  'on_poweroff="destroy"', 'on_reboot="restart"', 'on_crash="destroy"']
-        if kind == "tinyhvm":       # no disk: the firmware looks for one and halts
-            return "\n".join(lines + ["memory=16", 'vga="none"', "nographic=1", "usb=0", ""])
+        if kind == "tinyhvm":       # no disk: the firmware looks for one, and waits instead of starting over
+            return "\n".join(lines + ["memory=16", 'vga="none"', "nographic=1", "usb=0",
+                                      'device_model_args_hvm=["-boot", "reboot-timeout=-1"]', ""])
         if kind in TINY_TYPES:
             return "\n".join(lines + ["memory=4", f'kernel="/lab/{kind}"', ""])
-        console = "ttyS0" if kind == "hvm" else "hvc0"
-        lines += [f"memory={memory}", f'kernel="/guests/{"bzImage" if kind == "hvm" else "vmlinux"}"', 'ramdisk="/lab/guest-initrd"',
-                  f'cmdline="console={console} quiet rpl.addr={addr}/24 rpl.load={load}"']
+        lines.append(f"memory={max(memory, HVM_MB) if kind == 'hvm' else memory}")
+        if kind == "hvm":       # see guest/boot_hvm.c
+            lines += ['bios="seabios"', 'firmware_override="/lab/boot_hvm"', 'bios_path_override="/guests/vmlinux"',
+                      f'acpi_firmware="/lab/{guest}.words"', 'smbios_firmware="/lab/guest-initrd"',
+                      'serial="pty"', 'vga="none"', "usb=0"]
+        else:
+            lines += ['kernel="/guests/vmlinux"', 'ramdisk="/lab/guest-initrd"', f'cmdline="{self.cmdline(kind, addr, load)}"']
         if network:
             lines.append(f'vif=["mac={mac},bridge=xenbr0"]')
-        if kind == "hvm":
-            lines += ['serial="pty"', "vga=\"none\"", "usb=0"]
         return "\n".join(lines + [""])
+
+    def cmdline(self, kind, addr, load):
+        text = f"console=hvc0 quiet rpl.addr={addr}/24 rpl.load={load}"
+        return "pci=off acpi=off 8250.nr_uarts=1 " + text if kind == "hvm" else text
+
+    def write_words(self, guest, addr, load):
+        """What guest/boot_hvm.c takes for its struct words."""
+        text = self.cmdline("hvm", addr, load).encode() + b"\0"
+        size = os.path.getsize(os.path.join(self.share, "guest-initrd"))
+        with open(os.path.join(self.share, f"{guest}.words"), "wb") as f:
+            f.write(struct.pack("<4sII", b"WRPL", size, len(text)) + text)
 
     def create_guest(self, host, kind, guest, start=True, **options):
         """Write /root/GUEST.cfg in the dom0 and start the guest; returns the seconds that `xl create` took."""
-        if kind == "hvm":           # its QEMU takes no unpacked kernel
-            self.sh(host, "ln -sf /boot/vmlinuz-* /guests/bzImage")
+        if kind == "hvm":
+            self.write_words(guest, options.get("addr", GUEST_ADDR), options.get("load", "memcheck"))
         self.sh(host, f"cat >/root/{guest}.cfg", data=self.guest_config(kind, guest, **options))
         begin = time.monotonic()
         if start:
