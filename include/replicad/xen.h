@@ -51,6 +51,7 @@ bool rpl_xen_layout_check(const struct rpl_ram_layout *l, struct rpl_err *err);
 
 /* ---- the definition: sorted "key=value" lines. Those that need an explanation:
  *   domain=pv|pvh|hvm
+ *   emulated=...             HVM: what the device model emulates (src/guest/xen_emulated.h)
  *   layout=FIRST+PAGES,...   the guest's regions, hexadecimal, without the table
  *   xen=4.17                 the hypervisor's version: a context of a newer one may be refused by an older one
  */

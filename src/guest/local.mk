@@ -9,13 +9,13 @@ src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/gue
 	src/guest/xen_standby.c src/guest/xen_standby_domain.c src/guest/xen_cpu.c
 if XEN
 src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_interfaces.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
-	src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_compat.c src/guest/xen_facts.c
+	src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_qemu.c src/guest/xen_emulated.c src/guest/xen_compat.c src/guest/xen_facts.c
 else
 src_guest_libguest_la_SOURCES += src/guest/xen_standin.c
 endif
 src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
 src_guest_libguest_la_LIBADD = src/stream/libstream.la $(JANSSON_LIBS) $(XEN_LIBS) $(EV_LIBS)
-noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h include/replicad/xen_doctor.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
+noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h include/replicad/xen_doctor.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_emulated.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
 	src/guest/qmp_parse.h src/guest/qmp.h src/guest/qemu_impl.h src/guest/qemu_facts.h src/guest/note.h \
 	src/guest/procmem.h src/guest/uffd.h src/guest/inject.h
 
@@ -80,7 +80,7 @@ src_guest_libxenstandby_la_SOURCES = src/guest/xen_standby_xl.h src/guest/xen_st
 	src/guest/xen_standby_image.c
 
 pkglibexec_PROGRAMS += replicad-xen-restore
-replicad_xen_restore_SOURCES = src/guest/xen_restore_main.c src/guest/xen_standby_conf.h src/guest/xen_standby_conf.c
+replicad_xen_restore_SOURCES = src/guest/xen_restore_main.c src/guest/xen_standby_conf.h src/guest/xen_standby_conf.c src/guest/xen_emulated.c
 replicad_xen_restore_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 replicad_xen_restore_LDADD = src/guest/libxenstandby.la src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(JANSSON_LIBS)
 replicad_xen_restore_LDFLAGS = $(RPL_PIE_LDFLAGS)
@@ -102,6 +102,11 @@ tests_unit_xen_helper_SOURCES = tests/unit/xen_helper.c src/guest/xen_helper_msg
 tests_unit_xen_helper_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_xen_helper_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 EXTRA_DIST += tests/data/xen-helper
+check_PROGRAMS += tests/unit/xen_emulated
+TESTS += tests/unit/xen_emulated
+tests_unit_xen_emulated_SOURCES = tests/unit/xen_emulated.c src/guest/xen_emulated.c
+tests_unit_xen_emulated_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS)
+tests_unit_xen_emulated_LDADD = src/base/libbase.la $(CMOCKA_LIBS) $(JANSSON_LIBS)
 check_PROGRAMS += tests/unit/xen_standby
 TESTS += tests/unit/xen_standby
 tests_unit_xen_standby_SOURCES = tests/unit/xen_standby.c tests/lib/stream_make.c

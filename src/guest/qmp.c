@@ -8,6 +8,7 @@
 #include "qmp.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/clock.h>
 #include <replicad/io.h>
 
 #include "qmp_parse.h"
@@ -293,6 +295,26 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 		fail(q, &err);
 	} else {
 		parse_all(q);
+	}
+	if (--q->busy == 0 && q->dead)
+		destroy(q);
+}
+
+void qmp_settle(struct qmp *q, unsigned timeout_ms)
+{
+	uint64_t now = rpl_now_ns(), end = now + timeout_ms * RPL_MS;
+
+	q->busy++;
+	for (; q->calls && q->fd >= 0 && !q->dead && now < end; now = rpl_now_ns()) {
+		struct pollfd p = { .fd = q->fd, .events = q->text_len ? POLLIN | POLLOUT : POLLIN };
+		int n = poll(&p, 1, (int)((end - now) / RPL_MS) + 1);
+
+		if (n < 0 && errno != EINTR)
+			break;
+		if (n > 0 && p.revents & POLLOUT)
+			on_writable(q->loop, &q->out, EV_WRITE);
+		if (n > 0 && p.revents & ~POLLOUT && q->fd >= 0)
+			on_readable(q->loop, &q->in, EV_READ);
 	}
 	if (--q->busy == 0 && q->dead)
 		destroy(q);

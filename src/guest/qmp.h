@@ -34,6 +34,10 @@ int qmp_call(struct qmp *q, const char *command, json_t *args, int fd, qmp_reply
 /* Answers to all commands sent so far are dropped when they come. Later commands keep their order after them. */
 void qmp_abandon(struct qmp *q);
 
+/* Block until all commands sent so far are answered, the connection ends or the time is over; callbacks come from in here. For
+ * moments in which there is no way back to the loop. */
+void qmp_settle(struct qmp *q, unsigned timeout_ms);
+
 /* The process at the other end (it made the listening socket); 0 if unknown. */
 pid_t qmp_peer_pid(const struct qmp *q);
 

@@ -61,6 +61,7 @@ static void ended(struct xen *x, enum rpl_guest_event event, const char *why)
 	x->over = true;
 	note_set(&x->note, false);
 	xen_p2m_close(x); /* frames that we hold would keep the dead domain */
+	xen_qemu_abandon(x);
 	if (g->busy && g->op != RPL_GUEST_QUIT && !ev_is_pending(&g->finish)) {
 		(void)rpl_fail(&err, -ESRCH, "%s: %s: domain %u %s", g->conf.name, rpl_guest_op_name(g->op), x->domid, why);
 		rpl_guest_op_done(g, -ESRCH, &err);
@@ -77,6 +78,22 @@ static void resume_late(struct xen *x)
 	if (xc_domain_resume(x->xc, x->domid, 1) < 0)
 		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u resume=\"%s\"", x->g->conf.name, x->domid, strerror(errno));
 	(void)xs_resume_domain(x->xs, x->domid);
+}
+
+static void on_stopped(struct xen *x, int r, const struct rpl_err *err)
+{
+	rpl_guest_op_done(x->g, r, err);
+}
+
+/* The domain stands still. Its device model must too: after that nobody writes to its memory. */
+static void suspended(struct xen *x)
+{
+	struct rpl_err err;
+
+	if (x->kind != XEN_HVM)
+		rpl_guest_op_done(x->g, 0, NULL);
+	else if (xen_qemu_stop(x, on_stopped, &err) < 0)
+		rpl_guest_op_done(x->g, err.code, &err);
 }
 
 /* Something happened to some domain: to ours? */
@@ -97,7 +114,7 @@ static void look_again(struct xen *x)
 	} else if (d.shutdown && x->asked) {
 		x->asked = false;
 		if (g->busy && g->op == RPL_GUEST_PAUSE && !ev_is_pending(&g->finish))
-			rpl_guest_op_done(g, 0, NULL);
+			suspended(x);
 	} else if (d.shutdown && !x->wanted && g->phase == RPL_GP_LIVE && g->info.running) {
 		resume_late(x);
 	}
@@ -255,6 +272,7 @@ static int open_xen(struct xen *x, struct rpl_err *err)
 
 static void close_xen(struct xen *x)
 {
+	xen_qemu_close(x);
 	if (ev_is_active(&x->xs_io))
 		ev_io_stop(x->g->loop, &x->xs_io);
 	if (ev_is_active(&x->evtchn_io))
@@ -322,20 +340,45 @@ static int attach(struct xen *x, struct rpl_err *err)
 	return 0;
 }
 
+/* HVM: its device model is there, or not. */
+static void on_device_model(struct xen *x, int r, const struct rpl_err *err)
+{
+	struct rpl_guest *g = x->g;
+	struct rpl_err why = err ? *err : (struct rpl_err){ 0 };
+
+	if (r < 0) {
+		close_xen(x);
+		(void)rpl_prefix(&why, "%s: attach", g->conf.name);
+	}
+	if (r < 0 && g->op == RPL_GUEST_ACTIVATE) {
+		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u runs, but \"%s\"", g->conf.name, x->domid, why.msg);
+		r = 0;
+	}
+	rpl_guest_op_done(g, r, &why);
+}
+
+/* Ends the operation under way, but for a failure. */
+static int attach_all(struct xen *x, struct rpl_err *err)
+{
+	int r = attach(x, err);
+
+	if (r == 0 && x->kind == XEN_HVM)
+		r = xen_qemu_open(x, on_device_model, err);
+	else if (r == 0)
+		rpl_guest_op_done(x->g, 0, NULL);
+	return r;
+}
+
 static int do_attach(struct rpl_guest *g, struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
-	int r;
 
 	close_xen(x);
 	x->over = x->asked = x->wanted = false;
-	r = attach(x, err);
-	if (r < 0) {
-		close_xen(x);
-		return rpl_prefix(err, "%s: attach", g->conf.name);
-	}
-	rpl_guest_op_done(g, 0, NULL);
-	return 0;
+	if (attach_all(x, err) == 0)
+		return 0;
+	close_xen(x);
+	return rpl_prefix(err, "%s: attach", g->conf.name);
 }
 
 /* ---- the backup's, until it is activated */
@@ -368,11 +411,10 @@ static void on_activated(struct rpl_guest *g, int r, const struct rpl_err *err)
 	x->standby = NULL;
 	x->over = x->asked = x->wanted = false;
 	x->domid = 0;
-	if (attach(x, &mine) < 0)
+	if (attach_all(x, &mine) < 0) {
 		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u runs, but attach=\"%s\"", g->conf.name, x->domid, mine.msg);
-	else
-		rpl_log(RPL_LOG_INFO, "vm=%s domain=%u activated", g->conf.name, x->domid);
-	rpl_guest_op_done(g, 0, NULL);
+		rpl_guest_op_done(g, 0, NULL);
+	}
 }
 
 static int do_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err)
@@ -442,7 +484,7 @@ static int do_pause(struct rpl_guest *g, struct rpl_err *err)
 	note_set(&x->note, true);
 	x->wanted = true;
 	if (r == 0 && d.shutdown && d.reason == SHUTDOWN_suspend) {
-		rpl_guest_op_done(g, 0, NULL);
+		suspended(x);
 		return 0;
 	}
 	x->asked = true;
@@ -452,6 +494,17 @@ static int do_pause(struct rpl_guest *g, struct rpl_err *err)
 		return rpl_prefix(err, "%s: pause", g->conf.name);
 	}
 	return 0;
+}
+
+static void on_saved(struct xen *x, int r, const struct rpl_err *err)
+{
+	struct rpl_err why = err ? *err : (struct rpl_err){ 0 };
+
+	if (r == 0)
+		r = xen_state_finish(x, &why);
+	if (r < 0)
+		(void)rpl_prefix(&why, "%s: save", x->g->conf.name);
+	rpl_guest_op_done(x->g, r, &why);
 }
 
 static int do_save(struct rpl_guest *g, struct rpl_err *err)
@@ -467,19 +520,24 @@ static int do_save(struct rpl_guest *g, struct rpl_err *err)
 		return rpl_fail_errno(err, -r, "%s: save: domain %u", g->conf.name, x->domid);
 	if (!x->logging)
 		r = rpl_fail(err, -EINVAL, "its writes are not logged");
+	if (r == 0 && x->kind == XEN_HVM) /* it writes its state, and nothing else, while we look at the domain */
+		r = xen_qemu_save(x, on_saved, err);
 	if (r == 0)
 		r = xen_collect(x, true, NULL, err);
 	if (r == 0)
 		r = xen_state_save(x, err);
-	if (r < 0)
+	if (r < 0) {
+		xen_qemu_abandon(x);
 		return rpl_prefix(err, "%s: save", g->conf.name);
-	rpl_guest_op_done(g, 0, NULL);
+	}
+	if (x->kind != XEN_HVM)
+		rpl_guest_op_done(g, 0, NULL);
 	return 0;
 }
 
-static int do_resume(struct rpl_guest *g, struct rpl_err *err)
+static int resume_domain(struct xen *x, struct rpl_err *err)
 {
-	struct xen *x = xen_of(g);
+	struct rpl_guest *g = x->g;
 	struct xen_dominfo d;
 	int r = xen_compat_dominfo(x->xc, x->domid, &d);
 
@@ -496,12 +554,34 @@ static int do_resume(struct rpl_guest *g, struct rpl_err *err)
 	return 0;
 }
 
+/* The device model goes first: a domain without it reads ones from its ports and loses what it writes to them. */
+static void on_continued(struct xen *x, int r, const struct rpl_err *err)
+{
+	struct rpl_err why = err ? *err : (struct rpl_err){ 0 };
+
+	if (r < 0)
+		(void)rpl_prefix(&why, "%s: resume", x->g->conf.name);
+	else if (resume_domain(x, &why) == 0)
+		return;
+	rpl_guest_op_done(x->g, why.code, &why);
+}
+
+static int do_resume(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct xen *x = xen_of(g);
+
+	return x->kind == XEN_HVM ? xen_qemu_cont(x, on_continued, err) : resume_domain(x, err);
+}
+
 static void do_abandon(struct rpl_guest *g)
 {
 	struct xen *x = xen_of(g);
 
 	if (g->op == RPL_GUEST_STANDBY || g->op == RPL_GUEST_ACTIVATE)
 		xen_standby_abandon(x->standby);
+	xen_qemu_abandon(x);
+	if (g->op == RPL_GUEST_ATTACH)
+		close_xen(x);
 	if (g->op == RPL_GUEST_PAUSE && x->asked) {
 		x->asked = x->wanted = false;
 		withdraw_suspend(x);

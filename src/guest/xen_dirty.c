@@ -27,6 +27,7 @@
 #include <replicad/log.h>
 
 
+#define MOVED_TAIL 64u /* MiB at the end of a region: as much video memory as there may be */
 #define MOVE_TRIES 3 /* live: the guest is changing its p2m list */
 
 int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, struct rpl_err *err)
@@ -207,6 +208,48 @@ static int check_growth(struct xen *x, struct rpl_err *err)
 						": it must be inspected anew", x->log_pages, (uint64_t)n);
 }
 
+/* HVM: a device model moves video memory (its frames go from one place to another when the guest moves a BAR), which neither
+ * the dirty bitmap nor the number of pages shows. It has at least a MiB of them, they lie behind all memory of the guest or in
+ * the hole below 4 GiB, and the two places are not both in the layout as they are: so looking at one frame of each MiB of the
+ * end of each region shows it. */
+static int look_moved(struct xen *x, struct rpl_err *err)
+{
+	const struct rpl_ram_layout *l = &x->g->info.layout;
+	struct batch b = { .n = 0 };
+
+	for (uint32_t i = 0; i + 1 < l->count; i++) {
+		const struct rpl_ram_region *r = &l->region[i];
+
+		for (uint64_t k = 1; k <= MOVED_TAIL && k * XEN_MOVED_PAGES <= r->pages && b.n < XEN_TYPES_MAX; k++) {
+			b.page[b.n] = r->file_page + r->pages - k * XEN_MOVED_PAGES;
+			b.gfn[b.n++] = r->pfn + r->pages - k * XEN_MOVED_PAGES;
+		}
+	}
+	if (xen_types(x, b.gfn, b.n, b.type, err) < 0)
+		return err->code;
+	for (unsigned i = 0; i < b.n; i++)
+		if (rpl_page_type_has_data(b.type[i]) != rpl_page_type_has_data(x->shared.types[b.page[i]]))
+			return rpl_fail(err, -ESTALE, "frame 0x%" PRIx64 " was of type 0x%x and is of type 0x%x: the guest moved its video "
+					"memory and must be inspected anew", b.gfn[i], x->shared.types[b.page[i]], b.type[i]);
+	return 0;
+}
+
+/* HVM: the pages that it shares with its device model come and go with the device model's stops. */
+static int look_special(struct xen *x, struct rpl_err *err)
+{
+	const struct rpl_ram_layout *l = &x->g->info.layout;
+	struct batch b = { .n = 0 };
+
+	for (uint32_t i = 0; i + 1 < l->count; i++) {
+		const struct rpl_ram_region *r = &l->region[i];
+
+		for (uint64_t k = 0; r->pages < XEN_MOVED_PAGES && k < r->pages; k++)
+			if (add(x, &b, r->file_page + k, r->pfn + k, err) < 0)
+				return err->code;
+	}
+	return flush(x, &b, err);
+}
+
 static int collect_hvm(struct xen *x, bool final, struct rpl_err *err)
 {
 	struct xen_dominfo d;
@@ -215,6 +258,8 @@ static int collect_hvm(struct xen *x, bool final, struct rpl_err *err)
 	if (r < 0)
 		return rpl_fail_errno(err, -r, "domain %u", x->domid);
 	if (final && check_growth(x, err) < 0)
+		return err->code;
+	if (d.tot_pages == x->tot_pages && final && x->kind == XEN_HVM && (look_moved(x, err) < 0 || look_special(x, err) < 0))
 		return err->code;
 	if (d.tot_pages == x->tot_pages)
 		return dirty_types(x, true, err);
@@ -320,7 +365,9 @@ static int arm(struct xen *x, int fd, struct rpl_err *err)
 		return rpl_fail_errno(err, errno, "memory to share with a mover");
 	if (xen_shared_map(&x->shared, fd, l, x->kind == XEN_PV, err) < 0 || make_log_buffer(x, err) < 0)
 		return err->code;
-	/* first the log, then what it starts from */
+	/* first the log, then what it starts from; a device model tells Xen what it writes, so it begins before Xen */
+	if (x->kind == XEN_HVM && xen_qemu_track(x, err) < 0)
+		return err->code;
 	if (log_on(x, err) < 0 || fill(x, err) < 0)
 		return err->code;
 	return xen_head_make(x, err);

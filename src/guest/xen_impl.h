@@ -43,6 +43,8 @@ struct xen_p2m {
 	struct xen_reverse reverse;
 };
 
+struct xen_qemu;
+
 struct xen {
 	struct rpl_guest *g;
 	xc_interface *xc;
@@ -65,6 +67,7 @@ struct xen {
 	bool asked;          /* a suspend request of ours is not answered yet */
 	int destroyer;       /* pidfd of `xl destroy` */
 	ev_io destroyed;
+	struct xen_qemu *qemu; /* HVM: its device model */
 	bool wanted;         /* somebody wants it suspended; one that comes late is undone */
 
 	/* memory */
@@ -81,10 +84,12 @@ struct xen {
 	uint8_t *head;       /* static records that do not change in a session */
 	size_t head_len;
 	uint8_t *state;      /* the state memfd, mapped */
+	size_t state_len;    /* HVM: so much of it is there, the device model's part is not */
 	uint8_t *scratch;    /* XEN_SCRATCH bytes for one record */
 };
 
 #define XEN_SCRATCH (1u << 20)
+#define XEN_MOVED_PAGES 256u /* a MiB: video memory has at least so much, pages shared with a device model are fewer */
 
 static inline struct xen *xen_of(const struct rpl_guest *g)
 {
@@ -119,9 +124,24 @@ int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, str
 
 /* ---- xen_state.c */
 int xen_head_make(struct xen *x, struct rpl_err *err);
-/* The whole device state into the state memfd; the domain is suspended. */
+/* The whole device state into the state memfd; the domain is suspended. HVM: without the device model's part. */
 int xen_state_save(struct xen *x, struct rpl_err *err);
+/* HVM: that part too. */
+int xen_state_finish(struct xen *x, struct rpl_err *err);
 void xen_put_head(struct xen *x, struct rpl_out *o); /* up to where pages belong */
+
+/* ---- xen_qemu.c: HVM only. Steps end in one call of `then`, if they could be begun; one at a time. */
+typedef void xen_qemu_fn(struct xen *x, int r, const struct rpl_err *err);
+int xen_qemu_open(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* also after a failure: close */
+int xen_qemu_stop(struct xen *x, xen_qemu_fn *then, struct rpl_err *err);
+int xen_qemu_save(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* it is stopped */
+int xen_qemu_cont(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* nothing happens if it runs */
+void xen_qemu_abandon(struct xen *x);                                     /* nobody waits for the step any more */
+/* From the return on its writes to the guest's memory are logged by Xen, when Xen logs; until it is closed. Blocks for as
+ * long as QEMU takes. */
+int xen_qemu_track(struct xen *x, struct rpl_err *err);
+int xen_qemu_put(struct xen *x, struct rpl_out *o, struct rpl_err *err); /* its records, after a save */
+void xen_qemu_close(struct xen *x);                                      /* may block for a second */
 
 /* ---- xen_vcpu.c */
 int xen_put_pv_tail(struct xen *x, struct rpl_out *o, struct rpl_err *err);

@@ -11,6 +11,7 @@
 #include <replicad/auto.h>
 #include <replicad/disk.h>
 
+#include "xen_emulated.h"
 #include "xen_helper.h"
 
 #define DEVICES_MAX 64        /* of one kind */
@@ -18,6 +19,8 @@
 #define DEFINITION_LINES 80
 #define LAYOUT_TEXT 512
 #define PV_WIDTH 8u
+#define LIBXL_CONFIG "/var/lib/xen/userdata-d.%u.%s.libxl-json"
+#define SPECIAL_GROUP UINT64_C(16) /* less than GAP_FIRST, so that no two ranges grow into each other */
 #define HOLE_FIRST UINT64_C(0xf0000) /* frame; memory below 4 GiB ends here at the latest, special pages begin above */
 
 char *xen_read(struct xen *x, const char *fmt, ...)
@@ -150,6 +153,38 @@ static int look_pv(struct xen *x, struct rpl_err *err)
 	return 0;
 }
 
+/* A device model in a domain of its own has no second monitor, and the one of old no monitor at all. */
+static int look_hvm(struct xen *x, struct rpl_err *err)
+{
+	RPL_AUTO_FREE char *stub = xen_read(x, "/local/domain/%u/image/device-model-domid", x->domid);
+	RPL_AUTO_FREE char *version = xen_read(x, "/libxl/%u/dm-version", x->domid);
+
+	if (stub && strtoul(stub, NULL, 10))
+		return rpl_fail(err, -ENOTSUP, "its device model runs in a domain of its own (%.20s): remove "
+				"device_model_stubdomain_override= from its configuration", stub);
+	if (version && strcmp(version, "qemu_xen") != 0)
+		return rpl_fail(err, -ENOTSUP, "its device model is %.40s, not qemu_xen: remove device_model_version= from its "
+				"configuration", version);
+	return 0;
+}
+
+/* libxl keeps the configuration of each domain in a file. */
+static int read_emulated(struct xen *x, char ret[XEN_EMULATED_MAX], struct rpl_err *err)
+{
+	char path[XEN_PATH], uuid[RPL_UUID_TEXT];
+	json_error_t jerr;
+	json_t *config;
+	int r;
+
+	(void)snprintf(path, sizeof(path), LIBXL_CONFIG, x->domid, rpl_uuid_text(&x->g->info.uuid, uuid));
+	config = json_load_file(path, JSON_REJECT_DUPLICATES, &jerr);
+	if (!config)
+		return rpl_fail(err, -EINVAL, "%s: %.100s: the domain was not started by xl, or its configuration is gone", path, jerr.text);
+	r = xen_emulated_text(config, ret, err);
+	json_decref(config);
+	return r;
+}
+
 static int look(struct xen *x, const struct xen_dominfo *d, struct rpl_err *err)
 {
 	int r;
@@ -165,7 +200,7 @@ static int look(struct xen *x, const struct xen_dominfo *d, struct rpl_err *err)
 	if (r == 0 && x->kind == XEN_PV)
 		r = look_pv(x, err);
 	if (r == 0 && x->kind == XEN_HVM)
-		r = rpl_fail(err, -ENOTSUP, "it is an HVM guest, whose device model's state is not carried yet: use type=\"pvh\"");
+		r = look_hvm(x, err);
 	return r;
 }
 
@@ -192,6 +227,19 @@ static int find_ranges(const uint8_t *types, uint64_t n, uint64_t gap, struct ra
 		ret[count++] = (struct range){ pfn, pfn + 1 };
 	}
 	return (int)count;
+}
+
+/* HVM: pages shared with a device model come and go within aligned groups, so the whole group belongs to the layout. */
+static void widen_special(struct range *r, int n, uint64_t end)
+{
+	for (int i = 0; i < n; i++) {
+		if (r[i].first < HOLE_FIRST || r[i].end - r[i].first >= XEN_MOVED_PAGES)
+			continue;
+		r[i].first = r[i].first & ~(SPECIAL_GROUP - 1);
+		r[i].end = (r[i].end + SPECIAL_GROUP - 1) & ~(SPECIAL_GROUP - 1);
+		if (r[i].end > end)
+			r[i].end = end;
+	}
 }
 
 /* A guest whose balloon is not empty may grow to what the domain may have: that belongs to its first range. */
@@ -255,6 +303,8 @@ static int layout_hvm(struct xen *x, const struct xen_dominfo *d, struct rpl_err
 	if (count == 0)
 		return rpl_fail(err, -EINVAL, "domain %u has no memory", x->domid);
 	leave_room(ranges, count, d->max_pages);
+	if (x->kind == XEN_HVM)
+		widen_special(ranges, count, n);
 	x->log_pages = n > ranges[count - 1].end ? n : ranges[count - 1].end;
 	for (int i = 0; i < count; i++)
 		if (!rpl_layout_add(l, ranges[i].first, ranges[i].end - ranges[i].first, l->pages))
@@ -352,13 +402,17 @@ static int define(struct xen *x, int version, struct rpl_err *err)
 {
 	struct rpl_guest_info *i = &x->g->info;
 	struct lines t = { 0 };
-	char layout[LAYOUT_TEXT];
+	char layout[LAYOUT_TEXT], emulated[XEN_EMULATED_MAX];
 
+	if (x->kind == XEN_HVM && read_emulated(x, emulated, err) < 0)
+		return err->code;
 	if (!rpl_xen_layout_text(&i->layout, layout, sizeof(layout)))
 		return rpl_fail(err, -E2BIG, "the text of its layout");
 	add_line(&t, "backend=xen");
 	add_line(&t, RPL_XEN_KEY_DOMAIN "=%s", kind_name(x->kind));
 	add_line(&t, RPL_XEN_KEY_LAYOUT "=%s", layout);
+	if (x->kind == XEN_HVM)
+		add_line(&t, XEN_KEY_EMULATED "=%s", emulated);
 	add_line(&t, "vcpus=%u", x->vcpus);
 	add_line(&t, "xen=%d.%d", version >> 16, version & 0xffff);
 	add_nics(x, &t);
@@ -381,6 +435,7 @@ int xen_inspect(struct xen *x, struct rpl_err *err)
 		return rpl_fail_errno(err, -r, "domain %u", x->domid);
 	if (version < 0 || xc_maximum_ram_page(x->xc, &top) < 0)
 		return rpl_fail_errno(err, errno, "version and memory of this host's Xen");
+	memcpy(i->uuid.b, d.uuid, sizeof(i->uuid.b));
 	x->max_mfn = top;
 	x->vcpus = d.max_vcpu_id + 1;
 	r = look(x, &d, err);
@@ -394,7 +449,6 @@ int xen_inspect(struct xen *x, struct rpl_err *err)
 		r = xen_interfaces(x, err);
 	if (r < 0)
 		return r;
-	memcpy(i->uuid.b, d.uuid, sizeof(i->uuid.b));
 	(void)snprintf(i->producer, sizeof(i->producer), "Xen %d.%d", version >> 16, version & 0xffff);
 	(void)snprintf(i->machine, sizeof(i->machine), "%s", kind_name(x->kind));
 	i->ram_bytes = rpl_xen_guest_pages(&i->layout) << RPL_PAGE_SHIFT;

@@ -72,6 +72,8 @@ int xen_conf_read(struct xen_conf *c, const char *path, struct rpl_err *err)
 		return rpl_fail(err, -EINVAL, "standby file %.100s: name, uuid, type or memory is missing, or is none to use", path);
 	if (c->vcpus <= 0)
 		c->vcpus = 1;
+	if (strcmp(c->kind, "hvm") == 0 && xen_emulated_text(c->root, c->emulated, err) < 0)
+		return rpl_prefix(err, "standby file %.100s", path);
 	if (json_array_size(json_object_get(c->root, "pcidevs")) > 0)
 		return rpl_fail(err, -EINVAL, "standby file %.100s: a PCI device is passed through, which cannot be taken over: remove "
 				"pci=", path);
@@ -181,6 +183,8 @@ void xen_conf_print(const struct xen_conf *c)
 {
 	(void)printf("name=%s\nuuid=%s\n", c->name, c->uuid);
 	(void)printf("backend=xen\n" RPL_XEN_KEY_DOMAIN "=%s\n", c->kind);
+	if (*c->emulated)
+		(void)printf(XEN_KEY_EMULATED "=%s\n", c->emulated);
 	print_nics(c);
 	(void)printf("vcpus=%" JSON_INTEGER_FORMAT "\nxen=%u.%u\n", c->vcpus, c->xen_major, c->xen_minor);
 }

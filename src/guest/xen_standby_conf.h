@@ -10,11 +10,14 @@
 
 #include <replicad/err.h>
 
+#include "xen_emulated.h"
+
 struct xen_conf {
 	json_t *root;     /* what `xl create --dryrun` says */
 	const char *name; /* in root, as the next */
 	const char *uuid, *kind;
 	json_int_t max_kib, vcpus;
+	char emulated[XEN_EMULATED_MAX]; /* HVM */
 	unsigned xen_major, xen_minor; /* of the host, after check_host */
 };
 

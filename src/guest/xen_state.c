@@ -144,7 +144,8 @@ static int put_state(struct xen *x, struct rpl_out *o, struct rpl_err *err)
 		return err->code;
 	}
 	rpl_stream_put_record(o, RPL_LIBXC_END, NULL, 0);
-	rpl_stream_put_record(o, RPL_LIBXL_END, NULL, 0);
+	if (x->kind != XEN_HVM)
+		rpl_stream_put_record(o, RPL_LIBXL_END, NULL, 0);
 	return o->bad ? rpl_fail(err, -EMSGSIZE, "domain %u: its device state is longer than %d bytes", x->domid,
 				 RPL_GUEST_STATE_MAX) : 0;
 }
@@ -154,8 +155,22 @@ int xen_state_save(struct xen *x, struct rpl_err *err)
 	struct rpl_out o = rpl_out(x->state, RPL_GUEST_STATE_MAX);
 	int r = put_state(x, &o, err);
 
-	x->g->state_len = r == 0 ? o.len : 0;
+	x->state_len = r == 0 ? o.len : 0;
+	x->g->state_len = x->kind == XEN_HVM ? 0 : x->state_len;
 	return r;
+}
+
+int xen_state_finish(struct xen *x, struct rpl_err *err)
+{
+	struct rpl_out o = { .p = x->state, .len = x->state_len, .cap = RPL_GUEST_STATE_MAX };
+
+	if (xen_qemu_put(x, &o, err) < 0)
+		return err->code;
+	rpl_stream_put_record(&o, RPL_LIBXL_END, NULL, 0);
+	if (o.bad)
+		return rpl_fail(err, -EMSGSIZE, "domain %u: its device state is longer than %d bytes", x->domid, RPL_GUEST_STATE_MAX);
+	x->g->state_len = o.len;
+	return 0;
 }
 
 int rpl_xen_head(struct rpl_guest *g, void *buf, size_t size, size_t *ret_len, struct rpl_err *err)
