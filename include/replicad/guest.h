@@ -111,7 +111,8 @@ void rpl_guest_look(struct rpl_guest *g);
 /* After -ETIMEDOUT of a pause it may still take effect later: resume then, the order is kept. */
 void rpl_guest_pause(struct rpl_guest *g);
 /* Write the device state of the paused guest into the state descriptor (a memfd), from offset 0. -EBUSY if it runs:
- * another program may have resumed it since. */
+ * another program may have resumed it since. -ESTALE if a device was plugged in or out since the guest was looked at or the last
+ * state was saved: no standby could load it; nothing is told by an event then. */
 void rpl_guest_save(struct rpl_guest *g);
 void rpl_guest_resume(struct rpl_guest *g);
 void rpl_guest_announce(struct rpl_guest *g);

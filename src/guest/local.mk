@@ -4,7 +4,7 @@ src_guest_libmemory_la_SOURCES = src/guest/layout.c src/guest/xen_layout.c src/g
 	src/guest/memory_kinds.c src/guest/memory_xen.c src/guest/memory_domain.c
 src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/guest/sim.c \
 	src/guest/qmp_parse.c src/guest/qmp.c src/guest/qemu.c src/guest/qemu_attach.c src/guest/qemu_inspect.c \
-	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_watch.c src/guest/qemu_memory.c \
+	src/guest/qemu_text.c src/guest/qemu_standby.c src/guest/qemu_activate.c src/guest/qemu_watch.c src/guest/qemu_sections.c src/guest/qemu_memory.c \
 	src/guest/note.c src/guest/procmem.c src/guest/uffd.c src/guest/qemu_args.c src/guest/qemu_doctor.c \
 	src/guest/xen_standby.c src/guest/xen_standby_domain.c src/guest/xen_cpu.c
 if XEN

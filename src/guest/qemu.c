@@ -315,7 +315,7 @@ static void on_saved(void *arg, json_t *ret, const struct rpl_err *err)
 		return;
 	}
 	g->state_len = (size_t)st.st_size;
-	rpl_guest_op_done(g, 0, NULL);
+	qemu_watch_saved(q);
 }
 
 static void send_save(struct qemu *q)
@@ -418,8 +418,6 @@ static int do_look(struct rpl_guest *g, struct rpl_err *err)
 	struct qemu *q = qemu_of(g);
 
 	(void)err;
-	memset(q->watched_names, 0, sizeof(q->watched_names)); /* what is found now is what later looks compare with */
-	q->watched_ns = 0;
 	qemu_collect(q);
 	return 0;
 }
@@ -479,6 +477,7 @@ static void do_fini(struct rpl_guest *g, bool keep_standby)
 	rpl_close(&q->uffd);
 	rpl_close(&q->pagemap);
 	qemu_facts_fini(&q->facts);
+	free(q->saved);
 	free(q);
 }
 

@@ -89,5 +89,6 @@ void qemu_collect(struct qemu *q)
 	qemu_facts_fini(&q->facts);
 	q->facts.version = version;
 	q->next_fact = 0;
+	qemu_watch_anew(q);
 	ask_next(q);
 }

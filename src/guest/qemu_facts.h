@@ -88,4 +88,8 @@ int qemu_network_lines(const char *text, struct qemu_text *out, struct rpl_err *
 /* Sorted and joined; NULL and *err if it got too long. Frees the lines. */
 char *qemu_text_join(struct qemu_text *t, struct rpl_err *err);
 
+/* qemu_sections.c: a number for which devices, by name, instance and version, have a section in a device state; 0: it is not of
+ * the form that is known. */
+uint64_t qemu_sections(const uint8_t *state, size_t len);
+
 #endif

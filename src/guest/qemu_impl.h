@@ -53,6 +53,10 @@ struct qemu {
 
 	/* plugged devices */
 	uint64_t watched_ns, watched_names[QEMU_WATCHED];
+	uint64_t sections; /* of the last saved device state; 0: none yet, or not known */
+	uint8_t *saved;    /* room to read it into */
+	size_t saved_cap;
+	bool plugged;      /* SAVE: other names were found */
 
 	/* standby */
 	bool standby;    /* waiting for device state */
@@ -103,8 +107,10 @@ int qemu_entrusted(const struct rpl_guest *g, const char *name, struct rpl_err *
 int qemu_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);
 void qemu_migration_event(struct qemu *q, json_t *data);
 void qemu_activate_stop(struct qemu *q);
-/* qemu_watch.c: after a resume */
+/* qemu_watch.c: after a resume; before an inspection; after a save, which it ends */
 void qemu_watch(struct qemu *q);
+void qemu_watch_anew(struct qemu *q);
+void qemu_watch_saved(struct qemu *q);
 /* qemu_memory.c */
 int qemu_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
 void qemu_disarm(struct qemu *q);

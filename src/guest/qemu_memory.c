@@ -180,7 +180,10 @@ static int gather(struct qemu *q, struct rpl_memory_desc *d, int *fds, size_t *n
 int qemu_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
 {
 	size_t n = 0;
-	int r = gather(qemu_of(g), ret, fds, &n, err);
+	struct qemu *q = qemu_of(g);
+	int r = gather(q, ret, fds, &n, err);
+
+	q->watched_ns = q->sections = 0; /* a session begins: are the devices still those that were compared? */
 
 	if (r < 0) {
 		while (n)

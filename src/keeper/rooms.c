@@ -80,6 +80,8 @@ static void on_captured(void *arg, enum checkpoint_kind kind, const struct check
 	if (r < 0) {
 		rpl_log(RPL_LOG_WARNING, "vm=%s epoch=%llu capture=failed reason=\"%s\"", k->conf.vm,
 			(unsigned long long)t->epoch, err->msg);
+		if (r == -ESTALE)
+			life_on_event(k, RPL_GUEST_CHANGED, err->msg);
 		keeper_say_epoch(k, RPL_EV_CAPTURE_FAILED, t->epoch);
 	} else if (kind == CHECKPOINT_HOLD) {
 		/* Without a disk the stores cannot differ; with an overlay its backend will tell. */

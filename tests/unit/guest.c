@@ -387,13 +387,14 @@ static void a_monitor_that_hangs_dies_or_lies_ends_the_attach(void **state)
 	attach_to("HTTP/1.0 200 OK\r\n", false, -EPROTO, "where a message should begin");
 	attach_to(GREETING GREETING, false, -EPROTO, "second greeting");
 	attach_to(GREETING "{\"return\": {}, \"id\": 99}\r\n", false, -EPROTO, "no command of ours");
-	attach_to(GREETING "{\"return\": {}, \"id\": 0}{\"error\": {\"class\": \"c\", \"desc\": \"locked\"}, \"id\": 1}", false,
-		  -EREMOTEIO, "locked");
+	/* 1 and 2 are about devices that need not be there */
+	attach_to(GREETING "{\"return\": {}, \"id\": 0}{\"error\": {\"class\": \"c\", \"desc\": \"no\"}, \"id\": 1}{\"return\": [], \"id\": 2}"
+		  "{\"error\": {\"class\": \"c\", \"desc\": \"locked\"}, \"id\": 3}", false, -EREMOTEIO, "locked");
 	/* a greeting without a version, and every answer empty: refused, not crashed */
 	attach_to("{\"QMP\": {}}{\"return\": 0, \"id\": 0}{\"return\": 0, \"id\": 1}{\"return\": 0, \"id\": 2}"
 		  "{\"return\": 0, \"id\": 3}{\"return\": 0, \"id\": 4}{\"return\": 0, \"id\": 5}{\"return\": 0, \"id\": 6}"
 		  "{\"return\": 0, \"id\": 7}{\"return\": 0, \"id\": 8}{\"return\": 0, \"id\": 9}{\"return\": 0, \"id\": 10}"
-		  "{\"return\": 0, \"id\": 11}", false, -ENOTSUP, "shared backend");
+		  "{\"return\": 0, \"id\": 11}{\"return\": 0, \"id\": 12}{\"return\": 0, \"id\": 13}", false, -ENOTSUP, "shared backend");
 }
 
 static void attaching_to_nothing_says_so(void **state)

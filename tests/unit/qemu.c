@@ -517,6 +517,80 @@ static void maps_lines_are_read(void **state)
 	assert_false(procmem_parse_map("2000-1000 rw-s 0 00:00 0\n", &m));
 }
 
+/* ---- sections of a device state */
+
+struct state {
+	uint8_t bytes[512];
+	size_t len;
+};
+
+static void put(struct state *s, const void *p, size_t n)
+{
+	assert_true(s->len + n <= sizeof(s->bytes));
+	memcpy(s->bytes + s->len, p, n);
+	s->len += n;
+}
+
+static void put32(struct state *s, uint32_t v)
+{
+	uint8_t be[4] = { (uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8), (uint8_t)v };
+
+	put(s, be, sizeof(be));
+}
+
+static void put_section(struct state *s, uint32_t id, const char *name, uint32_t instance, const void *fields, size_t n)
+{
+	uint8_t len = (uint8_t)strlen(name);
+
+	put(s, "\x04", 1);
+	put32(s, id);
+	put(s, &len, 1);
+	put(s, name, len);
+	put32(s, instance);
+	put32(s, 2);
+	put(s, fields, n);
+	put(s, "\x7e", 1);
+	put32(s, id);
+}
+
+static struct state some_state(const char *more, const void *fields, size_t n)
+{
+	struct state s = { .len = 0 };
+
+	put(&s, "QEVM\0\0\0\3", 8);
+	put_section(&s, 0, "timer", 0, fields, n);
+	put_section(&s, 4, "0000:00:1f.2/ich9_ahci", 0, fields, n);
+	if (more)
+		put_section(&s, 5, more, 1, "x", 1);
+	put(&s, "", 1);
+	return s;
+}
+
+static void a_state_is_known_by_its_sections(void **state)
+{
+	static const char foot[] = "\x7e\0\0\0\x04\x05\x7e\0\0\0\0\x7e\0\0\0\x04\0"; /* looks like feet, with nothing behind */
+	struct state plain = some_state(NULL, "abc", 3), other = some_state(NULL, foot, sizeof(foot) - 1);
+	struct state more = some_state("tab", "abc", 3), named = some_state("tac", "abc", 3);
+	uint64_t h = qemu_sections(plain.bytes, plain.len);
+
+	(void)state;
+	assert_true(h != 0);
+	assert_true(qemu_sections(other.bytes, other.len) == h);
+	assert_true(qemu_sections(more.bytes, more.len) != h && qemu_sections(more.bytes, more.len) != 0);
+	assert_true(qemu_sections(more.bytes, more.len) != qemu_sections(named.bytes, named.len));
+	for (size_t n = 0; n < plain.len; n++)
+		assert_true(qemu_sections(plain.bytes, n) == 0);
+	for (size_t i = 0; i < more.len; i++) { /* whatever it says then, it reads nothing that is not there */
+		uint8_t *exact = malloc(more.len);
+
+		assert_non_null(exact);
+		memcpy(exact, more.bytes, more.len);
+		exact[i] ^= 0xff;
+		(void)qemu_sections(exact, more.len);
+		free(exact);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -539,6 +613,7 @@ int main(void)
 		cmocka_unit_test(arguments_that_a_file_cannot_hold_are_refused),
 		cmocka_unit_test(saved_state_becomes_a_migration_stream),
 		cmocka_unit_test(maps_lines_are_read),
+		cmocka_unit_test(a_state_is_known_by_its_sections),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -316,6 +316,20 @@ static void plugged(void)
 		run_for(1100);
 	}
 	check(total(&s) == 0, "nothing has changed");
+	must(&s, rpl_guest_pause, "pause");
+	must(&s, rpl_guest_save, "save");
+	must(&s, rpl_guest_save, "save again");
+	must(&s, rpl_guest_resume, "resume");
+	other_hand("p", "device_add\",\"arguments\":{\"driver\":\"usb-kbd\",\"id\":\"kbd\"},\"id\":\"");
+	must(&s, rpl_guest_pause, "pause");
+	check(op(&s, rpl_guest_save) == -ESTALE && strstr(s.err.msg, "plugged"), "a state with another device: %d, %s", s.r, s.err.msg);
+	must(&s, rpl_guest_resume, "resume");
+	must(&s, rpl_guest_look, "look");
+	must(&s, rpl_guest_pause, "pause");
+	must(&s, rpl_guest_save, "save of what was looked at");
+	must(&s, rpl_guest_resume, "resume");
+	run_for(1100);
+	check(total(&s) == 0, "what the save told is told once");
 	other_hand("p", "device_add\",\"arguments\":{\"driver\":\"usb-tablet\",\"id\":\"tab\"},\"id\":\"");
 	run_for(1000);
 	must(&s, rpl_guest_pause, "pause");
@@ -341,9 +355,9 @@ static void refused(void)
 	more_arguments = "-device\nvirtio-balloon-pci\n";
 	(void)start_qemu("p");
 	more_arguments = "";
-	make(&s, "p", in_dir(1, "p.qmp"), NULL, 500);
+	make(&s, "p", in_dir(1, "p.qmp"), NULL, 5000);
 	check(op(&s, rpl_guest_attach) == -ENOTSUP && strstr(s.err.msg, "balloon"), "%s", s.err.msg);
-	make(&t, "p", in_dir(1, "p.qmp"), NULL, 500);
+	make(&t, "p", in_dir(1, "p.qmp"), NULL, 5000);
 	check(op(&t, rpl_guest_attach) == -ENOTSUP, "the monitor is free: %s", t.err.msg);
 	check(op(&s, rpl_guest_attach) == -ENOTSUP, "it may be tried again: %s", s.err.msg);
 	check(total(&s) == 0 && total(&t) == 0, "no events");
