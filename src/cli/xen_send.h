@@ -47,7 +47,7 @@ struct xen_send_report {
 /* Find the domain and inspect it; refused ones are named. One that an earlier program of ours left suspended, because it was
  * killed, is resumed. NULL: *err. */
 struct xen_send *xen_send_open(const char *name, const struct xen_send_policy *policy, struct rpl_err *err);
-/* Write the stream to `fd`. Returns 0 with the domain suspended; after a failure it runs, as before. */
+/* Write the stream to `fd`; once. Returns 0 with the domain suspended; after a failure it runs, as before. */
 int xen_send_stream(struct xen_send *s, int fd, struct xen_send_report *ret, struct rpl_err *err);
 /* Wait until `fd` can be read, for at most `ms`; the guest is suspended. It stays so also on failure. */
 int xen_send_await(struct xen_send *s, int fd, unsigned ms, struct rpl_err *err);
