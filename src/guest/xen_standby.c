@@ -382,6 +382,9 @@ static int start_domain(struct xen_standby *s, struct rpl_err *err)
 	char *argv[ARGS_MAX] = { program(s), (char *)"standby", (char *)(uintptr_t)s->g->conf.standby_path, fd_text, NULL };
 	int pair[2], r;
 
+	if (strcmp(s->g->info.machine, "hvm") == 0)
+		return rpl_fail(err, -ENOTSUP, "%s: it is an HVM guest, whose device model begins with its state, at the takeover",
+				s->g->conf.name);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return rpl_fail_errno(err, errno, "%s: a socket to " XEN_HELPER_PROGRAM, s->g->conf.name);
 	(void)snprintf(fd_text, sizeof(fd_text), "%d", pair[1]);
