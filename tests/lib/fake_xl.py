@@ -1,11 +1,15 @@
 #!/usr/bin/python3 -SE
 """Stands in for xl, for tests without Xen: domains are files in $FAKE_XL, named by number and holding name and state.
 
+With REPLICAD_STANDBY_FD restore is libxl and its save helper in one, as far as a keeper can see (src/guest/xen_helper.h);
+$FAKE_XL_HELPER says what it does wrong: "refuse" at once, "leave" when it has said READY.
+
 restore reads all of its stream into $FAKE_XL/stream.DOMID, and takes the name out of the configuration in front of it.
 $FAKE_XL_FAIL names one sub-command that fails.
 """
 import json
 import os
+import socket
 import struct
 import sys
 
@@ -34,6 +38,42 @@ def domains():
     return {int(n[7:]): load(n[7:]) for n in os.listdir(DIR) if n.startswith("domain.")}
 
 
+READY, LAYOUT, LAID_OUT, ACTIVATE, COMPLETED, FAILED = range(1, 7)
+SAY = struct.Struct("<IIIIQ216s256s")
+
+
+def say(sock, kind, fds=(), reason=b"", value=0):
+    socket.send_fds(sock, [SAY.pack(kind, 9, 0, 0, value, b"", reason)], fds)
+
+
+def play_helper():
+    """Until the domain is complete."""
+    sock = socket.socket(fileno=int(os.environ["REPLICAD_STANDBY_FD"]))
+    if not os.access(os.environ["LIBXL_SAVE_HELPER"], os.X_OK):
+        sys.exit("libxl: error: no helper")
+    how = os.environ.get("FAKE_XL_HELPER")
+    if how == "refuse":
+        say(sock, FAILED, reason=b"told to refuse")
+        sys.exit("libxl: error: the helper failed")
+    say(sock, READY)
+    while True:
+        message, fds, _, _ = socket.recv_fds(sock, SAY.size, 4)
+        if not message:
+            sys.exit("libxl: error: the keeper is gone")
+        kind, _, _, _, length, layout, _ = SAY.unpack(message)
+        if how == "leave":
+            sys.exit("libxl: error: told to leave")
+        if kind == LAYOUT:
+            with open(os.path.join(DIR, "layout"), "wb") as f:
+                f.write(layout)
+            say(sock, LAID_OUT, [os.memfd_create("privcmd"), os.memfd_create("shared")])
+        elif kind == ACTIVATE:
+            with open(os.path.join(DIR, "state"), "wb") as f:
+                f.write(os.pread(fds[0], length, 0))
+            say(sock, COMPLETED, value=1000)
+            return
+
+
 def restore(args):
     flags = [a for a in args if a.startswith("-")]
     files = [a for a in args if not a.startswith("-")]
@@ -52,6 +92,8 @@ def restore(args):
                 if not part:
                     break
                 out.write(part)
+    if "REPLICAD_STANDBY_FD" in os.environ:
+        play_helper()
     if os.environ.get("FAKE_XL_FAIL") == "restore-late":
         sys.exit("libxl: error: libxl_create.c:1: Domain 1: out of patience\nlibxl: consequence")
     name = config["c_info"]["name"] if len(files) < 2 else os.path.basename(files[0])

@@ -23,6 +23,7 @@
 #include <replicad/stream_check.h>
 #include <replicad/xen.h>
 
+#include "../../src/guest/xen_helper.h"
 #include "../../src/guest/xen_standby.h"
 #include "../lib/stream_make.h"
 
@@ -160,15 +161,25 @@ static void on_done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err
 	s->err = err ? *err : (struct rpl_err){ 0 };
 }
 
+static struct {
+	bool expected, seen;
+	char msg[256];
+} lost;
+
 static void on_event(void *arg, enum rpl_guest_event event, const char *msg)
 {
 	(void)arg;
-	fail_msg("event %d: %s", (int)event, msg);
+	if (!lost.expected || event != RPL_GUEST_LOST)
+		fail_msg("event %d: %s", (int)event, msg);
+	lost.seen = true;
+	(void)snprintf(lost.msg, sizeof(lost.msg), "%s", msg);
 }
+
+static const char *replica; /* what the next guest is configured with */
 
 static void make(struct seen *s)
 {
-	struct rpl_guest_conf c = { .backend = "xen", .name = "web1", .standby_path = conf, .helper_path = helper };
+	struct rpl_guest_conf c = { .backend = "xen", .name = "web1", .standby_path = conf, .helper_path = helper, .replica = replica };
 	struct rpl_err err = { 0 };
 
 	*s = (struct seen){ .done = 0 };
@@ -460,11 +471,134 @@ static void test_activation_fails(void **state)
 	(void)unsetenv("FAKE_XL_FAIL");
 }
 
+/* ---- a replica that is a domain */
+
+static bool no_helper(void)
+{
+	const char *build = getenv("top_builddir");
+	char path[512];
+
+	(void)snprintf(path, sizeof(path), "%s/" XEN_HELPER_PROGRAM, build ? build : ".");
+	if (access(path, X_OK) == 0)
+		return false;
+	print_message("this build has no " XEN_HELPER_PROGRAM "\n");
+	return true;
+}
+
+static void laid_out(struct seen *s, struct rpl_memory_desc *desc)
+{
+	int fds[RPL_MEMORY_FDS_MAX];
+	struct rpl_err err = { 0 };
+	size_t n;
+
+	assert_int_equal(rpl_guest_memory(s->g, desc, fds, &n, &err), 0);
+	assert_int_equal(desc->provisional, 1); /* no primary has said what its memory is like */
+	(void)close(fds[0]);
+	assert_int_equal(rpl_guest_fit(s->g, primary_text, &err), 1);
+	if (rpl_guest_memory(s->g, desc, fds, &n, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(n, 2);
+	(void)close(fds[0]);
+	(void)close(fds[1]);
+}
+
+static void test_domain(void **state)
+{
+	RPL_AUTO_FREE char *told = NULL, *given = NULL;
+	RPL_AUTO_FD int fd = -1;
+	unsigned before = seen_domain.activated;
+	int len = make_state(&fd, false);
+	struct rpl_memory_desc desc;
+	struct rpl_err err = { 0 };
+	char path[120];
+	struct seen s;
+	size_t n;
+
+	(void)state;
+	if (no_helper())
+		skip();
+	replica = "auto";
+	started(&s);
+	assert_string_equal(rpl_guest_info(s.g)->replica, "domain");
+	laid_out(&s, &desc);
+	assert_int_equal(desc.kind, RPL_MEMORY_DOMAIN);
+	assert_int_equal(desc.layout.pages, 0x38 + 1);
+	(void)snprintf(path, sizeof(path), "%s/layout", domains);
+	assert_int_equal(rpl_read_file(path, BLOB_MAX, &told, &n, &err), 0);
+	assert_int_equal(n, sizeof(desc.layout));
+	assert_memory_equal(told, &desc.layout, n);
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	if (wait_done(&s) < 0)
+		fail_msg("%s", s.err.msg);
+	assert_int_equal(seen_domain.activated, before + 1);
+	(void)snprintf(path, sizeof(path), "%s/state", domains);
+	assert_int_equal(rpl_read_file(path, BLOB_MAX, &given, &n, &err), 0);
+	assert_int_equal(n, len);
+	rpl_guest_free(s.g);
+	(void)snprintf(path, sizeof(path), "%s/domain.1", domains);
+	assert_int_equal(unlink(path), 0);
+	replica = NULL;
+}
+
+static void test_domain_not_possible(void **state)
+{
+	struct seen s;
+
+	(void)state;
+	if (no_helper())
+		skip();
+	(void)setenv("FAKE_XL_HELPER", "refuse", 1);
+	replica = "domain";
+	refused("the replica cannot be a domain: " XEN_HELPER_PROGRAM ": told to refuse");
+	replica = "auto";
+	started(&s);
+	assert_string_equal(rpl_guest_info(s.g)->replica, "memfd");
+	rpl_guest_free(s.g);
+	(void)unsetenv("FAKE_XL_HELPER");
+	(void)setenv("FAKE_XL_FAIL", "restore", 1);
+	started(&s);
+	assert_string_equal(rpl_guest_info(s.g)->replica, "memfd");
+	rpl_guest_free(s.g);
+	replica = "domain";
+	refused("told to fail: restore");
+	(void)unsetenv("FAKE_XL_FAIL");
+	replica = NULL;
+}
+
+static void test_domain_is_lost(void **state)
+{
+	int fds[RPL_MEMORY_FDS_MAX];
+	struct rpl_memory_desc desc;
+	struct rpl_err err = { 0 };
+	struct seen s;
+	size_t n;
+
+	(void)state;
+	if (no_helper())
+		skip();
+	(void)setenv("FAKE_XL_HELPER", "leave", 1);
+	replica = "domain";
+	started(&s);
+	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
+	lost.expected = true;
+	assert_true(rpl_guest_memory(s.g, &desc, fds, &n, &err) < 0);
+	while (!lost.seen)
+		ev_run(EV_DEFAULT, EVRUN_ONCE);
+	if (!strstr(lost.msg, "told to leave"))
+		fail_msg("%s", lost.msg);
+	lost.expected = false;
+	rpl_guest_free(s.g);
+	(void)unsetenv("FAKE_XL_HELPER");
+	replica = NULL;
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_name_in_use), cmocka_unit_test(test_fit),
 		cmocka_unit_test(test_activate), cmocka_unit_test(test_activation_fails),
+		cmocka_unit_test(test_domain),   cmocka_unit_test(test_domain_not_possible),
+		cmocka_unit_test(test_domain_is_lost),
 	};
 
 	return cmocka_run_group_tests(tests, stage_up, stage_down);
