@@ -102,6 +102,14 @@ tests_unit_xen_helper_SOURCES = tests/unit/xen_helper.c src/guest/xen_helper_msg
 tests_unit_xen_helper_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_xen_helper_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 EXTRA_DIST += tests/data/xen-helper
+if XEN
+check_PROGRAMS += tests/unit/xen_qemu
+TESTS += tests/unit/xen_qemu
+tests_unit_xen_qemu_SOURCES = tests/unit/xen_qemu.c src/guest/xen_qemu.c src/guest/qmp.c src/guest/qmp_parse.c
+tests_unit_xen_qemu_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_qemu_LDFLAGS = -Wl,--wrap=rpl_unix_connect
+tests_unit_xen_qemu_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS) $(JANSSON_LIBS) $(EV_LIBS) -lpthread
+endif
 check_PROGRAMS += tests/unit/xen_emulated
 TESTS += tests/unit/xen_emulated
 tests_unit_xen_emulated_SOURCES = tests/unit/xen_emulated.c src/guest/xen_emulated.c

@@ -1,0 +1,374 @@
+/* An HVM guest's device model as replicad drives it, against a thread that answers as QEMU does: the order of the commands, the
+ * state that comes through a descriptor, and what is said last. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <ev.h>
+#include <jansson.h>
+
+#include <replicad/stream.h>
+
+#include "../../src/guest/xen_impl.h"
+
+#define STATE_MAX 4096
+#define SEEN_MAX 32
+#define OUT_MAX 65536
+
+/* ---- QEMU: one connection, told beforehand what to do */
+
+static struct {
+	int fd;
+	pthread_t thread;
+	int set_fd;            /* what add-fd brought */
+	char state[STATE_MAX];
+	size_t state_len;
+	const char *refuses;   /* answers this command with an error */
+	const char *hangs_up;  /* closes when this one comes */
+	char seen[SEEN_MAX][64];
+	unsigned n_seen;
+} qemu;
+
+static void say(const char *text)
+{
+	assert_int_equal(write(qemu.fd, text, strlen(text)), (ssize_t)strlen(text));
+}
+
+static size_t hear(char *buf, size_t size)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} u;
+	struct iovec iov = { buf, size };
+	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf) };
+	ssize_t n = recvmsg(qemu.fd, &mh, MSG_CMSG_CLOEXEC);
+
+	if (n > 0 && CMSG_FIRSTHDR(&mh))
+		memcpy(&qemu.set_fd, CMSG_DATA(CMSG_FIRSTHDR(&mh)), sizeof(int));
+	return n > 0 ? (size_t)n : 0;
+}
+
+static bool answer(const char *line)
+{
+	json_t *o = json_loads(line, 0, NULL), *args = json_object_get(o, "arguments");
+	const char *command = json_string_value(json_object_get(o, "execute"));
+	json_int_t id = json_integer_value(json_object_get(o, "id"));
+	const json_t *enable = json_object_get(args, "enable");
+	char text[256];
+
+	assert_non_null(command);
+	if (qemu.hangs_up && strcmp(command, qemu.hangs_up) == 0) {
+		json_decref(o);
+		return false;
+	}
+	(void)snprintf(qemu.seen[qemu.n_seen++ % SEEN_MAX], sizeof(qemu.seen[0]), "%s%s", command,
+		       !enable ? "" : json_is_true(enable) ? " on" : " off");
+	if (strcmp(command, "xen-save-devices-state") == 0)
+		assert_int_equal(write(qemu.set_fd, qemu.state, qemu.state_len), (ssize_t)qemu.state_len);
+	if (qemu.refuses && strcmp(command, qemu.refuses) == 0)
+		(void)snprintf(text, sizeof(text), "{\"id\": %lld, \"error\": {\"class\": \"GenericError\", \"desc\": \"not today\"}}\n",
+			       (long long)id);
+	else
+		(void)snprintf(text, sizeof(text), "{\"id\": %lld, \"return\": {%s}}\n", (long long)id,
+			       strcmp(command, "add-fd") == 0 ? "\"fdset-id\": 7, \"fd\": 20" : "");
+	say(text);
+	json_decref(o);
+	return true;
+}
+
+static void *be_qemu(void *arg)
+{
+	char buf[8192];
+	size_t have = 0, n;
+
+	(void)arg;
+	say("{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}, \"package\": \"\"}, \"capabilities\": []}}\n");
+	while ((n = hear(buf + have, sizeof(buf) - 1 - have))) {
+		char *end;
+
+		have += n;
+		buf[have] = '\0';
+		while ((end = strchr(buf, '\n'))) {
+			*end = '\0';
+			if (!answer(buf)) {
+				(void)close(qemu.fd);
+				return NULL;
+			}
+			have -= (size_t)(end + 1 - buf);
+			memmove(buf, end + 1, have + 1);
+		}
+	}
+	(void)close(qemu.fd);
+	return NULL;
+}
+
+/* In the place of the socket below /var/run/xen. */
+int __wrap_rpl_unix_connect(const char *path, int type, struct rpl_err *err);
+int __wrap_rpl_unix_connect(const char *path, int type, struct rpl_err *err)
+{
+	int pair[2];
+
+	(void)err;
+	assert_string_equal(path, "/var/run/xen/qmp-libxenstat-5");
+	assert_int_equal(socketpair(AF_UNIX, type, 0, pair), 0);
+	qemu.fd = pair[1];
+	assert_int_equal(fcntl(pair[1], F_SETFL, 0), 0);
+	assert_int_equal(pthread_create(&qemu.thread, NULL, be_qemu, NULL), 0);
+	return pair[0];
+}
+
+/* ---- xenstore */
+
+static const char *physmap; /* one entry, or NULL */
+
+char **xs_directory(struct xs_handle *h, xs_transaction_t t, const char *path, unsigned int *num)
+{
+	size_t len = physmap ? strlen(physmap) + 1 : 0;
+	char **list = len ? malloc(sizeof(*list) + len) : NULL;
+
+	(void)h;
+	(void)t;
+	assert_string_equal(path, "/local/domain/0/device-model/5/physmap");
+	*num = list ? 1 : 0;
+	if (list) {
+		list[0] = (char *)(list + 1);
+		memcpy(list[0], physmap, len);
+	}
+	return list;
+}
+
+char *xen_read(struct xen *x, const char *fmt, ...)
+{
+	char path[XEN_PATH];
+	va_list ap;
+
+	(void)x;
+	va_start(ap, fmt);
+	(void)vsnprintf(path, sizeof(path), fmt, ap);
+	va_end(ap);
+	return strstr(path, "/name") ? NULL : strdup(strstr(path, "/size") ? "800000" : "f0000000");
+}
+
+/* ---- our side */
+
+static struct rpl_guest guest;
+static struct xen xen;
+static int result;
+static char why[sizeof(((struct rpl_err *)NULL)->msg)];
+static bool done;
+
+static void on_step(struct xen *x, int r, const struct rpl_err *err)
+{
+	assert_ptr_equal(x, &xen);
+	result = r;
+	(void)snprintf(why, sizeof(why), "%s", err ? err->msg : "");
+	done = true;
+	ev_break(guest.loop, EVBREAK_ONE);
+}
+
+static int waited(int began)
+{
+	assert_int_equal(began, 0);
+	while (!done)
+		(void)ev_run(guest.loop, 0);
+	done = false;
+	return result;
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	memset(&qemu, 0, sizeof(qemu));
+	memset(&xen, 0, sizeof(xen));
+	memset(&guest, 0, sizeof(guest));
+	qemu.set_fd = -1;
+	physmap = NULL;
+	done = false;
+	guest.conf.name = "web1";
+	guest.loop = ev_loop_new(EVFLAG_AUTO);
+	xen.g = &guest;
+	xen.domid = 5;
+	xen.kind = XEN_HVM;
+	xen.scratch = malloc(XEN_SCRATCH);
+	return !guest.loop || !xen.scratch;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	xen_qemu_close(&xen);
+	assert_int_equal(pthread_join(qemu.thread, NULL), 0);
+	if (qemu.set_fd >= 0)
+		(void)close(qemu.set_fd);
+	free(xen.scratch);
+	ev_loop_destroy(guest.loop);
+	return 0;
+}
+
+static void assert_seen(unsigned n, const char *const *commands)
+{
+	assert_int_equal(qemu.n_seen, n);
+	for (unsigned i = 0; i < n; i++)
+		assert_string_equal(qemu.seen[i], commands[i]);
+}
+
+static void save(const char *state)
+{
+	struct rpl_err err;
+
+	qemu.state_len = strlen(state);
+	memcpy(qemu.state, state, qemu.state_len);
+	assert_int_equal(waited(xen_qemu_save(&xen, on_step, &err)), 0);
+}
+
+static void assert_records(const void *expected, size_t len)
+{
+	static uint8_t buf[OUT_MAX];
+	struct rpl_out o = rpl_out(buf, sizeof(buf));
+	struct rpl_err err = { 0 };
+
+	assert_int_equal(xen_qemu_put(&xen, &o, &err), 0);
+	assert_false(o.bad);
+	assert_int_equal(o.len, len);
+	assert_memory_equal(buf, expected, len);
+}
+
+/* ---- tests */
+
+static void test_a_checkpoint_and_the_last_words(void **state)
+{
+	static const char *const commands[] = {
+		"qmp_capabilities", "add-fd", "xen-set-global-dirty-log on", "stop", "xen-save-devices-state", "cont",
+		"xen-set-global-dirty-log on", "xen-set-global-dirty-log off", "remove-fd",
+	};
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	assert_int_equal(xen_qemu_track(&xen, &err), 0);
+	assert_int_equal(waited(xen_qemu_stop(&xen, on_step, &err)), 0);
+	save("QEVM");
+	assert_int_equal(waited(xen_qemu_cont(&xen, on_step, &err)), 0);
+	xen_qemu_close(&xen);
+	assert_null(xen.qemu);
+	assert_seen(9, commands);
+}
+
+/* B22: of a longer state before, nothing is left. */
+static void test_states_of_any_length(void **state)
+{
+	static const uint8_t eleven[] = "\3\0\0\0\x13\0\0\0\2\0\0\0\0\0\0\0QEVM-longer\0\0\0\0", five[] = "\3\0\0\0\xd\0\0\0\2\0\0\0\0\0\0\0QEVM!\0\0";
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	save("QEVM-longer");
+	assert_records(eleven, 32);
+	save("QEVM!");
+	assert_records(five, 24);
+}
+
+static void test_moved_memory_is_told(void **state)
+{
+	static const char strings[] = "physmap/f0000000/start_addr\0f0000000\0physmap/f0000000/size\000800000";
+	uint8_t expected[OUT_MAX];
+	struct rpl_out o = rpl_out(expected, sizeof(expected));
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	physmap = "f0000000";
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	save("QEVM");
+	rpl_stream_put_emulator_head(&o, RPL_LIBXL_EMULATOR_XENSTORE_DATA, RPL_EMULATOR_QEMU, sizeof(strings));
+	rpl_out_bytes(&o, strings, sizeof(strings));
+	rpl_stream_put_padding(&o, sizeof(strings));
+	rpl_stream_put_emulator_head(&o, RPL_LIBXL_EMULATOR_CONTEXT, RPL_EMULATOR_QEMU, 4);
+	rpl_out_bytes(&o, "QEVM", 4);
+	rpl_stream_put_padding(&o, 4);
+	assert_records(expected, o.len);
+}
+
+static void test_an_empty_state_is_none(void **state)
+{
+	uint8_t buf[64];
+	struct rpl_out o = rpl_out(buf, sizeof(buf));
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	save("");
+	assert_int_equal(xen_qemu_put(&xen, &o, &err), -EMSGSIZE);
+	save("a state that is longer than the room that there is for it, which is 64 bytes");
+	o = rpl_out(buf, sizeof(buf));
+	assert_int_equal(xen_qemu_put(&xen, &o, &err), -EMSGSIZE);
+}
+
+static void test_refusals_are_told(void **state)
+{
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	qemu.refuses = "xen-set-global-dirty-log";
+	assert_true(xen_qemu_track(&xen, &err) < 0);
+	assert_non_null(strstr(err.msg, "not today"));
+	qemu.refuses = "stop";
+	assert_true(waited(xen_qemu_stop(&xen, on_step, &err)) < 0);
+	assert_non_null(strstr(why, "not today"));
+}
+
+/* Nothing was tracked, so nothing is said of it at the end: QEMU would abort. */
+static void test_no_word_of_what_did_not_begin(void **state)
+{
+	static const char *const commands[] = { "qmp_capabilities", "add-fd", "remove-fd" };
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	xen_qemu_close(&xen);
+	assert_seen(3, commands);
+}
+
+static void test_it_dies(void **state)
+{
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	qemu.hangs_up = "stop";
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	assert_int_equal(xen_qemu_track(&xen, &err), 0);
+	assert_true(waited(xen_qemu_stop(&xen, on_step, &err)) < 0);
+	assert_non_null(strstr(why, "device model"));
+	assert_true(xen_qemu_cont(&xen, on_step, &err) < 0);
+	assert_true(xen_qemu_track(&xen, &err) < 0);
+	xen_qemu_close(&xen);
+	assert_true(xen_qemu_cont(&xen, on_step, &err) < 0); /* and after that it is not even open */
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_a_checkpoint_and_the_last_words, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_states_of_any_length, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_moved_memory_is_told, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_an_empty_state_is_none, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_refusals_are_told, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_no_word_of_what_did_not_begin, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_it_dies, set_up, tear_down),
+	};
+
+	(void)signal(SIGPIPE, SIG_IGN);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
