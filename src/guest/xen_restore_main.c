@@ -20,6 +20,7 @@
 
 #include <jansson.h>
 #include <replicad/auto.h>
+#include <replicad/clock.h>
 #include <replicad/io.h>
 #include <replicad/log.h>
 #include <replicad/memory.h>
@@ -98,6 +99,7 @@ static int to_xl(void *ctx, const void *bytes, size_t len, struct rpl_err *err)
 static int feed(const char *config, struct xen_image *im, struct rpl_err *err)
 {
 	char *argv[] = { (char *)"xl", (char *)"restore", (char *)(uintptr_t)config, (char *)XL_STDIN, NULL };
+	uint64_t begun = rpl_now_ns(), fed_at;
 	struct rpl_err fed = { 0 };
 	struct xl_run xl;
 	int r = xl_start(&xl, argv, true, err), r_fed;
@@ -105,7 +107,9 @@ static int feed(const char *config, struct xen_image *im, struct rpl_err *err)
 	if (r < 0)
 		return r;
 	r_fed = xen_image_write(im, NULL, to_xl, &xl, NULL, &fed);
+	fed_at = rpl_now_ns();
 	r = xl_end(&xl, NULL, err);
+	(void)printf("fed_ms=%" PRIu64 "\nrestored_ms=%" PRIu64 "\n", (fed_at - begun) / RPL_MS, (rpl_now_ns() - begun) / RPL_MS);
 	if (r == 0 && r_fed < 0)
 		*err = fed;
 	return r < 0 ? r : r_fed;

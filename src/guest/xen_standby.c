@@ -465,8 +465,11 @@ int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *
 static void on_activated(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
 {
 	xen_activated_fn *done = s->activated;
+	char fed[16] = "?", restored[16] = "?";
 
-	(void)said; /* to ask xl which domain it is would take longer than to look in xenstore */
+	(void)rpl_xen_definition_get(said, "fed_ms", fed, sizeof(fed));
+	(void)rpl_xen_definition_get(said, "restored_ms", restored, sizeof(restored));
+	rpl_log(RPL_LOG_INFO, "vm=%s activated=%d fed_ms=%s restored_ms=%s", s->g->conf.name, r == 0, fed, restored);
 	if (r == 0)
 		rpl_close(&s->ram_fd); /* the domain has it now */
 	done(s->g, r, err);
