@@ -118,6 +118,7 @@ struct arbiter_op {
 	bool permitted;           /* cas: an operator's word, or the peer itself handed over or gave up */
 	bool learn;               /* manual: `want` is what the peer says */
 	bool look;                /* not the core's question: keeper_looked() */
+	bool idle;                /* nor this: keeper_idle_record() */
 	struct rpl_record expect, want;
 };
 
@@ -172,7 +173,7 @@ struct keeper {
 	} word;
 	json_t *reply;            /* of the command being stepped */
 
-	ev_timer deadline, poll, quit, netbuf_retry, rest;
+	ev_timer deadline, poll, quit, netbuf_retry, rest, lull;
 	uint64_t heard_ns;        /* newest last_heard_ns that the core knows of */
 	uint64_t acked_at_ns;
 	uint64_t dirty_pages_sum, checkpoints, takeovers;
@@ -218,6 +219,9 @@ bool keeper_owns(const struct keeper *k, const struct rpl_record *r); /* ... the
 void keeper_rest(struct keeper *k, enum rpl_reason why);
 /* Make the standby from the loop, if the state is still IDLE then and nothing else is under way. */
 void keeper_rest_soon(struct keeper *k);
+/* From now on, whenever this keeper has waited in IDLE for a while: is there a VM to be the backup of? */
+void keeper_watch_idle(struct keeper *k);
+void keeper_idle_record(struct keeper *k, const struct rpl_record *record); /* as keeper_looked() */
 /* The guest is not here: look at the record; refuse protection, or leave the VM to the peer that owns it. */
 void keeper_not_found(struct keeper *k, const struct rpl_err *why);
 void keeper_looked(struct keeper *k, const struct rpl_record *record); /* NULL: there is none, or it cannot be read */
@@ -243,6 +247,7 @@ int keeper_interfaces(struct keeper *k, const struct rpl_guest_info *info, struc
 int keeper_rooms_open(struct keeper *k, struct rpl_err *err);
 void keeper_arbiter_read(struct keeper *k);
 void keeper_arbiter_look(struct keeper *k); /* -> keeper_looked() */
+void keeper_arbiter_look_idle(struct keeper *k); /* -> keeper_idle_record(), unless the arbiter has other work */
 void keeper_arbiter_learn(struct keeper *k, enum rpl_mode mode, uint64_t generation, const struct rpl_uuid *session);
 void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a);
 /* Begin whatever is wished for and possible now. */

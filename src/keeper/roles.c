@@ -10,6 +10,8 @@
 
 #include <replicad/log.h>
 
+#define LULL_S 2. /* between two looks at the record while nothing is asked of this keeper */
+
 bool keeper_owns(const struct keeper *k, const struct rpl_record *r)
 {
 	return strncmp(r->owner, k->conf.core.self, sizeof(r->owner)) == 0;
@@ -54,6 +56,33 @@ void keeper_rest_soon(struct keeper *k)
 	ev_timer_init(&k->rest, on_rest, 0., 0.);
 	k->rest.data = k;
 	ev_timer_start(k->loop, &k->rest);
+}
+
+static void on_lull(EV_P_ ev_timer *w, int revents)
+{
+	struct keeper *k = w->data;
+
+	(void)loop;
+	(void)revents;
+	if (k->started && k->core.state == RPL_ST_IDLE && !k->ending)
+		keeper_arbiter_look_idle(k);
+}
+
+void keeper_watch_idle(struct keeper *k)
+{
+	ev_timer_init(&k->lull, on_lull, LULL_S, LULL_S);
+	k->lull.data = k;
+	ev_timer_start(k->loop, &k->lull);
+}
+
+/* The primary tells its backup when the guest is down for good; one that could not be reached then would wait for ever. */
+void keeper_idle_record(struct keeper *k, const struct rpl_record *record)
+{
+	if (!record || record->mode != RPL_MODE_DOWN || k->core.state != RPL_ST_IDLE || k->core.offered || k->ending)
+		return;
+	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu mode=DOWN owner=%.63s action=end: nothing here is needed", k->conf.vm,
+		(unsigned long long)record->generation, record->owner);
+	keeper_end(k);
 }
 
 /* A host that was dead comes back, and with it the wish to protect what ran on it. */

@@ -393,6 +393,12 @@ void keeper_arbiter_look(struct keeper *k)
 	arbiter_queue(k, &(struct arbiter_op){ .look = true });
 }
 
+void keeper_arbiter_look_idle(struct keeper *k)
+{
+	if (!k->arbiter_n)
+		arbiter_queue(k, &(struct arbiter_op){ .idle = true });
+}
+
 void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
 {
 	arbiter_queue(k, &(struct arbiter_op){ .cas = true,
@@ -443,7 +449,7 @@ static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const s
 {
 	struct keeper *k = arg;
 	struct rpl_event ev = { .kind = arbiter_event(k->arbiter_queue[0].cas, outcome) };
-	bool look = k->arbiter_queue[0].look, learn = k->arbiter_queue[0].learn;
+	bool look = k->arbiter_queue[0].look, learn = k->arbiter_queue[0].learn, idle = k->arbiter_queue[0].idle;
 
 	rpl_assert(k->arbiter_n > 0 && k->arbiter_busy);
 	if (ev.kind == RPL_EV_CLAIM_GRANTED)
@@ -470,6 +476,8 @@ static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const s
 			k->conf.core.peer, record ? (unsigned long long)record->generation : 0, record ? record->owner : "");
 	else if (look)
 		keeper_looked(k, outcome == RPL_ARBITER_OK ? record : NULL);
+	else if (idle)
+		keeper_idle_record(k, outcome == RPL_ARBITER_OK ? record : NULL);
 	else
 		keeper_event(k, &ev);
 	arbiter_next(k);

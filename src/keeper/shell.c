@@ -197,6 +197,7 @@ static void init_timers(struct keeper *k)
 	ev_timer_init(&k->quit, on_goodbye, 0., 0.);
 	k->deadline.data = k->poll.data = k->quit.data = k;
 	ev_timer_start(k->loop, &k->poll);
+	keeper_watch_idle(k);
 }
 
 /* A keeper that finds its guest's process alive goes on with it, and one that finds a standby with that; else a backup makes
@@ -253,6 +254,7 @@ void keeper_close(struct keeper *k)
 		ev_timer_stop(k->loop, &k->poll);
 		ev_timer_stop(k->loop, &k->netbuf_retry);
 		ev_timer_stop(k->loop, &k->rest);
+		ev_timer_stop(k->loop, &k->lull);
 		session_fini(k);
 		standby_fini(k);
 	}

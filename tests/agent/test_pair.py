@@ -3,6 +3,7 @@
 is activated: protection, the end of the agent, takeover after everything of the primary was killed, unprotect."""
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -19,6 +20,7 @@ UUID = "c15c0289-ec2d-0a91-1e61-397408ab415e"  # the simulated guest's own: it f
 KEY_BYTES = 32
 OTHER_UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 DONE, REFUSED = 0, 3
+IDLE_LOOKS_S = 3 # longer than a backup without work waits between two looks at the record
 TAKEOVER_S = 10  # suspect_ms and takeover_delay_ms are 1.5 s; the rest is a busy machine
 
 
@@ -203,6 +205,36 @@ class PairTest(unittest.TestCase):
             done = self.beta.command("unprotect", VM, "--force")
             self.assertIn("was given up" if done.returncode == DONE else "not protected here", done.stdout + done.stderr)
         wait_until("the end of the backup", lambda: self.beta.vm_dirs() == [])
+
+    def say_of_the_record(self, mode):
+        """As if the owner had claimed that with its last breath."""
+        paths = [os.path.join(d, n) for d, _, names in os.walk(os.path.join(self.base.path, "arbiter")) for n in names if UUID in n]
+        changed = 0
+        for path in paths:
+            with open(path, encoding="utf-8") as f:
+                text = f.read()
+            said = re.sub(r"\b(PROTECTED|SOLO)\b", mode, text)
+            if said != text:
+                changed += 1
+                with open(path + ".new", "w", encoding="utf-8") as f:
+                    f.write(said)
+                os.rename(path + ".new", path)
+        self.assertEqual(changed, 1, paths)
+
+    def test_a_backup_that_nobody_can_tell(self):
+        """Its primary went on alone and died: it waits for another. That was shut down: it ends, with all that it made."""
+        self.protect()
+        self.alpha.kill()
+        for pid in processes_under(self.alpha.base):
+            os.kill(pid, signal.SIGKILL)
+        self.say_of_the_record("SOLO")
+        wait_until("a backup that gave up", lambda: self.beta.vm(VM)["state"] == "IDLE")
+        time.sleep(IDLE_LOOKS_S)
+        self.assertEqual(self.beta.vm(VM)["keeper"], "running")
+        self.say_of_the_record("DOWN")
+        wait_until("its end", lambda: self.beta.vm_dirs() == [])
+        self.assertEqual(processes_under(self.beta.base), [self.beta.process.pid], self.keeper_logs())
+        self.assertEqual([e for e in self.beta.events(VM) if e["event"] in ("takeover", "keeper-died")], [])
 
     def test_another_vm_than_configured_is_refused(self):
         with open(self.alpha.conf, encoding="utf-8") as f:
