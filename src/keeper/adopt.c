@@ -80,6 +80,7 @@ void adopt_on_done(struct keeper *k, int r, const struct rpl_err *err)
 	struct keeper_past past;
 
 	k->standby.adopting = false;
+	rpl_close(&k->standby.waiting_fd); /* who called meanwhile calls again: the record comes first */
 	if (r == 0) {
 		adopted(k);
 		return;
