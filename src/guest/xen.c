@@ -481,6 +481,8 @@ static int do_pause(struct rpl_guest *g, struct rpl_err *err)
 
 	if (r == 0 && d.paused)
 		return rpl_fail(err, -EBUSY, "%s: pause: another program holds the domain paused: xl unpause", g->conf.name);
+	if (x->kind == XEN_HVM && !xen_qemu_alive(x)) /* before the guest is asked to stand still for nothing */
+		return rpl_fail(err, -ENOTCONN, "%s: pause: the monitor of its device model was closed", g->conf.name);
 	note_set(&x->note, true);
 	x->wanted = true;
 	if (r == 0 && d.shutdown && d.reason == SHUTDOWN_suspend) {
@@ -566,11 +568,31 @@ static void on_continued(struct xen *x, int r, const struct rpl_err *err)
 	rpl_guest_op_done(x->g, why.code, &why);
 }
 
+/* Its monitor was lost and is there again. */
+static void on_reopened(struct xen *x, int r, const struct rpl_err *err)
+{
+	struct rpl_err mine = { 0 };
+
+	if (r < 0)
+		on_continued(x, r, err);
+	else if (xen_qemu_cont(x, on_continued, &mine) < 0)
+		on_continued(x, mine.code, &mine);
+}
+
 static int do_resume(struct rpl_guest *g, struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
+	struct rpl_err why = { 0 };
 
-	return x->kind == XEN_HVM ? xen_qemu_cont(x, on_continued, err) : resume_domain(x, err);
+	if (x->kind != XEN_HVM)
+		return resume_domain(x, err);
+	if (xen_qemu_alive(x))
+		return xen_qemu_cont(x, on_continued, err);
+	if (xen_qemu_reopen(x, on_reopened, &why) == 0)
+		return 0;
+	/* a guest with PV drivers may get along without; one that stands still cannot even be shut down */
+	rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u resumed=\"without its device model: %s\"", g->conf.name, x->domid, why.msg);
+	return resume_domain(x, err);
 }
 
 static void do_abandon(struct rpl_guest *g)

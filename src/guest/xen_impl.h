@@ -136,6 +136,8 @@ int xen_qemu_open(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* als
 int xen_qemu_stop(struct xen *x, xen_qemu_fn *then, struct rpl_err *err);
 int xen_qemu_save(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* it is stopped */
 int xen_qemu_cont(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* nothing happens if it runs */
+bool xen_qemu_alive(const struct xen *x);                                 /* its monitor is open, as far as is known */
+int xen_qemu_reopen(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* close and open, the tracking as it was */
 void xen_qemu_abandon(struct xen *x);                                     /* nobody waits for the step any more */
 /* From the return on its writes to the guest's memory are logged by Xen, when Xen logs; until it is closed. Blocks for as
  * long as QEMU takes. */

@@ -38,7 +38,8 @@ struct xen_qemu {
 	struct qmp *qmp;
 	int read_fd, write_fd; /* of the memfd; the second is what QEMU has */
 	int fdset;
-	bool tracking;
+	bool tracking;         /* QEMU was told to, and not yet told to end it */
+	bool closed;           /* the monitor */
 	xen_qemu_fn *then;     /* of the step under way; NULL: nobody waits for one */
 	bool answered;         /* xen_qemu_track() */
 	struct rpl_err answer;
@@ -144,7 +145,7 @@ static void on_closed(void *arg, const struct rpl_err *err)
 	struct xen_qemu *q = arg;
 	struct rpl_err why = *err;
 
-	q->tracking = false;
+	q->closed = true;
 	q->answered = true;
 	q->answer = why;
 	(void)rpl_prefix(&why, "device model");
@@ -177,6 +178,23 @@ int xen_qemu_open(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
 	(void)snprintf(path, sizeof(path), MONITOR, x->domid);
 	q->qmp = qmp_open(path, x->g->loop, &cb, q, err);
 	return q->qmp ? 0 : rpl_prefix(err, "device model: its second monitor");
+}
+
+bool xen_qemu_alive(const struct xen *x)
+{
+	return x->qemu && x->qemu->qmp && !x->qemu->closed;
+}
+
+int xen_qemu_reopen(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
+{
+	bool tracking = x->qemu && x->qemu->tracking;
+	int r;
+
+	xen_qemu_close(x);
+	r = xen_qemu_open(x, then, err);
+	if (x->qemu)
+		x->qemu->tracking = tracking;
+	return r;
 }
 
 /* ---- tracking */

@@ -357,6 +357,32 @@ static void test_it_dies(void **state)
 	assert_true(xen_qemu_cont(&xen, on_step, &err) < 0); /* and after that it is not even open */
 }
 
+/* Its monitor can be lost while it lives on, and it still tracks then. */
+static void test_it_comes_back(void **state)
+{
+	static const char *const commands[] = {
+		"qmp_capabilities", "add-fd", "cont", "xen-set-global-dirty-log on", "xen-set-global-dirty-log off", "remove-fd",
+	};
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	qemu.hangs_up = "stop";
+	assert_false(xen_qemu_alive(&xen));
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	assert_int_equal(xen_qemu_track(&xen, &err), 0);
+	assert_true(xen_qemu_alive(&xen));
+	assert_true(waited(xen_qemu_stop(&xen, on_step, &err)) < 0);
+	assert_false(xen_qemu_alive(&xen));
+	assert_int_equal(pthread_join(qemu.thread, NULL), 0);
+	(void)close(qemu.set_fd);
+	qemu.hangs_up = NULL;
+	qemu.n_seen = 0;
+	assert_int_equal(waited(xen_qemu_reopen(&xen, on_step, &err)), 0);
+	assert_int_equal(waited(xen_qemu_cont(&xen, on_step, &err)), 0);
+	xen_qemu_close(&xen);
+	assert_seen(6, commands);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -367,6 +393,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_refusals_are_told, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_no_word_of_what_did_not_begin, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_it_dies, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_it_comes_back, set_up, tear_down),
 	};
 
 	(void)signal(SIGPIPE, SIG_IGN);
