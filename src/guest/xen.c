@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -152,10 +153,21 @@ static void on_evtchn(EV_P_ ev_io *w, int revents)
 /* ---- the event channel of a finished suspend */
 
 /* A port cannot be closed from outside the guest, so the one of an earlier attach to this domain is used again. Its number
- * is kept in a file of the run directory, which says for which domain. */
+ * is kept in a file, which says for which domain. A keeper's run directory, .../vm/NAME, goes with the protection; the file
+ * stays in .../xen, where those keep their notes who save or move a domain. */
+static void port_dir(const struct xen *x, char path[XEN_PATH])
+{
+	const char *run = x->g->conf.run_dir, *last = strrchr(run, '/');
+
+	(void)snprintf(path, XEN_PATH, last && strcmp(last + 1, x->g->conf.name) == 0 ? "%s/../../xen" : "%s", run);
+}
+
 static void port_path(const struct xen *x, char path[XEN_PATH])
 {
-	(void)snprintf(path, XEN_PATH, "%s/%s.suspend-port", x->g->conf.run_dir, x->g->conf.name);
+	char dir[XEN_PATH];
+
+	port_dir(x, dir);
+	(void)rpl_path(path, XEN_PATH, NULL, "%s/%s.suspend-port", dir, x->g->conf.name); /* too long: there is no such file */
 }
 
 static int old_port(const struct xen *x)
@@ -180,6 +192,8 @@ static void keep_port(const struct xen *x, int port)
 	char path[XEN_PATH], uuid[RPL_UUID_TEXT];
 	FILE *f;
 
+	port_dir(x, path);
+	(void)mkdir(path, 0755);
 	port_path(x, path);
 	f = fopen(path, "we");
 	if (!f)
