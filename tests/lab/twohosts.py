@@ -106,9 +106,9 @@ def state_is(state):
 class TwoHosts:
     """keys: of the [vm] section, beside or instead of VM_KEYS."""
 
-    def __init__(self, lab, name, kind, keys=None, addr=labhost.GUEST_ADDR, memory=96):
+    def __init__(self, lab, name, kind, keys=None, addr=labhost.GUEST_ADDR, memory=96, tls="psk"):
         self.lab, self.name, self.kind, self.addr, self.memory = lab, name, kind, addr, memory
-        self.keys = {**VM_KEYS, **(keys or {})}
+        self.tls, self.keys = tls, {**VM_KEYS, **(keys or {})}
         self.secrets = "".join(f"{host}:{secrets.token_hex(KEY_BYTES)}\n" for host in "ab")
         self.work = os.path.join(lab.dir, "work", name)
         shutil.rmtree(self.work, ignore_errors=True)
@@ -129,7 +129,7 @@ class TwoHosts:
         vm = {"uuid": self.lab.guest_uuid(self.name), "backend": "xen", "standby": f"/root/{self.name}.cfg", "backup": OTHER[host],
               **self.keys}
         agent = {"node": host, "listen": f"{REPL[host]}:{PORT}", "state_dir": f"/lab/state-{host}/{self.name}",
-                 "arbiter": "etcd", "arbiter_location": self.etcd.url, "arbiter_timeout_ms": 5000, "tls": "psk",
+                 "arbiter": "etcd", "arbiter_location": self.etcd.url, "arbiter_timeout_ms": 5000, "tls": self.tls,
                  "keys": f"{ETC}/keys.psk", "insecure": "yes"}
         return (section("agent", agent)
                 + section(f"peer {OTHER[host]}", {"address": f"{REPL[OTHER[host]]}:{PORT}"}) + section(f"vm {self.name}", vm))
