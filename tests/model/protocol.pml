@@ -2,14 +2,15 @@
  *
  * Guarded-action style; node x, peer 1-x. An epoch is a number; images, stores, redo and journals are "complete up to
  * epoch e", so what is lost or runs ahead shows by comparison. Covered: sessions and arming, claims whose answer is lost
- * and which land late, stall and SOLO, takeover, host crashes, keeper restarts, death of the guest, loss of the replica,
- * unprotect, planned switchover, power-off and an operator's start, a store link that fails by itself, a journal on the
- * backup and cold start. Not covered: liveness (tests/sim, I10), session resumption (a hiccup: no state changes),
+ * and which land late, stall and SOLO, takeover, host crashes, keeper restarts, death of the guest, also while a claim of
+ * its is won, which is given back then (R2b), loss of the replica, unprotect, planned switchover, power-off and an operator's
+ * start, a store link that fails by itself, a journal on the backup and cold start. Not covered: liveness (tests/sim, I10), session resumption (a hiccup: no state changes),
  * durability=both, store=plain.
  *
  * -DM_R1 .. -DM_R10 take a rule away; M_LATE_ARM reads the record once and believes it; M_OFF lets the session end
- * before DOWN is won. Each must be caught. tests/model/run does it all, in two small worlds: with two epochs, four
- * generations, two sessions and one crash 847 170 states, with three, four, one and two 485 955.
+ * before DOWN is won; M_BACK gives a SOLO back that was made use of. Each must be caught. tests/model/run does it all, in
+ * three small worlds: with two epochs, four generations, two sessions and one crash 870 329 states, with three, four, one and
+ * two 519 366, and with two, five, one and one, in which a takeover follows what was given back, 115 206.
  */
 #ifndef MAXE
 #define MAXE 3     /* epochs */
@@ -47,6 +48,7 @@ byte ep[2];        /* primary: epoch being executed */
 byte rel[2], ack[2];
 byte img[2];       /* backup: last complete image */
 bool haveimg[2], frz[2], buf[2], pend[2], insync[2];
+bool unused[2];    /* SOLO was won from {PROT, our session} and nothing came of it yet: it may be given back (R2b) */
 /* the session's messages: cumulative, may be read late */
 byte s_id, s_ck, s_ack, s_fl;
 /* disks: all writes of epochs <= lo are there, some of <= hi may be; redo held for (rlo, img] */
@@ -76,7 +78,7 @@ inline newline(x, e) {
 	lin[x] = curlin
 }
 inline solo(x) { /* the claim is won: drain the overlay, then open */
-	mode[x] = SOLO; gen[x] = w_gen; buf[x] = 0; sess[x] = 0; ack[x] = 0; fl[x] = 0; pend[x] = 0; insync[x] = 0;
+	mode[x] = SOLO; gen[x] = w_gen; buf[x] = 0; sess[x] = 0; ack[x] = 0; fl[x] = 0; pend[x] = 0; insync[x] = 0; unused[x] = 0;
 	lo[x] = ep[x] - 1; hi[x] = ep[x] - 1; dsess[x] = 0;
 	rel[x] = ep[x] - 1; release(x, rel[x])
 }
@@ -86,7 +88,7 @@ inline begin(x, e) { /* run from epoch e on, alone */
 }
 inline drop(x) { /* memory is gone or thrown away; the disk stays */
 	role[x] = NONE; mode[x] = SOLO; pend[x] = 0; frz[x] = 0; buf[x] = 0; haveimg[x] = 0; img[x] = 0; ack[x] = 0; rel[x] = 0;
-	ep[x] = 0; rlo[x] = 0; gen[x] = 0; sess[x] = 0; lin[x] = 0; fl[x] = 0; insync[x] = 0
+	ep[x] = 0; rlo[x] = 0; gen[x] = 0; sess[x] = 0; lin[x] = 0; fl[x] = 0; insync[x] = 0; unused[x] = 0
 }
 
 active proctype sys() {
@@ -188,7 +190,15 @@ active proctype sys() {
 	   mine(x) &&
 #endif
 	   1 -> d_step { w_gen++; w_mode = SOLO; w_owner = x; solo(x) }
-	:: role[x] == PRIM && mode[x] == CLAIM && mine(x) && w_gen < MAXG -> d_step { w_gen++; w_mode = SOLO } /* answer lost */
+	:: role[x] == PRIM && mode[x] == CLAIM && mine(x) && w_gen < MAXG -> /* answer lost, or the guest dies before it comes */
+		d_step { unused[x] = w_mode == PROT && w_sess == sess[x]; w_gen++; w_mode = SOLO }
+	/* ... and it is of no use: PROT again, for the same session; then the backup is told to take over */
+	:: role[x] == LOST && unused[x] && mine(x) && w_mode == SOLO && w_gen < MAXG ->
+		d_step { unused[x] = 0; w_gen++; w_mode = PROT; assert(s_ack >= maxrel || s_id != w_sess) /* I8 */ }
+#ifdef M_BACK
+	:: role[x] == PRIM && mode[x] == SOLO && !buf[x] && mine(x) && deaths < MISHAPS ->
+		d_step { deaths++; role[x] = LOST; sess[x] = 0; fl[x] = 0; unused[x] = 1 } /* output was open meanwhile */
+#endif
 #ifdef M_R2B
 	:: role[x] == LOST && mine(x) && w_mode == PROT -> assert(0) /* I5: owner again, with nothing to run */
 #endif
