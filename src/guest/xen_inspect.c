@@ -177,7 +177,7 @@ static int read_emulated(struct xen *x, char ret[XEN_EMULATED_MAX], struct rpl_e
 	int r;
 
 	(void)snprintf(path, sizeof(path), LIBXL_CONFIG, x->domid, rpl_uuid_text(&x->g->info.uuid, uuid));
-	config = json_load_file(path, JSON_REJECT_DUPLICATES, &jerr);
+	config = json_load_file(path, JSON_REJECT_DUPLICATES | JSON_DISABLE_EOF_CHECK, &jerr); /* a NUL ends it */
 	if (!config)
 		return rpl_fail(err, -EINVAL, "%s: %.100s: the domain was not started by xl, or its configuration is gone", path, jerr.text);
 	r = xen_emulated_text(config, ret, err);
