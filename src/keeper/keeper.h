@@ -165,6 +165,7 @@ struct keeper {
 	bool leaving;             /* unprotect was asked for: end when SOLO and let go */
 	bool ending;
 	struct rpl_err not_found; /* why there is no guest, while the record is looked at */
+	bool finishing;           /* there is none since it shut down: what the keeper before us saw is to be finished */
 	struct control_call protect_call, unprotect_call, shutdown_call;
 	struct {                  /* an operator's word that waits for the record */
 		struct control_call call;

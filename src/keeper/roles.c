@@ -33,6 +33,8 @@ void keeper_rest(struct keeper *k, enum rpl_reason why)
 {
 	bool ours = k->core.rec_known && keeper_owns(k, &k->core.rec);
 
+	if (k->netbuf_here && k->finishing && ours && k->core.rec.mode == RPL_MODE_DOWN)
+		rpl_netbuf_open(k->netbuf); /* nobody will run it again: its last words may leave, and nothing is held any more */
 	if (k->netbuf_here && !ours)
 		rpl_netbuf_shut(k->netbuf); /* whatever still sends here is not the guest that clients talk to */
 	/* DOWN: the owner would have told us to forget, had it lived long enough; nobody needs a standby of that */
@@ -112,5 +114,9 @@ void keeper_looked(struct keeper *k, const struct rpl_record *record)
 	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu mode=%s owner=%.63s guest=\"%s\"", k->conf.vm,
 		(unsigned long long)record->generation, rpl_mode_name((enum rpl_mode)record->mode), record->owner,
 		k->not_found.msg);
-	keeper_start_core(k, RPL_FOUND_NONE, false);
+	k->finishing = past.down && keeper_owns(k, record);
+	if (k->finishing)
+		rpl_netbuf_attach(k->netbuf); /* it holds what the guest said last */
+	else
+		keeper_start_core(k, RPL_FOUND_NONE, false);
 }

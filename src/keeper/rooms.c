@@ -254,6 +254,11 @@ static bool same_life(const struct keeper *k)
 
 static void on_netbuf_attached(struct keeper *k, int r, const struct rpl_err *err)
 {
+	if (!k->started && k->finishing) {
+		k->netbuf_here = r == 0;
+		keeper_start_core(k, RPL_FOUND_NONE, false);
+		return;
+	}
 	if (r < 0 && !k->started && !k->standby.starting && !k->standby.ready) {
 		keeper_refuse(k, err);
 		return;

@@ -213,6 +213,7 @@ class Pair:
         self.client.stop()
         for pid in [] if ended else self.guests(self.primary.node)[:1]:  # its monitor has one client, and that is the keeper
             os.kill(pid, signal.SIGTERM)
+        down = self._record_says_down()  # then nothing is held any more
         if ended:
             self._let_go()
         wait_until("the guest's end", lambda: not self.guests(self.primary.node), LEFTOVER_WAIT_S)
@@ -222,13 +223,18 @@ class Pair:
         for host in self.hosts.values():
             for name in ("agent", "relay"):
                 host.stop(name)
-            for path in host.owners_files() + ([host.sock("relay.ctl.held")] if ended else []):  # as replicad-relay(8) says
+            for path in host.owners_files() + ([host.sock("relay.ctl.held")] if ended and not down else []):  # as replicad-relay(8) says
                 if os.path.exists(path):
                     os.unlink(path)
         end = time.monotonic() + patience.seconds(LEFTOVER_WAIT_S)
         while (left := self._left()) and time.monotonic() < end:
             time.sleep(POLL_S)
         return left
+
+    def _record_says_down(self):
+        """Where it can be read, which is the arbiter `file`."""
+        files = [os.path.join(d, n) for d, _, names in os.walk(getattr(self.arbiter, "path", "")) for n in names]
+        return any('"DOWN"' in open(path, encoding="utf-8").read() for path in files)
 
     def _let_go(self):
         """There is nothing left to protect, says the operator, on either host."""
