@@ -355,9 +355,8 @@ class Lab:
         mac = "00:16:3e:" + ":".join(f"{b:02x}" for b in ident.bytes[:3])
         lines = [f'name="{guest}"', f'uuid="{ident}"', f'type="{TINY_TYPES.get(kind, kind)}"', "vcpus=1",
                  'on_poweroff="destroy"', 'on_reboot="restart"', 'on_crash="destroy"']
-        if kind == "tinyhvm":       # no disk: the firmware looks for one, and waits instead of starting over
-            return "\n".join(lines + ["memory=16", 'vga="none"', "nographic=1", "usb=0",
-                                      'device_model_args_hvm=["-boot", "reboot-timeout=-1"]', ""])
+        if kind == "tinyhvm":       # no disk: the firmware looks for one, and reboots after a minute
+            return "\n".join(lines + ["memory=16", 'vga="none"', "nographic=1", "usb=0", ""])
         if kind in TINY_TYPES:
             return "\n".join(lines + ["memory=4", f'kernel="/lab/{kind}"', ""])
         lines.append(f"memory={max(memory, HVM_MB) if kind == 'hvm' else memory}")
