@@ -143,9 +143,9 @@ static void put_safety(const struct keeper *k, json_t *doc)
 }
 
 /* 0: the claim was granted to an earlier keeper, or the guest ran when this one came. */
-static uint64_t run_us(const struct keeper *k)
+static uint64_t run_us(const struct moments *at)
 {
-	return k->at.claim_granted && k->at.running > k->at.claim_granted ? (k->at.running - k->at.claim_granted) / 1000 : 0;
+	return at->claim_granted && at->running > at->claim_granted ? (at->running - at->claim_granted) / 1000 : 0;
 }
 
 static json_t *takeover(const struct keeper *k)
@@ -154,7 +154,7 @@ static json_t *takeover(const struct keeper *k)
 	json_t *doc = json_pack("{s:I, s:I, s:I, s:I}", "detect_ms", (json_int_t)ms_between(at->heard, at->suspect), "claim_ms",
 			 (json_int_t)ms_between(at->claim_sent, at->claim_granted), "run_ms",
 			 (json_int_t)ms_between(at->claim_granted, at->running), "run_us",
-			 (json_int_t)run_us(k));
+			 (json_int_t)run_us(at));
 
 	if (k->blackout_us)
 		put(doc, "blackout_us", k->blackout_us);
@@ -202,8 +202,7 @@ static void tell_takeover(struct keeper *k)
 	k->takeovers++;
 	(void)json_object_set_new(fields, "generation", json_integer((json_int_t)k->core.rec.generation));
 	rpl_log(RPL_LOG_INFO, "vm=%s gen=%llu takeover=done run_us=%llu", k->conf.vm,
-		(unsigned long long)k->core.rec.generation,
-		(unsigned long long)run_us(k));
+		(unsigned long long)k->core.rec.generation, (unsigned long long)run_us(&k->took_over));
 	keeper_tell(k, "takeover", fields);
 }
 
