@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/process.h>
 
-#include "procmem.h"
 
 #define NOTE_MAGIC "rplPAUS1"
 
@@ -40,7 +40,7 @@ int note_open(struct note *n, const char *run_dir, const char *name, struct rpl_
 
 bool note_claim(struct note *n, pid_t pid)
 {
-	return n->page && note_claim_id(n, (uint64_t)pid, procmem_start_time(pid));
+	return n->page && note_claim_id(n, (uint64_t)pid, rpl_process_start_time(pid));
 }
 
 bool note_claim_id(struct note *n, uint64_t id, uint64_t which)

@@ -16,21 +16,6 @@
 
 #define PROC_FILE_MAX 4096
 
-uint64_t procmem_start_time(pid_t pid)
-{
-	RPL_AUTO_FREE char *text = NULL;
-	char path[64], *p;
-	unsigned long long t = 0;
-
-	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	if (rpl_read_file(path, PROC_FILE_MAX, &text, NULL, NULL) < 0)
-		return 0;
-	p = strrchr(text, ')'); /* the name may hold anything */
-	for (int field = 2; p && field < 22; field++)
-		p = strchr(p + 1, ' ');
-	return p && sscanf(p, " %llu", &t) == 1 ? t : 0;
-}
-
 pid_t procmem_tracer(pid_t pid)
 {
 	RPL_AUTO_FREE char *text = NULL;

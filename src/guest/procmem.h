@@ -1,4 +1,4 @@
-/* procmem.h - another process as /proc shows it: where it maps a file, when it started */
+/* procmem.h - another process as /proc shows it: where it maps a file, who traces it */
 #ifndef RPL_GUEST_PROCMEM_H
 #define RPL_GUEST_PROCMEM_H
 
@@ -8,8 +8,6 @@
 
 #include <replicad/err.h>
 
-/* Clock ticks after boot at which the process started; 0 if it is gone. */
-uint64_t procmem_start_time(pid_t pid);
 /* Who ptraces it; 0: nobody. */
 pid_t procmem_tracer(pid_t pid);
 

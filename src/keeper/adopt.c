@@ -17,6 +17,7 @@
 
 #include <replicad/auto.h>
 #include <replicad/log.h>
+#include <replicad/process.h>
 #include <replicad/replica.h>
 
 #define MOVER_END_MS 5000 /* a mover is killed with its keeper; freeing its memory takes a moment */
@@ -26,7 +27,7 @@ bool adopt_begin(struct keeper *k, const struct keeper_past *past)
 	/* One that had been given device state may run by now: the attempt says. */
 	if (!remains_is_standby(k) && !(remains_lives(k) && past->promoting))
 		return false;
-	k->standby.mover_gone = process_end(past->mover_pid, past->mover_started, MOVER_END_MS);
+	k->standby.mover_gone = rpl_process_end(past->mover_pid, past->mover_started, MOVER_END_MS);
 	k->standby.adopting = k->standby.starting = true;
 	k->guest_busy = k->guest_used = true;
 	rpl_guest_adopt(k->guest);

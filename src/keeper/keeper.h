@@ -235,11 +235,8 @@ bool remains_kill(struct keeper *k);   /* true: it lives, and its end says GUEST
 bool remains_lives(const struct keeper *k);
 bool remains_is_standby(const struct keeper *k); /* it lives, and was never activated */
 void remains_end(struct keeper *k);              /* kill it: nobody needs it */
-/* Kill that process and wait so long for its end: true, it is gone. */
-bool process_end(pid_t pid, uint64_t started, int wait_ms);
 bool remains_in_the_way(struct keeper *k); /* an old guest hangs here: no standby can take its place until it is gone */
 void remains_close(struct keeper *k);
-bool process_lives(pid_t pid, uint64_t started); /* a zombie does not */
 
 /* interfaces.c: tell the netbuf which they are; info: a guest that is there, or NULL. 0, or what is wrong with them */
 int keeper_interfaces(struct keeper *k, const struct rpl_guest_info *info, struct rpl_err *err);
@@ -343,7 +340,7 @@ void keeper_refuse(struct keeper *k, const struct rpl_err *err);
 struct keeper_past {
 	bool known;
 	pid_t guest_pid;
-	uint64_t guest_started; /* clock ticks since boot: field 22 of /proc/PID/stat */
+	uint64_t guest_started; /* rpl_process_start_time() */
 	uint64_t guest_life;    /* of a guest that is no process: rpl_guest_info; 0: none ran */
 	uint64_t epoch;
 	bool want;
@@ -355,6 +352,5 @@ struct keeper_past {
 };
 void keeper_past_load(const char *dir, struct keeper_past *ret);
 void keeper_past_save(const struct keeper *k);
-uint64_t process_start_time(pid_t pid); /* 0: no such process */
 
 #endif

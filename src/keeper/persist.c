@@ -8,25 +8,9 @@
 #include <replicad/auto.h>
 #include <replicad/io.h>
 #include <replicad/log.h>
+#include <replicad/process.h>
 
 #define PAST_BYTES_MAX 4096
-#define STAT_BYTES_MAX 4096
-
-uint64_t process_start_time(pid_t pid)
-{
-	RPL_AUTO_FREE char *text = NULL;
-	char path[64], *p;
-
-	if (pid <= 0)
-		return 0;
-	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	if (rpl_read_file(path, STAT_BYTES_MAX, &text, NULL, NULL) < 0)
-		return 0;
-	p = strrchr(text, ')'); /* the name may hold anything; it ends field 2 */
-	for (int f = 2; p && f < 22; f++)
-		p = strchr(p + 1, ' ');
-	return p ? strtoull(p + 1, NULL, 10) : 0;
-}
 
 static char *past_path(const char *dir)
 {
@@ -105,10 +89,10 @@ void keeper_past_save(const struct keeper *k)
 	pid_t mover = k->standby.ready ? movers_pid(k->movers) : 0;
 	uint64_t life = k->guest_here && !k->standby.ready ? rpl_guest_info(k->guest)->life : 0;
 	json_t *doc = json_pack("{s:i, s:s, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:o}", "v", 1, "state", rpl_state_name(k->core.state),
-				"guest_pid", (json_int_t)pid, "guest_started", (json_int_t)process_start_time(pid),
+				"guest_pid", (json_int_t)pid, "guest_started", (json_int_t)rpl_process_start_time(pid),
 				"guest_life", (json_int_t)life, "epoch", (json_int_t)k->core.epoch, "want", k->core.want ? 1 : 0,
 				"mover_pid", (json_int_t)mover, "mover_started",
-				(json_int_t)process_start_time(mover), "made", dump_made(&k->made));
+				(json_int_t)rpl_process_start_time(mover), "made", dump_made(&k->made));
 	struct rpl_err err;
 
 	text = json_dumps(doc, JSON_COMPACT);

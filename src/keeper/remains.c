@@ -9,8 +9,6 @@
  */
 #include "keeper.h"
 
-#include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,34 +19,9 @@
 #include <replicad/auto.h>
 #include <replicad/io.h>
 #include <replicad/log.h>
+#include <replicad/process.h>
 
 #define CLOSE_WAIT_MS 1000 /* for a killed process, when this keeper ends: its memory takes a moment to be freed */
-
-static bool is_gone(int pidfd, int wait_ms)
-{
-	struct pollfd p = { .fd = pidfd, .events = POLLIN };
-
-	return poll(&p, 1, wait_ms) == 1;
-}
-
-/* Of the very process that was seen then, not of one that has its number now. Negative: it is gone. */
-static int open_process(pid_t pid, uint64_t started)
-{
-	int fd = pid > 0 && started ? pidfd_open(pid, 0) : -1;
-
-	if (fd >= 0 && (process_start_time(pid) != started || is_gone(fd, 0)))
-		rpl_close(&fd);
-	return fd;
-}
-
-bool process_lives(pid_t pid, uint64_t started)
-{
-	int fd = open_process(pid, started);
-	bool lives = fd >= 0;
-
-	rpl_close(&fd);
-	return lives;
-}
 
 void remains_note(struct keeper *k)
 {
@@ -60,7 +33,7 @@ void remains_note(struct keeper *k)
 
 	if (!n || !pid)
 		return;
-	*m = (struct keeper_made){ .pid = pid, .started = process_start_time(pid) };
+	*m = (struct keeper_made){ .pid = pid, .started = rpl_process_start_time(pid) };
 	for (size_t i = 0; i < n; i++) {
 		struct made_file *f = &m->file[m->n];
 
@@ -74,21 +47,8 @@ void remains_note(struct keeper *k)
 
 void remains_forget(struct keeper *k)
 {
-	if (!process_lives(k->made.pid, k->made.started))
+	if (!rpl_process_lives(k->made.pid, k->made.started))
 		k->made = (struct keeper_made){ 0 };
-}
-
-bool process_end(pid_t pid, uint64_t started, int wait_ms)
-{
-	int fd = open_process(pid, started);
-	bool gone = fd < 0;
-
-	if (!gone) {
-		(void)pidfd_send_signal(fd, SIGKILL, NULL, 0);
-		gone = is_gone(fd, wait_ms);
-	}
-	rpl_close(&fd);
-	return gone;
 }
 
 static void sweep(struct keeper *k)
@@ -145,7 +105,7 @@ void remains_find(struct keeper *k, const struct keeper_past *past)
 	r->pid = made ? past->made.pid : past->guest_pid;
 	r->ran = past->guest_pid != 0;
 	r->down = past->down;
-	r->pidfd = open_process(r->pid, made ? past->made.started : past->guest_started);
+	r->pidfd = rpl_process_open(r->pid, made ? past->made.started : past->guest_started);
 	if (r->pidfd < 0) {
 		sweep(k);
 		return;
@@ -177,7 +137,7 @@ void remains_end(struct keeper *k)
 	if (k->remains.pidfd < 0)
 		return;
 	kill_it(k);
-	if (!is_gone(k->remains.pidfd, CLOSE_WAIT_MS))
+	if (!rpl_process_gone(k->remains.pidfd, CLOSE_WAIT_MS))
 		return; /* on_gone() */
 	sweep(k);
 	let_go(k);
@@ -209,7 +169,7 @@ void remains_close(struct keeper *k)
 
 	if (end)
 		(void)pidfd_send_signal(r->pidfd, SIGKILL, NULL, 0);
-	if (r->pidfd >= 0 && is_gone(r->pidfd, end ? CLOSE_WAIT_MS : 0))
+	if (r->pidfd >= 0 && rpl_process_gone(r->pidfd, end ? CLOSE_WAIT_MS : 0))
 		sweep(k);
 	let_go(k);
 }

@@ -11,6 +11,7 @@
 #include <replicad/clock.h>
 #include <replicad/fault.h>
 #include <replicad/log.h>
+#include <replicad/process.h>
 
 #define LEARN_SPARE 4          /* places that are left for what the core and operators ask */
 #define NETBUF_RETRY_MS 200    /* the buffer's process is gone: look for a new one this often */
@@ -248,7 +249,7 @@ static bool same_life(const struct keeper *k)
 	struct keeper_past past;
 
 	keeper_past_load(k->conf.dir, &past);
-	return past.guest_pid == pid && past.guest_started == process_start_time(pid) &&
+	return past.guest_pid == pid && past.guest_started == rpl_process_start_time(pid) &&
 	       past.guest_life == rpl_guest_info(k->guest)->life;
 }
 

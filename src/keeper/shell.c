@@ -10,6 +10,7 @@
 #include <replicad/clock.h>
 #include <replicad/control.h>
 #include <replicad/log.h>
+#include <replicad/process.h>
 
 #define POLL_MS 10       /* how often the mover's counters are looked at */
 #define PROGRESS_MS 1000
@@ -209,7 +210,7 @@ static void begin(struct keeper *k)
 	keeper_past_load(k->conf.dir, &past);
 	remains_find(k, &past);
 	if (!adopt_begin(k, &past))
-		keeper_begin_without(k, past.guest_life || process_lives(past.guest_pid, past.guest_started));
+		keeper_begin_without(k, past.guest_life || rpl_process_lives(past.guest_pid, past.guest_started));
 }
 
 void keeper_begin_without(struct keeper *k, bool ran_here)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -16,6 +17,7 @@
 #include <replicad/bitmap.h>
 #include <replicad/cur.h>
 #include <replicad/io.h>
+#include <replicad/process.h>
 #include <replicad/stats.h>
 #include <replicad/uuid.h>
 
@@ -178,6 +180,32 @@ static void files_are_replaced_whole(void **state)
 	assert_int_equal(rmdir(dir), 0);
 }
 
+#define END_MS 10000
+
+static void a_process_is_told_from_one_with_its_number(void **state)
+{
+	uint64_t started;
+	pid_t pid = fork();
+
+	(void)state;
+	assert_true(pid >= 0);
+	if (pid == 0)
+		for (;;)
+			(void)pause();
+	started = rpl_process_start_time(pid);
+	assert_true(started > 0 && started >= rpl_process_start_time(getpid()));
+	assert_true(rpl_process_lives(pid, started));
+	assert_false(rpl_process_lives(pid, started + 1));
+	assert_false(rpl_process_lives(pid, 0));
+	assert_false(rpl_process_lives(0, started));
+	assert_true(rpl_process_end(pid, started + 1, 0)); /* that one is gone; this one must not be hit */
+	assert_true(rpl_process_lives(pid, started));
+	assert_true(rpl_process_end(pid, started, END_MS));
+	assert_false(rpl_process_lives(pid, started)); /* a zombie still */
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_int_equal(rpl_process_start_time(pid), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -188,6 +216,7 @@ int main(void)
 		cmocka_unit_test(histogram_quantiles_are_good_to_three_percent),
 		cmocka_unit_test(descriptors_travel_and_surplus_ones_are_closed),
 		cmocka_unit_test(files_are_replaced_whole),
+		cmocka_unit_test(a_process_is_told_from_one_with_its_number),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
