@@ -112,13 +112,18 @@ struct remains {
 
 struct keeper_past;
 
+enum arbiter_asker {
+	ASKS_CORE,  /* the core: its answer is an event */
+	ASKS_LOOK,  /* -> keeper_looked() */
+	ASKS_IDLE,  /* -> keeper_idle_record() */
+	ASKS_LEARN, /* manual: nobody; `want` is what the peer says */
+};
+
 struct arbiter_op {
+	enum arbiter_asker asker;
 	enum rpl_claim_kind claim; /* with cas */
 	bool cas, create;
 	bool permitted;           /* cas: an operator's word, or the peer itself handed over or gave up */
-	bool learn;               /* manual: `want` is what the peer says */
-	bool look;                /* not the core's question: keeper_looked() */
-	bool idle;                /* nor this: keeper_idle_record() */
 	struct rpl_record expect, want;
 };
 
@@ -318,6 +323,8 @@ uint64_t keeper_heard_at(const struct keeper *k);
 /* movers, both roles: what CONF has in common; keys are placed in the text area of `movers` */
 /* A link in clear stays on the loopback interface unless the configuration says insecure = yes: 0, or -EACCES. */
 int keeper_cleartext_check(const struct keeper *k, const struct sockaddr *peer, struct rpl_err *err);
+/* The same for a connection that came. */
+int keeper_check_caller(const struct keeper *k, int fd, struct rpl_err *err);
 int keeper_mover_conf(struct keeper *k, struct movers *movers, enum rpl_role role, struct rpl_mover_conf *ret,
 		      struct rpl_err *err);
 

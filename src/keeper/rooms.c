@@ -370,7 +370,7 @@ static void arbiter_next(struct keeper *k)
 	if (!k->arbiter_n || k->arbiter_busy)
 		return;
 	k->arbiter_busy = true;
-	if (op->learn)
+	if (op->asker == ASKS_LEARN)
 		r = rpl_arbiter_learn(k->arbiter, &op->want, &err);
 	else if (op->cas && op->permitted)
 		r = rpl_arbiter_cas_permitted(k->arbiter, op->create ? NULL : &op->expect, &op->want, &err);
@@ -396,13 +396,13 @@ void keeper_arbiter_read(struct keeper *k)
 
 void keeper_arbiter_look(struct keeper *k)
 {
-	arbiter_queue(k, &(struct arbiter_op){ .look = true });
+	arbiter_queue(k, &(struct arbiter_op){ .asker = ASKS_LOOK });
 }
 
 void keeper_arbiter_look_idle(struct keeper *k)
 {
 	if (!k->arbiter_n)
-		arbiter_queue(k, &(struct arbiter_op){ .idle = true });
+		arbiter_queue(k, &(struct arbiter_op){ .asker = ASKS_IDLE });
 }
 
 void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
@@ -419,7 +419,7 @@ void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
 /* manual: the peer, who proved to be that, says what its record is. Only about what is its own. */
 void keeper_arbiter_learn(struct keeper *k, enum rpl_mode mode, uint64_t generation, const struct rpl_uuid *session)
 {
-	struct arbiter_op op = { .learn = true,
+	struct arbiter_op op = { .asker = ASKS_LEARN,
 				 .want = { .format = RPL_RECORD_FORMAT, .mode = mode, .generation = generation,
 					   .vm = k->conf.core.vm } };
 
@@ -450,42 +450,54 @@ static enum rpl_event_kind arbiter_event(bool cas, enum rpl_arbiter_outcome outc
 	}
 }
 
+static void on_learnt(struct keeper *k, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
+		      const struct rpl_err *err)
+{
+	if (outcome == RPL_ARBITER_UNKNOWN)
+		keeper_alarm(k, err->msg);
+	if (record)
+		k->told_generation = record->generation;
+	rpl_log(RPL_LOG_INFO, "vm=%s peer=%s gen=%llu owner=%.63s: the record, as the peer says", k->conf.vm, k->conf.core.peer,
+		record ? (unsigned long long)record->generation : 0, record ? record->owner : "");
+}
+
 static void on_arbiter_done(void *arg, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
 			    const struct rpl_err *err)
 {
 	struct keeper *k = arg;
 	struct rpl_event ev = { .kind = arbiter_event(k->arbiter_queue[0].cas, outcome) };
-	bool look = k->arbiter_queue[0].look, learn = k->arbiter_queue[0].learn, idle = k->arbiter_queue[0].idle;
+	enum arbiter_asker asker = k->arbiter_queue[0].asker;
 
 	rpl_assert(k->arbiter_n > 0 && k->arbiter_busy);
 	if (ev.kind == RPL_EV_CLAIM_GRANTED)
 		keeper_claim_fault(k->arbiter_queue[0].claim, CLAIM_GRANTED);
 	k->arbiter_busy = false;
 	memmove(k->arbiter_queue, k->arbiter_queue + 1, --k->arbiter_n * sizeof(k->arbiter_queue[0]));
-	if (record)
+	if (record) {
 		ev.u.record.record = *record;
-	else if (outcome == RPL_ARBITER_NONE)
-		movers_generation(k->movers, 0);
-	if (record)
 		movers_generation(k->movers, record->generation);
-	if (outcome == RPL_ARBITER_UNKNOWN && learn)
-		keeper_alarm(k, err->msg);
+	} else if (outcome == RPL_ARBITER_NONE) {
+		movers_generation(k->movers, 0);
+	}
 	if (outcome == RPL_ARBITER_UNKNOWN)
 		rpl_log(RPL_LOG_WARNING, "vm=%s arbiter=%s outcome=unknown reason=\"%s\"", k->conf.vm,
 			k->conf.arbiter, err->msg);
 	if (ev.kind == RPL_EV_CLAIM_GRANTED)
 		k->at.claim_granted = rpl_now_ns();
-	if (learn && record)
-		k->told_generation = record->generation;
-	if (learn)
-		rpl_log(RPL_LOG_INFO, "vm=%s peer=%s gen=%llu owner=%.63s: the record, as the peer says", k->conf.vm,
-			k->conf.core.peer, record ? (unsigned long long)record->generation : 0, record ? record->owner : "");
-	else if (look)
+	switch (asker) {
+	case ASKS_LEARN:
+		on_learnt(k, outcome, record, err);
+		break;
+	case ASKS_LOOK:
 		keeper_looked(k, outcome == RPL_ARBITER_OK ? record : NULL);
-	else if (idle)
+		break;
+	case ASKS_IDLE:
 		keeper_idle_record(k, outcome == RPL_ARBITER_OK ? record : NULL);
-	else
+		break;
+	case ASKS_CORE:
 		keeper_event(k, &ev);
+		break;
+	}
 	arbiter_next(k);
 }
 
