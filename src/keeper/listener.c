@@ -134,13 +134,8 @@ static int start(struct keeper *k, struct rpl_err *err)
 
 int listener_link(struct keeper *k, int fd, struct rpl_err *err)
 {
-	struct sockaddr_storage peer = { 0 };
-	socklen_t len = sizeof(peer);
-	int r = 0;
+	int r = keeper_check_caller(k, fd, err);
 
-	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
-		return rpl_fail_errno(err, errno, "link: the peer of the connection");
-	r = keeper_cleartext_check(k, (struct sockaddr *)&peer, err);
 	if (r == 0 && !movers_running(k->listener))
 		r = start(k, err);
 	if (r < 0)

@@ -116,6 +116,16 @@ int keeper_cleartext_check(const struct keeper *k, const struct sockaddr *peer, 
 			"insecure = yes", k->conf.vm);
 }
 
+int keeper_check_caller(const struct keeper *k, int fd, struct rpl_err *err)
+{
+	struct sockaddr_storage peer = { 0 };
+	socklen_t len = sizeof(peer);
+
+	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
+		return rpl_fail_errno(err, errno, "link: the peer of the connection");
+	return keeper_cleartext_check(k, (struct sockaddr *)&peer, err);
+}
+
 int keeper_mover_conf(struct keeper *k, struct movers *movers, enum rpl_role role, struct rpl_mover_conf *ret,
 		      struct rpl_err *err)
 {

@@ -148,12 +148,8 @@ static void pass_link(struct keeper *k)
 int standby_link(struct keeper *k, int fd, struct rpl_err *err)
 {
 	struct standby *b = &k->standby;
-	struct sockaddr_storage peer = { 0 };
-	socklen_t len = sizeof(peer);
 
-	if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0)
-		return rpl_fail_errno(err, errno, "link: the peer of the connection");
-	if (keeper_cleartext_check(k, (struct sockaddr *)&peer, err) < 0)
+	if (keeper_check_caller(k, fd, err) < 0)
 		return err->code;
 	rpl_close(&b->waiting_fd);
 	b->waiting_fd = fd;
