@@ -62,11 +62,17 @@ static void on_step(void *arg, json_t *ret, const struct rpl_err *err)
 	finish(arg, err);
 }
 
+/* It was never opened, or that failed. */
+static int not_open(const char *what, struct rpl_err *err)
+{
+	return rpl_fail(err, -ENOTCONN, "device model: %s: its monitor is not open", what);
+}
+
 static int step(struct xen_qemu *q, const char *command, json_t *args, xen_qemu_fn *then, struct rpl_err *err)
 {
-	if (!q) {
+	if (!q || !q->qmp) {
 		json_decref(args);
-		return rpl_fail(err, -ENOTCONN, "device model: %s: its monitor is not open", command);
+		return not_open(command, err);
 	}
 	rpl_assert(!q->then);
 	if (qmp_call(q->qmp, command, args, -1, on_step, err) < 0)
@@ -99,7 +105,7 @@ int xen_qemu_save(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
 
 void xen_qemu_abandon(struct xen *x)
 {
-	if (!x->qemu)
+	if (!x->qemu || !x->qemu->qmp)
 		return;
 	qmp_abandon(x->qemu->qmp);
 	x->qemu->then = NULL;
@@ -217,6 +223,8 @@ int xen_qemu_track(struct xen *x, struct rpl_err *err)
 {
 	struct xen_qemu *q = x->qemu;
 
+	if (!q || !q->qmp)
+		return not_open("log its writes", err);
 	q->answered = false;
 	if (say_tracking(q, true, on_tracking, err) < 0)
 		return rpl_prefix(err, "device model");

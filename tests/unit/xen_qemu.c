@@ -36,6 +36,7 @@ static struct {
 	size_t state_len;
 	const char *refuses;   /* answers this command with an error */
 	const char *hangs_up;  /* closes when this one comes */
+	bool gone;             /* nobody listens any more */
 	char seen[SEEN_MAX][64];
 	unsigned n_seen;
 } qemu;
@@ -120,8 +121,9 @@ int __wrap_rpl_unix_connect(const char *path, int type, struct rpl_err *err)
 {
 	int pair[2];
 
-	(void)err;
 	assert_string_equal(path, "/var/run/xen/qmp-libxenstat-5");
+	if (qemu.gone)
+		return rpl_fail_errno(err, ECONNREFUSED, "connect to %s", path);
 	assert_int_equal(socketpair(AF_UNIX, type, 0, pair), 0);
 	qemu.fd = pair[1];
 	assert_int_equal(fcntl(pair[1], F_SETFL, 0), 0);
@@ -383,6 +385,26 @@ static void test_it_comes_back(void **state)
 	assert_seen(6, commands);
 }
 
+/* It is dead for good: the domain goes on without it, and whatever is asked for later is refused. */
+static void test_it_does_not_come_back(void **state)
+{
+	struct rpl_err err = { 0 };
+
+	(void)state;
+	qemu.hangs_up = "stop";
+	assert_int_equal(waited(xen_qemu_open(&xen, on_step, &err)), 0);
+	assert_int_equal(xen_qemu_track(&xen, &err), 0);
+	assert_true(waited(xen_qemu_stop(&xen, on_step, &err)) < 0);
+	qemu.gone = true;
+	assert_int_equal(xen_qemu_reopen(&xen, on_step, &err), -ECONNREFUSED);
+	assert_false(xen_qemu_alive(&xen));
+	assert_int_equal(xen_qemu_track(&xen, &err), -ENOTCONN);
+	assert_int_equal(xen_qemu_stop(&xen, on_step, &err), -ENOTCONN);
+	assert_int_equal(xen_qemu_save(&xen, on_step, &err), -ENOTCONN);
+	xen_qemu_abandon(&xen); /* the domain has ended */
+	assert_false(done);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -394,6 +416,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_no_word_of_what_did_not_begin, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_it_dies, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_it_comes_back, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_it_does_not_come_back, set_up, tear_down),
 	};
 
 	(void)signal(SIGPIPE, SIG_IGN);
