@@ -136,13 +136,6 @@ static void on_ready(void *arg, json_t *version)
 	ask(d);
 }
 
-static void on_event(void *arg, const char *name, json_t *data)
-{
-	(void)arg;
-	(void)name;
-	(void)data;
-}
-
 static void on_closed(void *arg, const struct rpl_err *err)
 {
 	struct doctor *d = arg;
@@ -164,7 +157,7 @@ static void on_timeout(struct ev_loop *loop, ev_timer *w, int revents)
 
 static int talk(struct doctor *d)
 {
-	static const struct qmp_callbacks cb = { .ready = on_ready, .event = on_event, .closed = on_closed };
+	static const struct qmp_callbacks cb = { .ready = on_ready, .closed = on_closed };
 	unsigned ms = d->conf->timeout_ms ? d->conf->timeout_ms : DOCTOR_TIMEOUT_MS;
 	ev_timer limit;
 

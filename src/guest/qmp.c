@@ -248,10 +248,10 @@ static void dispatch(struct qmp *q, struct qmp_msg *m)
 {
 	if (m->kind == QMP_GREETING)
 		got_greeting(q, m);
-	else if (m->kind == QMP_EVENT)
-		q->cb.event(q->arg, m->name, m->data);
-	else
+	else if (m->kind != QMP_EVENT)
 		got_answer(q, m);
+	else if (q->cb.event)
+		q->cb.event(q->arg, m->name, m->data);
 }
 
 static void parse_all(struct qmp *q)

@@ -18,7 +18,7 @@ typedef void qmp_reply_fn(void *arg, json_t *ret, const struct rpl_err *err);
 struct qmp_callbacks {
 	/* the greeting came and capabilities are negotiated; version is the greeting's "version" object */
 	void (*ready)(void *arg, json_t *version);
-	void (*event)(void *arg, const char *name, json_t *data); /* data may be NULL */
+	void (*event)(void *arg, const char *name, json_t *data); /* data may be NULL. NULL: events are dropped */
 	/* the connection is useless: closed, or what came was not QMP. No answer comes any more. Called once. */
 	void (*closed)(void *arg, const struct rpl_err *err);
 };

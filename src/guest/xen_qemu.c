@@ -138,13 +138,6 @@ static void on_ready(void *arg, json_t *version)
 		finish(q, &err);
 }
 
-static void on_qemu_event(void *arg, const char *name, json_t *data)
-{
-	(void)arg;
-	(void)name;
-	(void)data;
-}
-
 /* It died, or is dying with its domain, which is told by Xen. What is under way fails, and all that comes later. */
 static void on_closed(void *arg, const struct rpl_err *err)
 {
@@ -171,7 +164,7 @@ static int open_files(struct xen_qemu *q, struct rpl_err *err)
 
 int xen_qemu_open(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
 {
-	static const struct qmp_callbacks cb = { .ready = on_ready, .event = on_qemu_event, .closed = on_closed };
+	static const struct qmp_callbacks cb = { .ready = on_ready, .closed = on_closed };
 	struct xen_qemu *q = calloc(1, sizeof(*q));
 	char path[64];
 
