@@ -88,6 +88,15 @@ int qemu_network_lines(const char *text, struct qemu_text *out, struct rpl_err *
 /* Sorted and joined; NULL and *err if it got too long. Frees the lines. */
 char *qemu_text_join(struct qemu_text *t, struct rpl_err *err);
 
+/* FNV-1a, over more bytes; it begins with QEMU_HASH_BEGIN. In definitions, which hosts compare: not to be changed. */
+#define QEMU_HASH_BEGIN UINT64_C(0xcbf29ce484222325)
+static inline uint64_t qemu_hash(uint64_t h, const void *data, size_t n)
+{
+	for (const uint8_t *p = data; n--; p++)
+		h = (h ^ *p) * UINT64_C(0x100000001b3);
+	return h;
+}
+
 /* qemu_sections.c: a number for which devices, by name, instance and version, have a section in a device state; 0: it is not of
  * the form that is known. */
 uint64_t qemu_sections(const uint8_t *state, size_t len);

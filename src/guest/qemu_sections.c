@@ -9,8 +9,6 @@
 
 #include <string.h>
 
-#include <replicad/cur.h>
-
 #define FILE_HEAD 8        /* magic, version */
 #define SECTION_FULL 0x04
 #define SECTION_FOOT 0x7e
@@ -60,16 +58,9 @@ static size_t section_end(const uint8_t *state, size_t len, size_t at, uint32_t 
 	return 0;
 }
 
-static uint64_t mix(uint64_t h, const uint8_t *p, size_t n)
-{
-	while (n--)
-		h = (h ^ *p++) * UINT64_C(0x100000001b3);
-	return h;
-}
-
 uint64_t qemu_sections(const uint8_t *state, size_t len)
 {
-	uint64_t h = UINT64_C(0xcbf29ce484222325);
+	uint64_t h = QEMU_HASH_BEGIN;
 	size_t at = FILE_HEAD, head;
 
 	if (len <= FILE_HEAD || memcmp(state, "QEVM", 4) != 0)
@@ -77,7 +68,7 @@ uint64_t qemu_sections(const uint8_t *state, size_t len)
 	while ((head = head_at(state + at, len - at)) != 0) {
 		uint32_t id = be32(state + at + 1);
 
-		h = mix(h, state + at + 5, head - 5); /* not the id: it only counts */
+		h = qemu_hash(h, state + at + 5, head - 5); /* not the id: it only counts */
 		at = section_end(state, len, at + head, id);
 		if (!at)
 			return 0;

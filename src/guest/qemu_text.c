@@ -269,11 +269,9 @@ static bool host_side(const char *prop)
 	return false;
 }
 
-static uint64_t hash_text(uint64_t h, const char *s) /* FNV-1a */
+static uint64_t hash_text(uint64_t h, const char *s)
 {
-	for (; *s; s++)
-		h = (h ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
-	return h * UINT64_C(0x100000001b3);
+	return qemu_hash(h, s, strlen(s) + 1);
 }
 
 static void add_property(struct device *d, const char *line)
@@ -347,7 +345,7 @@ int qemu_devices(const char *qtree, struct qemu_text *out, struct rpl_err *err)
 			(void)snprintf(bus[depth], sizeof(bus[depth]), "%.63s", p + 5);
 		} else if (strncmp(p, "dev: ", 5) == 0) {
 			close_device(&d, out);
-			d = (struct device){ .open = true, .props = UINT64_C(0xcbf29ce484222325) };
+			d = (struct device){ .open = true, .props = QEMU_HASH_BEGIN };
 			(void)sscanf(p, "dev: %63[^,], id \"%63[^\"]\"", d.driver, d.id);
 			if (depth)
 				memcpy(d.bus, bus[depth - 1], sizeof(d.bus));

@@ -28,11 +28,8 @@ static uint64_t hash_names(json_t *list)
 
 	json_array_foreach (list, i, o) { /* the order does not count */
 		const char *s = json_string_value(json_object_get(o, "name"));
-		uint64_t h = UINT64_C(0xcbf29ce484222325);
 
-		for (; s && *s; s++)
-			h = (h ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
-		sum += h;
+		sum += qemu_hash(QEMU_HASH_BEGIN, s, s ? strlen(s) : 0);
 	}
 	return sum;
 }
