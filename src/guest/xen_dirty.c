@@ -26,7 +26,6 @@
 #include <replicad/clock.h>
 #include <replicad/log.h>
 
-
 #define MOVED_TAIL 64u /* MiB at the end of a region: as much video memory as there may be */
 #define MOVE_TRIES 3 /* live: the guest is changing its p2m list */
 
@@ -94,7 +93,8 @@ static int add(struct xen *x, struct batch *b, uint64_t file_page, uint64_t pfn,
 	return b->n == XEN_TYPES_MAX ? flush(x, b, err) : 0;
 }
 
-static int all_types(struct xen *x, struct rpl_err *err)
+/* The types of all pages in regions of less than `limit` pages. */
+static int types_of_regions(struct xen *x, uint64_t limit, struct rpl_err *err)
 {
 	const struct rpl_ram_layout *l = &x->g->info.layout;
 	struct batch b = { .n = 0 };
@@ -102,11 +102,16 @@ static int all_types(struct xen *x, struct rpl_err *err)
 	for (uint32_t i = 0; i + 1 < l->count; i++) {
 		const struct rpl_ram_region *r = &l->region[i];
 
-		for (uint64_t k = 0; k < r->pages; k++)
+		for (uint64_t k = 0; r->pages < limit && k < r->pages; k++)
 			if (add(x, &b, r->file_page + k, r->pfn + k, err) < 0)
 				return err->code;
 	}
 	return flush(x, &b, err);
+}
+
+static int all_types(struct xen *x, struct rpl_err *err)
+{
+	return types_of_regions(x, UINT64_MAX, err);
 }
 
 /* ---- a collection */
@@ -237,17 +242,7 @@ static int look_moved(struct xen *x, struct rpl_err *err)
 /* HVM: the pages that it shares with its device model come and go with the device model's stops. */
 static int look_special(struct xen *x, struct rpl_err *err)
 {
-	const struct rpl_ram_layout *l = &x->g->info.layout;
-	struct batch b = { .n = 0 };
-
-	for (uint32_t i = 0; i + 1 < l->count; i++) {
-		const struct rpl_ram_region *r = &l->region[i];
-
-		for (uint64_t k = 0; r->pages < XEN_MOVED_PAGES && k < r->pages; k++)
-			if (add(x, &b, r->file_page + k, r->pfn + k, err) < 0)
-				return err->code;
-	}
-	return flush(x, &b, err);
+	return types_of_regions(x, XEN_MOVED_PAGES, err);
 }
 
 static int collect_hvm(struct xen *x, bool final, struct rpl_err *err)
