@@ -490,8 +490,7 @@ static int put_desc(struct xen_standby *s, int *ret_fd, struct rpl_err *err)
 
 static int activate_domain(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err)
 {
-	int r = s->laid_out ? xen_domain_activate(s->sock, state_fd, len, err) :
-			      rpl_fail(err, -ENODATA, "%s: no primary ever filled this replica", s->g->conf.name);
+	int r = xen_domain_activate(s->sock, state_fd, len, err);
 
 	if (r == 0)
 		s->activated = done;
@@ -506,10 +505,11 @@ int xen_standby_activate(struct xen_standby *s, int state_fd, size_t len, xen_ac
 				 fd_text[1], fd_text[2], len_text, NULL };
 	int r;
 
+	if (!s->laid_out)
+		return rpl_fail(err, -ENODATA, "%s: no primary ever filled this replica", s->g->conf.name);
 	if (s->domain)
 		return activate_domain(s, state_fd, len, done, err);
-	r = s->laid_out ? put_desc(s, &desc_fd, err) :
-			  rpl_fail(err, -ENODATA, "%s: no primary ever filled this replica", s->g->conf.name);
+	r = put_desc(s, &desc_fd, err);
 	if (r < 0)
 		return r;
 	int passed[PASSED_MAX] = { s->ram_fd, state_fd, desc_fd };
