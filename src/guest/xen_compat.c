@@ -9,8 +9,6 @@
 
 #include "uapi_privcmd.h"
 
-#define PRIVCMD_PATH "/dev/xen/privcmd"
-
 #if !HAVE_DECL_XC_GET_PFN_TYPE_BATCH
 /* Exported by every libxenctrl; declared in a private header up to 4.21. */
 int xc_get_pfn_type_batch(xc_interface *xch, uint32_t dom, unsigned int num, xen_pfn_t *pfns);

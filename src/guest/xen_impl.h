@@ -26,7 +26,6 @@
 #include "xen_standby.h"
 
 #define XEN_PATH 256       /* of a xenstore node */
-#define PRIVCMD_PATH "/dev/xen/privcmd"
 #define XEN_HEAD_MAX (8u << 20) /* static records; p2m frames dominate: 8 bytes for each 2 MiB of a PV guest */
 
 enum xen_kind { XEN_PV, XEN_PVH, XEN_HVM };
