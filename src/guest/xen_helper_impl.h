@@ -40,7 +40,6 @@ int xen_helper_static_data_done(unsigned missing, struct rpl_err *err);
 int xen_helper_lay_out(struct xen_helper *h, const struct rpl_ram_layout *l, struct rpl_err *err);
 /* Give back what the guest did not have at the end: pages whose type is XTAB. */
 int xen_helper_trim(struct xen_helper *h, struct rpl_err *err);
-void xen_helper_forget(struct xen_helper *h);
 
 /* ---- completing the domain; the device state is a plain libxl stream without memory, in `fd` from offset 0 */
 int xen_helper_complete_hvm(struct xen_helper *h, int fd, struct rpl_err *err); /* PVH */

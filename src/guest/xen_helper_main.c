@@ -24,6 +24,7 @@
 
 #include <replicad/auto.h>
 #include <replicad/clock.h>
+#include <replicad/guest.h>
 #include <replicad/io.h>
 #include <replicad/log.h>
 
@@ -33,7 +34,6 @@
 #define PROGRAM XEN_HELPER_PROGRAM
 #define MAPS_MAX (4u << 20)
 #define PATH_TEXT 64
-#define STATE_MAX (16u << 20)
 
 /* ---- to libxl */
 
@@ -124,7 +124,7 @@ static int lay_out(struct xen_helper *h, int sock, const struct rpl_ram_layout *
 
 	if (xen_helper_lay_out(h, l, err) < 0)
 		return err->code;
-	xen_helper_log(XEN_LEVEL_INFO, "%" PRIu64 " pages given in %" PRIu64 " ms", h->pages, (rpl_now_ns() - begin) / 1000000);
+	xen_helper_log(XEN_LEVEL_INFO, "%" PRIu64 " pages given in %" PRIu64 " ms", h->pages, (rpl_now_ns() - begin) / RPL_MS);
 	fds[0] = xen_compat_privcmd(h->args.domid, err);
 	if (fds[0] < 0)
 		return err->code;
@@ -138,12 +138,12 @@ static int lay_out(struct xen_helper *h, int sock, const struct rpl_ram_layout *
 
 static int check_state(int fd, uint64_t len, struct rpl_err *err)
 {
-	const void *blob = len && len <= STATE_MAX ? mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
+	const void *blob = len && len <= RPL_GUEST_STATE_MAX ? mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
 	size_t at;
 	int r;
 
 	if (blob == MAP_FAILED)
-		return rpl_fail(err, -EINVAL, "%" PRIu64 " bytes of device state, from 1 to %u are possible", len, STATE_MAX);
+		return rpl_fail(err, -EINVAL, "%" PRIu64 " bytes of device state, from 1 to %d are possible", len, RPL_GUEST_STATE_MAX);
 	r = xen_image_split(blob, len, &at, err);
 	(void)munmap((void *)(uintptr_t)blob, len);
 	return r;

@@ -168,7 +168,7 @@ int xen_helper_trim(struct xen_helper *h, struct rpl_err *err)
 
 /* ---- layout */
 
-void xen_helper_forget(struct xen_helper *h)
+static void forget(struct xen_helper *h)
 {
 	xen_shared_unmap(&h->shared);
 	rpl_close(&h->shared_fd);
@@ -220,7 +220,7 @@ int xen_helper_lay_out(struct xen_helper *h, const struct rpl_ram_layout *l, str
 		return 0;
 	if (h->laid_out && give_back(h, all, err) < 0)
 		return err->code;
-	xen_helper_forget(h);
+	forget(h);
 	h->layout = *l;
 	h->pages = rpl_xen_guest_pages(l);
 	if (allow(h, h->pages, err) < 0 || make_p2m(h, err) < 0 || make_shared(h, err) < 0 || fill(h, err) < 0)

@@ -33,7 +33,7 @@ enum xen_helper_msg {
 #define XEN_HELPER_TEXT_MAX 1024
 #define XEN_HELPER_MSG_MAX (2 * XEN_HELPER_TEXT_MAX + 64)
 
-enum xen_helper_level { XEN_LEVEL_DETAIL = 3, XEN_LEVEL_INFO = 5, XEN_LEVEL_ERROR = 8 }; /* of xentoollog */
+enum xen_helper_level { XEN_LEVEL_INFO = 5, XEN_LEVEL_ERROR = 8 }; /* of xentoollog */
 
 /* Of `--restore-domain`. */
 struct xen_helper_args {

@@ -2,9 +2,8 @@
 #ifndef RPL_XEN_STANDBY_CONF_H
 #define RPL_XEN_STANDBY_CONF_H
 
-#include <stdint.h>
-
 #include <stdbool.h>
+#include <stdint.h>
 
 #include <jansson.h>
 
