@@ -18,7 +18,6 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -248,13 +247,14 @@ static int make_command(struct migrate *m)
 	return (size_t)len < sizeof(m->command) ? 0 : rpl_cli_usage("migrate", "a command of more than %d bytes", COMMAND_MAX - 1);
 }
 
-static bool number(const char *text, unsigned long max, unsigned *ret)
+static int number(const char *name, unsigned max, unsigned *ret)
 {
-	char *end;
-	unsigned long n = strtoul(text, &end, 10);
+	json_int_t n;
+	int r = rpl_cli_number("migrate", name, optarg, 1, max, &n);
 
-	*ret = (unsigned)n;
-	return end != text && !*end && n >= 1 && n <= max;
+	if (r == RPL_EXIT_DONE)
+		*ret = (unsigned)n;
+	return r;
 }
 
 enum { OPT_RESUME = 256 };
@@ -269,11 +269,9 @@ static int option(struct migrate *m, int c)
 		m->ssh = optarg;
 		return 0;
 	case 'd':
-		return number(optarg, DOWNTIME_MAX_MS, &m->policy.downtime_max_ms) ? 0 :
-		       rpl_cli_usage("migrate", "--max-downtime %s: 1 to %u milliseconds are possible", optarg, DOWNTIME_MAX_MS);
+		return number("max-downtime", DOWNTIME_MAX_MS, &m->policy.downtime_max_ms);
 	case 'n':
-		return number(optarg, XEN_SEND_ROUNDS_MAX, &m->policy.rounds_max) ? 0 :
-		       rpl_cli_usage("migrate", "--max-rounds %s: 1 to %d are possible", optarg, XEN_SEND_ROUNDS_MAX);
+		return number("max-rounds", XEN_SEND_ROUNDS_MAX, &m->policy.rounds_max);
 	case 'p':
 		m->paused = true;
 		return 0;

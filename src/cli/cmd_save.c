@@ -9,7 +9,6 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -113,9 +112,8 @@ static int options(struct save *sv, int argc, char **argv)
 		{ "checkpoint", no_argument, NULL, 'c' }, { "force", no_argument, NULL, 'f' }, { "rounds", required_argument, NULL, 'n' },
 		{ "quiet", no_argument, NULL, 'q' }, { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 },
 	};
-	unsigned long rounds;
-	char *end;
-	int c;
+	json_int_t rounds;
+	int c, r;
 
 	while ((c = getopt_long(argc, argv, "cfn:qh", known, NULL)) != -1) {
 		switch (c) {
@@ -126,9 +124,9 @@ static int options(struct save *sv, int argc, char **argv)
 			sv->force = true;
 			break;
 		case 'n':
-			rounds = strtoul(optarg, &end, 10);
-			if (end == optarg || *end || rounds < 1 || rounds > XEN_SEND_ROUNDS_MAX)
-				return rpl_cli_usage("save", "--rounds %s: 1 to %d are possible", optarg, XEN_SEND_ROUNDS_MAX);
+			r = rpl_cli_number("save", "rounds", optarg, 1, XEN_SEND_ROUNDS_MAX, &rounds);
+			if (r != RPL_EXIT_DONE)
+				return r;
 			sv->policy.rounds_max = (unsigned)rounds;
 			break;
 		case 'q':
