@@ -210,17 +210,25 @@ static int look_xen_with(const struct xen_call *call, const struct rpl_conf *con
 	return finish(fails < 0 ? fails : fails + more, checks, call->vm, &err);
 }
 
+/* The configuration that may know the VM, NULL without one: why it cannot be read says check_arbiter(). */
+static struct rpl_conf *conf_of(const char *file, const char *vm)
+{
+	struct rpl_err err;
+
+	return vm && access(file, F_OK) == 0 ? rpl_conf_load(file, &err) : NULL;
+}
+
 static int look_xen(const struct xen_call *call)
 {
 	struct rpl_err err = { 0 };
 	json_t *peer = call->peer ? doctor_xen_peer(call->peer, &err) : NULL;
-	struct rpl_conf *conf = call->vm && access(call->file, F_OK) == 0 ? rpl_conf_load(call->file, &err) : NULL;
+	struct rpl_conf *conf;
 	int status;
 
 	if (call->peer && !peer)
-		status = rpl_cli_fail("doctor", RPL_EXIT_USAGE, "%s", err.msg);
-	else
-		status = look_xen_with(call, conf, conf ? rpl_conf_vm(conf, call->vm) : NULL, peer);
+		return rpl_cli_fail("doctor", RPL_EXIT_USAGE, "%s", err.msg);
+	conf = conf_of(call->file, call->vm);
+	status = look_xen_with(call, conf, conf ? rpl_conf_vm(conf, call->vm) : NULL, peer);
 	json_decref(peer);
 	rpl_conf_free(conf);
 	return status;
@@ -229,13 +237,17 @@ static int look_xen(const struct xen_call *call)
 /* Whoever gives no monitor on a Xen host means a domain. */
 static bool means_xen(const struct rpl_doctor_conf *d, const char *file, const char *vm)
 {
-	struct rpl_err err; /* said when it is read for its own sake */
-	struct rpl_conf *conf = vm && access(file, F_OK) == 0 ? rpl_conf_load(file, &err) : NULL;
-	const struct rpl_conf_vm *v = conf ? rpl_conf_vm(conf, vm) : NULL;
-	bool xen = v ? strcmp(v->backend, "xen") == 0 : doctor_xen_here();
+	struct rpl_conf *conf;
+	const struct rpl_conf_vm *v;
+	bool xen;
 
+	if (d->qmp_path || d->standby_path)
+		return false;
+	conf = conf_of(file, vm);
+	v = conf ? rpl_conf_vm(conf, vm) : NULL;
+	xen = v ? strcmp(v->backend, "xen") == 0 : doctor_xen_here();
 	rpl_conf_free(conf);
-	return !d->qmp_path && !d->standby_path && xen;
+	return xen;
 }
 
 /* ---- the call */
