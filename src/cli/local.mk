@@ -22,13 +22,15 @@ if XEN
 # Sending, against a stand-in for Xen's libraries that fails where it is told to.
 check_PROGRAMS += tests/unit/xen_send
 TESTS += tests/unit/xen_send
-tests_unit_xen_send_SOURCES = tests/unit/xen_send.c tests/unit/xen_fake.h tests/unit/xen_fake.c src/cli/xen_send.c
+tests_unit_xen_send_SOURCES = tests/unit/xen_send.c tests/unit/xen_fake.h tests/unit/xen_fake.c \
+	tests/unit/xen_stage.h tests/unit/xen_stage.c src/cli/xen_send.c
 tests_unit_xen_send_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
 tests_unit_xen_send_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
 tests_unit_xen_send_LDADD = src/guest/libxenstandby.la $(guest_test_libs) src/stream/libstream.la
 check_PROGRAMS += tests/unit/xen_doctor
 TESTS += tests/unit/xen_doctor
-tests_unit_xen_doctor_SOURCES = tests/unit/xen_doctor.c tests/unit/xen_fake.h tests/unit/xen_fake.c src/cli/doctor_xen.c src/cli/xen_send.c
+tests_unit_xen_doctor_SOURCES = tests/unit/xen_doctor.c tests/unit/xen_fake.h tests/unit/xen_fake.c \
+	tests/unit/xen_stage.h tests/unit/xen_stage.c src/cli/doctor_xen.c src/cli/xen_send.c
 tests_unit_xen_doctor_CFLAGS = $(tests_unit_xen_send_CFLAGS)
 tests_unit_xen_doctor_LDFLAGS = $(tests_unit_xen_send_LDFLAGS)
 tests_unit_xen_doctor_LDADD = $(tests_unit_xen_send_LDADD)

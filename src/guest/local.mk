@@ -117,6 +117,6 @@ tests_unit_xen_emulated_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS)
 tests_unit_xen_emulated_LDADD = src/base/libbase.la $(CMOCKA_LIBS) $(JANSSON_LIBS)
 check_PROGRAMS += tests/unit/xen_standby
 TESTS += tests/unit/xen_standby
-tests_unit_xen_standby_SOURCES = tests/unit/xen_standby.c tests/lib/stream_make.c
+tests_unit_xen_standby_SOURCES = tests/unit/xen_standby.c tests/unit/xen_stage.h tests/unit/xen_stage.c tests/lib/stream_make.c
 tests_unit_xen_standby_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_xen_standby_LDADD = $(guest_test_libs) src/stream/libstream.la

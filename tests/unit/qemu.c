@@ -16,6 +16,7 @@
 #include "../../src/guest/qmp_parse.h"
 
 #include <replicad/auto.h>
+#include <replicad/cur.h>
 #include <replicad/qemu.h>
 
 #define HIGH (UINT64_C(1) << (32 - RPL_PAGE_SHIFT))
@@ -524,45 +525,32 @@ struct state {
 	size_t len;
 };
 
-static void put(struct state *s, const void *p, size_t n)
+static void put_section(struct rpl_out *o, uint32_t id, const char *name, uint32_t instance, const void *fields, size_t n)
 {
-	assert_true(s->len + n <= sizeof(s->bytes));
-	memcpy(s->bytes + s->len, p, n);
-	s->len += n;
-}
-
-static void put32(struct state *s, uint32_t v)
-{
-	uint8_t be[4] = { (uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8), (uint8_t)v };
-
-	put(s, be, sizeof(be));
-}
-
-static void put_section(struct state *s, uint32_t id, const char *name, uint32_t instance, const void *fields, size_t n)
-{
-	uint8_t len = (uint8_t)strlen(name);
-
-	put(s, "\x04", 1);
-	put32(s, id);
-	put(s, &len, 1);
-	put(s, name, len);
-	put32(s, instance);
-	put32(s, 2);
-	put(s, fields, n);
-	put(s, "\x7e", 1);
-	put32(s, id);
+	rpl_out_u8(o, 0x04);
+	rpl_out_be32(o, id);
+	rpl_out_u8(o, (uint8_t)strlen(name));
+	rpl_out_bytes(o, name, strlen(name));
+	rpl_out_be32(o, instance);
+	rpl_out_be32(o, 2);
+	rpl_out_bytes(o, fields, n);
+	rpl_out_u8(o, 0x7e);
+	rpl_out_be32(o, id);
 }
 
 static struct state some_state(const char *more, const void *fields, size_t n)
 {
-	struct state s = { .len = 0 };
+	struct state s;
+	struct rpl_out o = rpl_out(s.bytes, sizeof(s.bytes));
 
-	put(&s, "QEVM\0\0\0\3", 8);
-	put_section(&s, 0, "timer", 0, fields, n);
-	put_section(&s, 4, "0000:00:1f.2/ich9_ahci", 0, fields, n);
+	rpl_out_bytes(&o, "QEVM\0\0\0\3", 8);
+	put_section(&o, 0, "timer", 0, fields, n);
+	put_section(&o, 4, "0000:00:1f.2/ich9_ahci", 0, fields, n);
 	if (more)
-		put_section(&s, 5, more, 1, "x", 1);
-	put(&s, "", 1);
+		put_section(&o, 5, more, 1, "x", 1);
+	rpl_out_u8(&o, 0);
+	assert_false(o.bad);
+	s.len = o.len;
 	return s;
 }
 

@@ -5,9 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -18,6 +16,7 @@
 #include "../../src/cli/doctor_xen.h"
 #include "../../src/cli/xen_send.h"
 #include "xen_fake.h"
+#include "xen_stage.h"
 
 #define CHECKS_MAX 16
 #define AVX2 (1u << 5)
@@ -213,27 +212,17 @@ static void test_peer(void **state)
 	xen_fake_end();
 }
 
-static void put_file(const char *name, const char *content, char path[64])
-{
-	FILE *f;
-
-	(void)snprintf(path, 64, "%s/%s", dir, name);
-	f = fopen(path, "we");
-	assert_non_null(f);
-	(void)fputs(content, f);
-	(void)fclose(f);
-}
-
 static void test_peer_file(void **state)
 {
 	struct rpl_err err = { 0 };
 	char path[64];
 
 	(void)state;
-	put_file("facts", "{\"v\": 1", path);
+	(void)snprintf(path, sizeof(path), "%s/facts", dir);
+	stage_file(path, "{\"v\": 1");
 	assert_null(doctor_xen_peer(path, &err));
 	assert_non_null(strstr(err.msg, "no JSON"));
-	put_file("facts", "{\"v\": 1}", path);
+	stage_file(path, "{\"v\": 1}");
 	assert_null(doctor_xen_peer(path, &err));
 	assert_non_null(strstr(err.msg, "without host"));
 	(void)unlink(path);
@@ -269,29 +258,15 @@ static void test_names(void **state)
 
 static int start(void **state)
 {
-	char path[64], *search;
-
 	(void)state;
-	assert_non_null(mkdtemp(dir));
-	put_file("xl", "#!/bin/sh\ncase $1 in\ninfo) printf 'host : x\\nfree_memory : 4096\\n' ;;\ndomid) echo 5 ;;\nesac\n", path);
-	(void)chmod(path, 0755);
-	assert_true(asprintf(&search, "%s:%s", dir, getenv("PATH")) > 0);
-	(void)setenv("PATH", search, 1);
-	free(search);
+	stage_xl(dir, "#!/bin/sh\ncase $1 in\ninfo) printf 'host : x\\nfree_memory : 4096\\n' ;;\ndomid) echo 5 ;;\nesac\n");
 	return 0;
 }
 
 static int finish(void **state)
 {
-	static const char *const names[] = { "xl", FAKE_NAME ".paused", FAKE_NAME ".suspend-port" };
-	char path[64];
-
 	(void)state;
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		(void)snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
-		(void)unlink(path);
-	}
-	return rmdir(dir);
+	return stage_xl_end(dir, FAKE_NAME);
 }
 
 int main(void)

@@ -18,6 +18,7 @@
 #include <ev.h>
 #include <jansson.h>
 
+#include <replicad/io.h>
 #include <replicad/stream.h>
 
 #include "../../src/guest/xen_impl.h"
@@ -48,16 +49,12 @@ static void say(const char *text)
 
 static size_t hear(char *buf, size_t size)
 {
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u;
-	struct iovec iov = { buf, size };
-	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf) };
-	ssize_t n = recvmsg(qemu.fd, &mh, MSG_CMSG_CLOEXEC);
+	size_t n_fds = 1;
+	int fd;
+	ssize_t n = rpl_recv_fds(qemu.fd, buf, size, &fd, &n_fds);
 
-	if (n > 0 && CMSG_FIRSTHDR(&mh))
-		memcpy(&qemu.set_fd, CMSG_DATA(CMSG_FIRSTHDR(&mh)), sizeof(int));
+	if (n > 0 && n_fds)
+		qemu.set_fd = fd;
 	return n > 0 ? (size_t)n : 0;
 }
 

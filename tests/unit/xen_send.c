@@ -21,15 +21,15 @@
 
 #include "../../src/cli/xen_send.h"
 #include "xen_fake.h"
+#include "xen_stage.h"
 
 #define PAGE 4096u
-#define DIR_TEMPLATE "/tmp/xen-send-XXXXXX"
 #define SLOTS (FAKE_PAGES + FAKE_SPECIALS)
 #define NONE UINT64_MAX
 #define SHUTDOWN_POWEROFF 0u
 #define SHUTDOWN_CRASH 3u
 
-static char dir[] = DIR_TEMPLATE;
+static char dir[] = "/tmp/xen-send-XXXXXX";
 
 static const char xl_script[] =
 	"#!/bin/sh\n"
@@ -221,6 +221,34 @@ static void check_sent(const struct sent *t)
 	assert_false(fake.logging);
 }
 
+/* ---- one guest, sent once */
+
+/* What it does the while. */
+static void begin(bool pv, void (*on_clean)(unsigned n), void (*on_suspend)(void))
+{
+	xen_fake_start(pv);
+	fake.on_clean = on_clean;
+	fake.on_suspend = on_suspend;
+}
+
+static void is_sent(void)
+{
+	struct sent t;
+
+	send_it(&t);
+	check_sent(&t);
+	xen_fake_end();
+}
+
+static void is_not_sent(int code, const char *text)
+{
+	struct sent t;
+
+	send_it(&t);
+	check_failed(&t, code, text);
+	xen_fake_end();
+}
+
 /* ---- both kinds, nothing goes wrong; the guest writes all the time */
 
 /* Less each time: there are as many rounds as there may be. */
@@ -251,9 +279,7 @@ static void test_sent(void **state)
 
 	(void)state;
 	for (int pv = 0; pv < 2; pv++) {
-		xen_fake_start(pv);
-		fake.on_clean = write_some;
-		fake.on_suspend = write_last;
+		begin(pv, write_some, write_last);
 		send_it(&t);
 		assert_int_equal(t.r, 0);
 		verify(t.fd);
@@ -276,9 +302,7 @@ static void fail_call(bool pv, unsigned i, const char *name)
 {
 	struct sent t;
 
-	xen_fake_start(pv);
-	fake.on_clean = write_some;
-	fake.on_suspend = write_last;
+	begin(pv, write_some, write_last);
 	fake.fail_at = i + 1;
 	send_it(&t);
 	if (t.r == 0) {
@@ -301,9 +325,7 @@ static void test_each_call_fails(void **state)
 
 	(void)state;
 	for (int pv = 0; pv < 2; pv++) {
-		xen_fake_start(pv);
-		fake.on_clean = write_some;
-		fake.on_suspend = write_last;
+		begin(pv, write_some, write_last);
 		send_it(&t);
 		check_sent(&t);
 		n = fake.calls;
@@ -351,16 +373,12 @@ static const struct {
 
 static void test_words(void **state)
 {
-	struct sent t;
-
 	(void)state;
 	for (size_t i = 0; i < sizeof(failing) / sizeof(failing[0]); i++) {
 		xen_fake_start(failing[i].pv);
 		fake.fail_name = failing[i].call;
 		fake.error = failing[i].error;
-		send_it(&t);
-		check_failed(&t, failing[i].code, failing[i].text);
-		xen_fake_end();
+		is_not_sent(failing[i].code, failing[i].text);
 	}
 }
 
@@ -385,20 +403,14 @@ static void test_suspend_refused(void **state)
 
 static void test_ends_instead(void **state)
 {
-	struct sent t;
-
 	(void)state;
 	xen_fake_start(false);
 	fake.reason = SHUTDOWN_POWEROFF;
-	send_it(&t);
-	check_failed(&t, -ESRCH, "powered off from inside");
+	is_not_sent(-ESRCH, "powered off from inside");
 	assert_int_equal(fake.resumes, 0);
-	xen_fake_end();
 	xen_fake_start(true);
 	fake.reason = SHUTDOWN_CRASH;
-	send_it(&t);
-	check_failed(&t, -ESRCH, "crashed");
-	xen_fake_end();
+	is_not_sent(-ESRCH, "crashed");
 }
 
 static void destroy_it(unsigned n)
@@ -410,21 +422,14 @@ static void destroy_it(unsigned n)
 
 static void test_vanishes(void **state)
 {
-	struct sent t;
-
 	(void)state;
 	for (int pv = 0; pv < 2; pv++) {
-		xen_fake_start(pv);
-		fake.on_clean = destroy_it;
-		send_it(&t);
-		check_failed(&t, -ESRCH, "was destroyed");
-		xen_fake_end();
+		begin(pv, destroy_it, NULL);
+		is_not_sent(-ESRCH, "was destroyed");
 	}
 	xen_fake_start(false);
 	fake.gone = true;
-	send_it(&t);
-	check_failed(&t, -ESRCH, "domain 5");
-	xen_fake_end();
+	is_not_sent(-ESRCH, "domain 5");
 }
 
 /* ---- memory that changes */
@@ -444,14 +449,9 @@ static void change_types(unsigned n)
 
 static void test_types_change(void **state)
 {
-	struct sent t;
-
 	(void)state;
-	xen_fake_start(true);
-	fake.on_clean = change_types;
-	send_it(&t);
-	check_sent(&t);
-	xen_fake_end();
+	begin(true, change_types, NULL);
+	is_sent();
 }
 
 static void balloon(unsigned n)
@@ -468,14 +468,9 @@ static void balloon(unsigned n)
 
 static void test_balloons(void **state)
 {
-	struct sent t;
-
 	(void)state;
-	xen_fake_start(true);
-	fake.on_clean = balloon;
-	send_it(&t);
-	check_sent(&t);
-	xen_fake_end();
+	begin(true, balloon, NULL);
+	is_sent();
 }
 
 /* B5: a page table that points at a frame that is not the guest's cannot be sent; later it can. */
@@ -513,25 +508,13 @@ static void foreign_once(unsigned n)
 
 static void test_deferred(void **state)
 {
-	struct sent t;
-
 	(void)state;
-	xen_fake_start(true);
-	fake.on_clean = foreign_then_not;
-	send_it(&t);
-	check_sent(&t);
-	xen_fake_end();
-	xen_fake_start(true);
-	fake.on_clean = foreign_once;
-	fake.on_suspend = foreign_that_mends_itself;
-	send_it(&t);
-	check_sent(&t);
-	xen_fake_end();
-	xen_fake_start(true);
-	fake.on_clean = foreign_from_now_on;
-	send_it(&t);
-	check_failed(&t, -EFAULT, "entry 0 of this page table maps a machine frame that is not the guest's");
-	xen_fake_end();
+	begin(true, foreign_then_not, NULL);
+	is_sent();
+	begin(true, foreign_once, foreign_that_mends_itself);
+	is_sent();
+	begin(true, foreign_from_now_on, NULL);
+	is_not_sent(-EFAULT, "entry 0 of this page table maps a machine frame that is not the guest's");
 }
 
 /* B16: a page that cannot be mapped while the guest runs; in the pause it can, or not. */
@@ -542,21 +525,14 @@ static void mend_map(void)
 
 static void test_map_fails(void **state)
 {
-	struct sent t;
-
 	(void)state;
 	for (int pv = 0; pv < 2; pv++) {
+		begin(pv, NULL, mend_map);
+		fake.bad_map = 700;
+		is_sent();
 		xen_fake_start(pv);
 		fake.bad_map = 700;
-		fake.on_suspend = mend_map;
-		send_it(&t);
-		check_sent(&t);
-		xen_fake_end();
-		xen_fake_start(pv);
-		fake.bad_map = 700;
-		send_it(&t);
-		check_failed(&t, -EFAULT, "frame 0x2bc of type 0x0: Invalid argument");
-		xen_fake_end();
+		is_not_sent(-EFAULT, "frame 0x2bc of type 0x0: Invalid argument");
 	}
 }
 
@@ -582,34 +558,19 @@ static void grow_list(void)
 
 static void test_p2m(void **state)
 {
-	struct sent t;
-
 	(void)state;
-	xen_fake_start(true); /* found again, at the same place */
-	fake.on_clean = move_list;
-	send_it(&t);
-	check_sent(&t);
-	xen_fake_end();
-	xen_fake_start(true);
-	fake.on_suspend = change_list;
-	send_it(&t);
-	check_failed(&t, -EAGAIN, "in the middle of a change of its p2m list");
-	xen_fake_end();
-	xen_fake_start(true); /* what it says is not there */
-	fake.on_suspend = grow_list;
-	send_it(&t);
-	check_failed(&t, -EINVAL, "p2m: leaf 2");
-	xen_fake_end();
+	begin(true, move_list, NULL); /* found again, at the same place */
+	is_sent();
+	begin(true, NULL, change_list);
+	is_not_sent(-EAGAIN, "in the middle of a change of its p2m list");
+	begin(true, NULL, grow_list); /* what it says is not there */
+	is_not_sent(-EINVAL, "p2m: leaf 2");
 	xen_fake_start(true);
 	xen_fake_p2m_count(0);
-	send_it(&t);
-	check_failed(&t, -E2BIG, "0 entries");
-	xen_fake_end();
+	is_not_sent(-E2BIG, "0 entries");
 	xen_fake_start(true);
 	fake.no_shadow = true;
-	send_it(&t);
-	check_failed(&t, -ENOTSUP, "CONFIG_SHADOW_PAGING");
-	xen_fake_end();
+	is_not_sent(-ENOTSUP, "CONFIG_SHADOW_PAGING");
 }
 
 /* ---- stopped from outside */
@@ -623,15 +584,10 @@ static void interrupt_it(unsigned n)
 
 static void test_signal(void **state)
 {
-	struct sent t;
-
 	(void)state;
 	for (int pv = 0; pv < 2; pv++) {
-		xen_fake_start(pv);
-		fake.on_clean = interrupt_it;
-		send_it(&t);
-		check_failed(&t, -EINTR, "stopped by signal 15");
-		xen_fake_end();
+		begin(pv, interrupt_it, NULL);
+		is_not_sent(-EINTR, "stopped by signal 15");
 	}
 }
 
@@ -705,8 +661,6 @@ static void test_one_at_a_time(void **state)
 	const struct xen_send_policy p = policy();
 	struct rpl_err err = { 0 };
 	struct xen_send *s;
-	struct sent t;
-
 	(void)state;
 	xen_fake_start(false);
 	s = xen_send_open(FAKE_NAME, &p, &err);
@@ -714,9 +668,7 @@ static void test_one_at_a_time(void **state)
 	assert_null(xen_send_open(FAKE_NAME, &p, &err));
 	assert_non_null(strstr(err.msg, "protected, saved or migrated by replicad already"));
 	xen_send_free(s);
-	send_it(&t);
-	check_sent(&t);
-	xen_fake_end();
+	is_sent();
 }
 
 static void test_found_suspended(void **state)
@@ -751,42 +703,18 @@ static void test_found_suspended(void **state)
 	xen_fake_end();
 }
 
-static void put_xl(void)
-{
-	char path[sizeof(dir) + 8], *search;
-	FILE *f;
-
-	assert_non_null(mkdtemp(dir));
-	(void)snprintf(path, sizeof(path), "%s/xl", dir);
-	f = fopen(path, "we");
-	assert_non_null(f);
-	(void)fputs(xl_script, f);
-	(void)fclose(f);
-	(void)chmod(path, 0755);
-	assert_true(asprintf(&search, "%s:%s", dir, getenv("PATH")) > 0);
-	(void)setenv("PATH", search, 1);
-	free(search);
-}
-
 static int start(void **state)
 {
 	(void)state;
 	(void)signal(SIGPIPE, SIG_IGN);
-	put_xl();
+	stage_xl(dir, xl_script);
 	return 0;
 }
 
 static int finish(void **state)
 {
-	static const char *const names[] = { "xl", FAKE_NAME ".paused", FAKE_NAME ".suspend-port" };
-	char path[sizeof(dir) + 32];
-
 	(void)state;
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		(void)snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
-		(void)unlink(path);
-	}
-	return rmdir(dir);
+	return stage_xl_end(dir, FAKE_NAME);
 }
 
 int main(void)

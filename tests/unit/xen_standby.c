@@ -26,14 +26,13 @@
 #include "../../src/guest/xen_helper.h"
 #include "../../src/guest/xen_standby.h"
 #include "../lib/stream_make.h"
+#include "xen_stage.h"
 
 #define BLOB_MAX (8u << 20)
 
 /* ---- a backend that is nothing but a standby */
 
-static struct {
-	unsigned activated;
-} seen_domain;
+static unsigned activations;
 
 static int init(struct rpl_guest *g, struct rpl_err *err)
 {
@@ -58,7 +57,7 @@ static int memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, si
 
 static void activated(struct rpl_guest *g, int r, const struct rpl_err *err)
 {
-	seen_domain.activated++;
+	activations++;
 	rpl_guest_op_done(g, r, err);
 }
 
@@ -84,7 +83,7 @@ const struct rpl_guest_ops rpl_guest_xen = { .name = "xen", .init = init, .stand
 
 /* ---- the stage */
 
-static char dir[64], domains[80], conf[100], helper[512];
+static char dir[] = "/tmp/xen-standby-XXXXXX", domains[80], conf[100], helper[512];
 
 static const char conf_text[] = "name = \"web1\"\nuuid = \"7c3a7a3e-0000-4000-8000-000000000001\"\n";
 static const char create_json[] =
@@ -94,31 +93,21 @@ static const char create_json[] =
 static const char primary_text[] = "backend=xen\ndomain=pvh\nlayout=0x10+0x30,0x100+0x8\nmac.0=00:16:3e:00:00:01\n"
 				   "mac.1=00:16:3e:00:00:02\nvcpus=2\nxen=4.17";
 
-static void put_file(const char *path, const char *text)
-{
-	FILE *f = fopen(path, "w");
-
-	assert_non_null(f);
-	assert_true(fputs(text, f) >= 0);
-	assert_int_equal(fclose(f), 0);
-}
-
 static void put_create(const char *json)
 {
 	char path[120];
 
 	(void)snprintf(path, sizeof(path), "%s/create.json", domains);
-	put_file(path, json);
+	stage_file(path, json);
 }
 
 static int stage_up(void **state)
 {
 	const char *src = getenv("top_srcdir"), *build = getenv("top_builddir");
-	char to[100], from[512], path[1024];
+	char to[100], from[512];
 
 	(void)state;
-	(void)snprintf(dir, sizeof(dir), "/tmp/xen-standby-XXXXXX");
-	assert_non_null(mkdtemp(dir));
+	stage_dir(dir);
 	(void)snprintf(domains, sizeof(domains), "%s/domains", dir);
 	(void)snprintf(conf, sizeof(conf), "%s/web1", dir);
 	(void)snprintf(to, sizeof(to), "%s/xl", dir);
@@ -126,10 +115,8 @@ static int stage_up(void **state)
 	(void)snprintf(helper, sizeof(helper), "%s/replicad-xen-restore", build ? build : ".");
 	assert_int_equal(mkdir(domains, 0700), 0);
 	assert_int_equal(symlink(from, to), 0);
-	(void)snprintf(path, sizeof(path), "%s:%s", dir, getenv("PATH"));
-	(void)setenv("PATH", path, 1);
 	(void)setenv("FAKE_XL", domains, 1);
-	put_file(conf, conf_text);
+	stage_file(conf, conf_text);
 	put_create(create_json);
 	return 0;
 }
@@ -195,24 +182,36 @@ static int wait_done(struct seen *s)
 	return s->r;
 }
 
+/* What has begun succeeds. */
+static void ends_well(struct seen *s)
+{
+	if (wait_done(s) < 0)
+		fail_msg("%s", s->err.msg);
+}
+
+/* It fails, for this reason. */
+static void ends_failed(struct seen *s, const char *text)
+{
+	assert_int_not_equal(wait_done(s), 0);
+	if (!strstr(s->err.msg, text))
+		fail_msg("'%s' expected, not: %s", text, s->err.msg);
+	rpl_guest_free(s->g);
+}
+
 static void refused(const char *text)
 {
 	struct seen s;
 
 	make(&s);
 	rpl_guest_standby(s.g);
-	assert_int_not_equal(wait_done(&s), 0);
-	if (!strstr(s.err.msg, text))
-		fail_msg("'%s' expected, not: %s", text, s.err.msg);
-	rpl_guest_free(s.g);
+	ends_failed(&s, text);
 }
 
 static void started(struct seen *s)
 {
 	make(s);
 	rpl_guest_standby(s->g);
-	if (wait_done(s) < 0)
-		fail_msg("%s", s->err.msg);
+	ends_well(s);
 }
 
 /* ---- before a primary may rely on it */
@@ -220,9 +219,9 @@ static void started(struct seen *s)
 static void test_refusals(void **state)
 {
 	(void)state;
-	put_file(conf, "name = \"web1\"\n");
+	stage_file(conf, "name = \"web1\"\n");
 	refused("no uuid=");
-	put_file(conf, conf_text);
+	stage_file(conf, conf_text);
 	(void)setenv("FAKE_XL_FAIL", "create", 1);
 	refused("told to fail: create");
 	(void)unsetenv("FAKE_XL_FAIL");
@@ -250,7 +249,7 @@ static void test_name_in_use(void **state)
 
 	(void)state;
 	(void)snprintf(path, sizeof(path), "%s/domain.7", domains);
-	put_file(path, "{\"name\": \"web1\", \"paused\": false}");
+	stage_file(path, "{\"name\": \"web1\", \"paused\": false}");
 	refused("a domain called web1 (7) is on this host");
 	assert_int_equal(unlink(path), 0);
 }
@@ -415,6 +414,16 @@ static void check_stream(const char *path, const struct rpl_ram_layout *l)
 	assert_int_equal(at, 0x38 - 2);
 }
 
+/* The standby ends; the domain lives on. */
+static void leave_domain(struct seen *s)
+{
+	char path[120];
+
+	rpl_guest_free(s->g);
+	(void)snprintf(path, sizeof(path), "%s/domain.1", domains);
+	assert_int_equal(unlink(path), 0);
+}
+
 static void test_activate(void **state)
 {
 	RPL_AUTO_FD int fd = -1;
@@ -428,14 +437,11 @@ static void test_activate(void **state)
 	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
 	fill_replica(s.g);
 	rpl_guest_activate(s.g, fd, (size_t)len);
-	if (wait_done(&s) < 0)
-		fail_msg("%s", s.err.msg);
-	assert_int_equal(seen_domain.activated, 1);
+	ends_well(&s);
+	assert_int_equal(activations, 1);
 	(void)snprintf(path, sizeof(path), "%s/stream.1", domains);
 	check_stream(path, &rpl_guest_info(s.g)->layout);
-	rpl_guest_free(s.g);
-	(void)snprintf(path, sizeof(path), "%s/domain.1", domains); /* it lives on */
-	assert_int_equal(unlink(path), 0);
+	leave_domain(&s);
 }
 
 static void fails(int fd, size_t len, bool fitted, const char *text)
@@ -449,10 +455,7 @@ static void fails(int fd, size_t len, bool fitted, const char *text)
 		fill_replica(s.g);
 	}
 	rpl_guest_activate(s.g, fd, len);
-	assert_int_not_equal(wait_done(&s), 0);
-	if (!strstr(s.err.msg, text))
-		fail_msg("'%s' expected, not: %s", text, s.err.msg);
-	rpl_guest_free(s.g);
+	ends_failed(&s, text);
 }
 
 static void test_activation_fails(void **state)
@@ -506,7 +509,7 @@ static void test_domain(void **state)
 {
 	RPL_AUTO_FREE char *told = NULL, *given = NULL;
 	RPL_AUTO_FD int fd = -1;
-	unsigned before = seen_domain.activated;
+	unsigned before = activations;
 	int len = make_state(&fd, false);
 	struct rpl_memory_desc desc;
 	struct rpl_err err = { 0 };
@@ -528,22 +531,26 @@ static void test_domain(void **state)
 	assert_int_equal(n, sizeof(desc.layout));
 	assert_memory_equal(told, &desc.layout, n);
 	rpl_guest_activate(s.g, fd, (size_t)len);
-	if (wait_done(&s) < 0)
-		fail_msg("%s", s.err.msg);
-	assert_int_equal(seen_domain.activated, before + 1);
+	ends_well(&s);
+	assert_int_equal(activations, before + 1);
 	(void)snprintf(path, sizeof(path), "%s/state", domains);
 	assert_int_equal(rpl_read_file(path, BLOB_MAX, &given, &n, &err), 0);
 	assert_int_equal(n, len);
-	rpl_guest_free(s.g);
-	(void)snprintf(path, sizeof(path), "%s/domain.1", domains);
-	assert_int_equal(unlink(path), 0);
+	leave_domain(&s);
 	replica = NULL;
+}
+
+static void holds_memfd(void)
+{
+	struct seen s;
+
+	started(&s);
+	assert_string_equal(rpl_guest_info(s.g)->replica, "memfd");
+	rpl_guest_free(s.g);
 }
 
 static void test_domain_not_possible(void **state)
 {
-	struct seen s;
-
 	(void)state;
 	if (no_helper())
 		skip();
@@ -551,14 +558,10 @@ static void test_domain_not_possible(void **state)
 	replica = "domain";
 	refused("the replica cannot be a domain: " XEN_HELPER_PROGRAM ": told to refuse");
 	replica = "auto";
-	started(&s);
-	assert_string_equal(rpl_guest_info(s.g)->replica, "memfd");
-	rpl_guest_free(s.g);
+	holds_memfd();
 	(void)unsetenv("FAKE_XL_HELPER");
 	(void)setenv("FAKE_XL_FAIL", "restore", 1);
-	started(&s);
-	assert_string_equal(rpl_guest_info(s.g)->replica, "memfd");
-	rpl_guest_free(s.g);
+	holds_memfd();
 	replica = "domain";
 	refused("told to fail: restore");
 	(void)unsetenv("FAKE_XL_FAIL");

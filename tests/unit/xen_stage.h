@@ -1,0 +1,16 @@
+/* xen_stage.h - what tests of that which calls xl put up: a directory of their own, with what is to be found as xl
+ *
+ * What cannot be done fails the test.
+ */
+#ifndef XEN_STAGE_H
+#define XEN_STAGE_H
+
+void stage_file(const char *path, const char *text);
+/* Makes it of this mkdtemp() template; the first in $PATH from now on. */
+void stage_dir(char *dir);
+/* The same, with this script as xl. */
+void stage_xl(char *dir, const char *script);
+/* Removes what stage_xl() made, and the notes that sending this domain leaves there. -1: there is more. */
+int stage_xl_end(const char *dir, const char *domain);
+
+#endif
