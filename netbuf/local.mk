@@ -11,12 +11,12 @@ else
 netbuf_libnetbuf_la_SOURCES += netbuf/plug_standin.c
 endif
 netbuf_librelay_la_SOURCES = netbuf/hold.c netbuf/hold.h netbuf/relayd_io.c netbuf/relayd_tap.c netbuf/relayd_ctl.c \
-	netbuf/relayd_confine.c 	netbuf/relayd.h
+	netbuf/relayd_confine.c netbuf/relayd.h
 
 pkglibexec_PROGRAMS += replicad-relay
 replicad_relay_SOURCES = netbuf/relayd.c
 replicad_relay_LDFLAGS = $(RPL_PIE_LDFLAGS)
-replicad_relay_LDADD = netbuf/librelay.la netbuf/libnetbuf.la src/base/libbase.la $(EV_LIBS) $(CAPNG_LIBS) $(SECCOMP_LIBS)
+replicad_relay_LDADD = netbuf/librelay.la netbuf/libnetbuf.la src/base/libcalls.la src/base/libbase.la $(EV_LIBS) $(CAPNG_LIBS)
 
 check_PROGRAMS += tests/unit/netbuf_relay
 TESTS += tests/unit/netbuf_relay
@@ -70,7 +70,7 @@ endif
 
 check_PROGRAMS += tests/unit/relay_confine
 TESTS += tests/unit/relay_confine
-tests_unit_relay_confine_SOURCES = tests/unit/relay_confine.c
+tests_unit_relay_confine_SOURCES = tests/unit/relay_confine.c tests/lib/attempt.c tests/lib/attempt.h
 tests_unit_relay_confine_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_relay_confine_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
-tests_unit_relay_confine_LDADD = netbuf/librelay.la src/base/libbase.la $(CMOCKA_LIBS) $(CAPNG_LIBS) $(SECCOMP_LIBS)
+tests_unit_relay_confine_LDADD = netbuf/librelay.la src/base/libcalls.la src/base/libbase.la $(CMOCKA_LIBS) $(CAPNG_LIBS)

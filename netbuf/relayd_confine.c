@@ -1,22 +1,21 @@
 /* What a relay that is taken over could still do: read and write the frames it carries anyway, and connect to unix sockets.
  *
- * The filter is an allow-list, as the mover's (src/engine/sandbox.c), and refuses with EPERM. A relay goes on needing
- * some calls that take a path: it connects to QEMU's sockets again whenever QEMU is there anew (socket, connect, stat),
- * notes that it holds (open to write, unlink) and removes its sockets at its end. Nothing can be opened to be read.
+ * The filter is an allow-list, as the mover's (src/engine/sandbox.c). A relay goes on needing some calls that take a path: it
+ * connects to QEMU's sockets again whenever QEMU is there anew (socket, connect, stat), notes that it holds (open to write,
+ * unlink) and removes its sockets at its end. Nothing can be opened to be read.
  */
 #include "relayd.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cap-ng.h>
-#include <seccomp.h>
 
 #include <replicad/auto.h>
+#include <replicad/calls.h>
 
 static const int allowed[] = {
 	/* frames and requests */
@@ -38,32 +37,12 @@ static const int allowed[] = {
 
 static int allow_with_arguments(scmp_filter_ctx f)
 {
-	scmp_datum_t self = (scmp_datum_t)getpid(), made = O_WRONLY | O_CREAT | O_CLOEXEC;
+	scmp_datum_t made = O_WRONLY | O_CREAT | O_CLOEXEC;
 	int r = 0;
 
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1, SCMP_A2(SCMP_CMP_EQ, made)); /* the note that we hold */
-	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	/* abort() */
-	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_EQ, self));
 	return r ? -EINVAL : 0;
-}
-
-static int filter_calls(struct rpl_err *err)
-{
-	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-	int r = f ? 0 : -ENOMEM;
-
-	for (size_t i = 0; i < RPL_ARRAY_LEN(allowed) && r == 0; i++)
-		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i], 0);
-	if (r == 0)
-		r = allow_with_arguments(f);
-	if (r == 0)
-		r = seccomp_load(f);
-	if (f)
-		seccomp_release(f);
-	return r < 0 ? rpl_fail_errno(err, -r, "relay: load the system call filter") : 0;
 }
 
 int rpl_relay_confine(struct rpl_err *err)
@@ -76,5 +55,5 @@ int rpl_relay_confine(struct rpl_err *err)
 		    capng_apply(CAPNG_SELECT_BOTH) < 0)
 			return rpl_fail(err, -EPERM, "relay: drop capabilities");
 	}
-	return filter_calls(err);
+	return rpl_allow_calls(allowed, RPL_ARRAY_LEN(allowed), allow_with_arguments, "relay", err);
 }

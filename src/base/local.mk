@@ -2,6 +2,11 @@ noinst_LTLIBRARIES += src/base/libbase.la
 src_base_libbase_la_SOURCES = src/base/err.c src/base/log.c src/base/clock.c src/base/uuid.c \
 	src/base/bitmap.c src/base/stats.c src/base/io.c src/base/fault.c \
 	src/base/trace.c src/base/process.c
+# For those that confine themselves.
+noinst_LTLIBRARIES += src/base/libcalls.la
+src_base_libcalls_la_SOURCES = src/base/calls.c include/replicad/calls.h
+src_base_libcalls_la_CFLAGS = $(AM_CFLAGS) $(SECCOMP_CFLAGS)
+src_base_libcalls_la_LIBADD = $(SECCOMP_LIBS)
 noinst_HEADERS += include/replicad/err.h include/replicad/log.h include/replicad/auto.h include/replicad/clock.h \
 	include/replicad/uuid.h include/replicad/cur.h include/replicad/bitmap.h include/replicad/stats.h \
 	include/replicad/io.h include/replicad/hex.h include/replicad/fault.h include/replicad/trace.h \

@@ -13,7 +13,7 @@ pkglibexec_PROGRAMS += replicad-mover
 replicad_mover_SOURCES = src/engine/main.c
 replicad_mover_LDFLAGS = $(AM_LDFLAGS) $(RPL_PIE_LDFLAGS)
 replicad_mover_LDADD = src/engine/libengine.la src/engine/libmovermsg.la src/replica/libreplica.la src/stream/libstream.la \
-	src/guest/libmemory.la src/link/liblink.la src/base/libbase.la $(SECCOMP_LIBS) $(CAPNG_LIBS) $(EV_LIBS)
+	src/guest/libmemory.la src/link/liblink.la src/base/libcalls.la src/base/libbase.la $(CAPNG_LIBS) $(EV_LIBS)
 
 # Two real movers, scripted keepers, a simulated guest's memory.
 noinst_HEADERS += tests/lib/mover_rig.h
@@ -57,10 +57,10 @@ tests_unit_apply_LDADD = src/engine/libengine.la src/replica/libreplica.la src/s
 
 check_PROGRAMS += tests/unit/sandbox tests/unit/arena
 TESTS += tests/unit/sandbox tests/unit/arena
-tests_unit_sandbox_SOURCES = tests/unit/sandbox.c
+tests_unit_sandbox_SOURCES = tests/unit/sandbox.c tests/lib/attempt.c tests/lib/attempt.h
 tests_unit_sandbox_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_sandbox_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
-tests_unit_sandbox_LDADD = src/engine/libengine.la src/base/libbase.la $(SECCOMP_LIBS) $(CAPNG_LIBS) $(CMOCKA_LIBS)
+tests_unit_sandbox_LDADD = src/engine/libengine.la src/base/libcalls.la src/base/libbase.la $(CAPNG_LIBS) $(CMOCKA_LIBS)
 tests_unit_arena_SOURCES = tests/unit/arena.c
 tests_unit_arena_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_arena_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)

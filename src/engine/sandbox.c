@@ -1,6 +1,5 @@
 /* Order matters: the empty root, ids and capabilities need privilege to be changed, the system call filter comes last
- * because it would forbid the rest. A refused call fails with EPERM instead of killing, so that a library that merely
- * looks for its configuration file goes on without.
+ * because it would forbid the rest.
  *
  * Paths are taken away three times, so that a hole in one is not a way out: the root is a directory that does not exist
  * any more (with privilege), Landlock denies whatever it knows (where the kernel has it), and the filter knows no call
@@ -13,16 +12,15 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cap-ng.h>
-#include <seccomp.h>
 
 #include <replicad/auto.h>
+#include <replicad/calls.h>
 
 /* PAGEMAP_SCAN of <linux/fs.h>, which older headers lack. */
 #define IOCTL_PAGEMAP_SCAN 0xc0606610u
@@ -73,30 +71,11 @@ static int allow_with_arguments(scmp_filter_ctx f)
 	scmp_datum_t self = (scmp_datum_t)getpid();
 	int r = 0;
 
-	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, IOCTL_PAGEMAP_SCAN));
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1, SCMP_A1(SCMP_CMP_EQ, IOCTL_PRIVCMD_MAP));
-	/* abort(), and the fault points */
+	/* the fault points */
 	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(kill), 1, SCMP_A0(SCMP_CMP_EQ, self));
-	r |= seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, SCMP_A0(SCMP_CMP_EQ, self));
 	return r ? -EINVAL : 0;
-}
-
-static int filter_calls(struct rpl_err *err)
-{
-	scmp_filter_ctx f = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-	int r = f ? 0 : -ENOMEM;
-
-	for (size_t i = 0; i < RPL_ARRAY_LEN(allowed) && r == 0; i++)
-		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, allowed[i], 0);
-	if (r == 0)
-		r = allow_with_arguments(f);
-	if (r == 0)
-		r = seccomp_load(f);
-	if (f)
-		seccomp_release(f);
-	return r < 0 ? rpl_fail_errno(err, -r, "sandbox: load the system call filter") : 0;
 }
 
 static int drop_identity(uint32_t uid, uint32_t gid, struct rpl_err *err)
@@ -180,5 +159,5 @@ int sandbox_enter(uint32_t uid, uint32_t gid, struct rpl_err *err)
 	/* A change of user forgets what the keeper asked for when it started us. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
 		return rpl_fail_errno(err, errno, "sandbox: be no one's to look into");
-	return filter_calls(err);
+	return rpl_allow_calls(allowed, RPL_ARRAY_LEN(allowed), allow_with_arguments, "sandbox", err);
 }
