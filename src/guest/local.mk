@@ -27,10 +27,10 @@ replicad_attach_LDFLAGS = $(RPL_PIE_LDFLAGS)
 
 # a real QEMU under checkpoints: run by the scripts tests/flow/guest-*, and the benchmark
 check_PROGRAMS += tests/flow/guest/run
-tests_flow_guest_run_SOURCES = tests/flow/guest/run.c tests/flow/guest/payload.h
+tests_flow_guest_run_SOURCES = tests/flow/guest/run.c tests/flow/guest/payload.h tests/lib/run_for.h
 tests_flow_guest_run_LDADD = src/guest/libguest.la src/guest/libmemory.la disk/libdisk.la src/base/libbase.la $(EV_LIBS)
 check_PROGRAMS += tests/flow/guest/life
-tests_flow_guest_life_SOURCES = tests/flow/guest/life.c tests/flow/guest/payload.h
+tests_flow_guest_life_SOURCES = tests/flow/guest/life.c tests/flow/guest/payload.h tests/lib/run_for.h
 tests_flow_guest_life_LDADD = $(tests_flow_guest_run_LDADD)
 EXTRA_DIST += tests/flow/guest/payload.c tests/flow/guest/payload.ld
 
@@ -41,7 +41,7 @@ TESTS += tests/unit/qemu tests/unit/guest tests/unit/memory
 tests_unit_qemu_SOURCES = tests/unit/qemu.c
 tests_unit_qemu_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS)
 tests_unit_qemu_LDADD = $(guest_test_libs)
-tests_unit_guest_SOURCES = tests/unit/guest.c
+tests_unit_guest_SOURCES = tests/unit/guest.c tests/lib/run_for.h
 tests_unit_guest_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS)
 tests_unit_guest_LDADD = $(guest_test_libs)
 tests_unit_memory_SOURCES = tests/unit/memory.c

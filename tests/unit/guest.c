@@ -26,6 +26,7 @@
 #include "../../src/guest/sim.h"
 #include "../../src/guest/uapi_pagemap.h"
 #include "../../src/guest/uffd.h"
+#include "../lib/run_for.h"
 
 struct seen {
 	struct rpl_guest *g;
@@ -74,24 +75,6 @@ static void make(struct seen *s, const struct rpl_guest_conf *conf)
 	s->g = rpl_guest_new(conf, EV_DEFAULT, on_done, on_event, s, &err);
 	if (!s->g)
 		fail_msg("%s", err.msg);
-}
-
-static void on_alarm(struct ev_loop *loop, ev_timer *w, int revents)
-{
-	(void)w;
-	(void)revents;
-	ev_break(loop, EVBREAK_ALL);
-}
-
-static void run_for_ms(unsigned ms)
-{
-	ev_timer t;
-
-	ev_now_update(EV_DEFAULT);
-	ev_timer_init(&t, on_alarm, ms / 1000., 0.);
-	ev_timer_start(EV_DEFAULT, &t);
-	ev_run(EV_DEFAULT, 0);
-	ev_timer_stop(EV_DEFAULT, &t);
 }
 
 /* ---- sim: checkpoints from one to the other, then a takeover */
@@ -371,7 +354,7 @@ static void attach_to(const char *text, bool hang_up, int want, const char *word
 	assert_int_equal(wait_done(&s), want);
 	if (!strstr(s.err.msg, word))
 		fail_msg("'%s' does not say '%s'", s.err.msg, word);
-	run_for_ms(20);
+	run_for(20);
 	assert_int_equal(s.done, 1);
 	assert_int_equal(s.events, 0);
 	rpl_guest_free(s.g);
@@ -423,9 +406,9 @@ static void a_handle_may_be_freed_in_the_middle(void **state)
 	make(&s, &conf);
 	rpl_guest_attach(s.g);
 	say(&p, GREETING);
-	run_for_ms(10);
+	run_for(10);
 	rpl_guest_free(s.g);
-	run_for_ms(10);
+	run_for(10);
 	assert_int_equal(s.done, 0);
 	close_peer(&p);
 }

@@ -30,6 +30,7 @@
 #include <replicad/log.h>
 
 #include "../../../src/guest/uffd.h"
+#include "../../lib/run_for.h"
 #include "payload.h"
 
 #define UUID "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -88,24 +89,6 @@ static void on_event(void *arg, enum rpl_guest_event event, const char *msg)
 
 	(void)printf("  event %s: %s\n", rpl_guest_event_name(event), msg);
 	s->events[event]++;
-}
-
-static void on_alarm(struct ev_loop *loop, ev_timer *w, int revents)
-{
-	(void)w;
-	(void)revents;
-	ev_break(loop, EVBREAK_ALL);
-}
-
-static void run_for(unsigned ms)
-{
-	ev_timer t;
-
-	ev_now_update(EV_DEFAULT);
-	ev_timer_init(&t, on_alarm, ms / 1000., 0.);
-	ev_timer_start(EV_DEFAULT, &t);
-	ev_run(EV_DEFAULT, 0);
-	ev_timer_stop(EV_DEFAULT, &t);
 }
 
 static int op(struct side *s, void (*fn)(struct rpl_guest *))

@@ -32,6 +32,7 @@
 #include <replicad/log.h>
 #include <replicad/stats.h>
 
+#include "../../lib/run_for.h"
 #include "payload.h"
 
 #define BATCH 256
@@ -112,24 +113,6 @@ static uint64_t op(struct side *s, void (*fn)(struct rpl_guest *), const char *w
 	fn(s->g);
 	(void)finish(s, what);
 	return rpl_now_ns() - start;
-}
-
-static void on_alarm(struct ev_loop *loop, ev_timer *w, int revents)
-{
-	(void)revents;
-	(void)w;
-	ev_break(loop, EVBREAK_ALL);
-}
-
-static void run_for(unsigned ms)
-{
-	ev_timer t;
-
-	ev_now_update(EV_DEFAULT);
-	ev_timer_init(&t, on_alarm, ms / 1000., 0.);
-	ev_timer_start(EV_DEFAULT, &t);
-	ev_run(EV_DEFAULT, 0);
-	ev_timer_stop(EV_DEFAULT, &t);
 }
 
 /* ---- the two QEMUs */
