@@ -9,7 +9,7 @@
 #include <replicad/log.h>
 
 #define STATUS_TIMEOUT_MS 1000
-#define PROTECT_TIMEOUT_MS 15000   /* until the keeper has accepted; the rest is told by status and events */
+#define PROTECT_TIMEOUT_MS 45000   /* until the keeper has found the guest; the rest is told by status and events */
 #define UNPROTECT_TIMEOUT_MS 60000 /* until everything is let go; claims are bounded themselves */
 #define EVENTS_DEFAULT 100
 #define EVENTS_LIMIT 1024

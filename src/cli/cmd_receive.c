@@ -15,6 +15,8 @@
 
 #define STAGING_MIB 1024u /* address space; memory is used as checkpoints need it */
 #define STAGING_MIB_MAX (1u << 20)
+#define SILENCE_S 120u /* twice what our own sender waits for one that takes nothing */
+#define SILENCE_S_MAX 86400u
 
 static void usage(void)
 {
@@ -25,10 +27,11 @@ static void usage(void)
 		     "  -p, --paused       leave the domain paused\n"
 		     "  -e, --no-monitor   leave no xl behind that carries out on_poweroff, on_reboot and on_crash\n"
 		     "  -S, --staging MIB  room for one checkpoint (%u)\n"
+		     "  -t, --silence S    give up a migration whose sender says nothing for S seconds (%u; 0: never)\n"
 		     "  -h, --help         this text\n"
 		     "Words behind -- are what xl puts behind its -s command (HOST xl migrate-receive -r ...); their options count.\n"
 		     "  xl migrate -s 'ssh beta replicad receive --' web1 beta\n"
-		     "  xl remus -s 'ssh beta replicad receive --' -F -n -d web1 beta\n", STAGING_MIB);
+		     "  xl remus -s 'ssh beta replicad receive --' -F -n -d web1 beta\n", STAGING_MIB, SILENCE_S);
 }
 
 /* "HOST xl [-t] [-T] [-v]... migrate-receive [OPTION]...", as xl composes it. */
@@ -60,13 +63,14 @@ static int options(struct receive *rx, int argc, char **argv)
 	static const struct option longs[] = {
 		{ "remus", no_argument, NULL, 'r' },         { "paused", no_argument, NULL, 'p' },
 		{ "no-monitor", no_argument, NULL, 'e' },    { "staging", required_argument, NULL, 'S' },
-		{ "help", no_argument, NULL, 'h' },          { NULL, 0, NULL, 0 },
+		{ "silence", required_argument, NULL, 't' }, { "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
 	};
-	unsigned long mib = STAGING_MIB;
+	unsigned long mib = STAGING_MIB, seconds = SILENCE_S;
 	char *end;
 	int o;
 
-	while ((o = getopt_long(argc, argv, "rpeS:h", longs, NULL)) != -1) {
+	while ((o = getopt_long(argc, argv, "rpeS:t:h", longs, NULL)) != -1) {
 		switch (o) {
 		case 'r':
 			rx->remus = true;
@@ -82,6 +86,11 @@ static int options(struct receive *rx, int argc, char **argv)
 			if (end == optarg || *end || mib == 0 || mib > STAGING_MIB_MAX)
 				return rpl_cli_usage("receive", "--staging %s: expected 1 to %u", optarg, STAGING_MIB_MAX);
 			break;
+		case 't':
+			seconds = strtoul(optarg, &end, 10);
+			if (end == optarg || *end || seconds > SILENCE_S_MAX)
+				return rpl_cli_usage("receive", "--silence %s: expected 0 to %u", optarg, SILENCE_S_MAX);
+			break;
 		case 'h':
 			usage();
 			return -1;
@@ -90,6 +99,7 @@ static int options(struct receive *rx, int argc, char **argv)
 		}
 	}
 	rx->staging_bytes = (uint64_t)mib << 20;
+	rx->silence_ms = (unsigned)seconds * 1000;
 	return xl_words(rx, argc - optind, argv + optind);
 }
 

@@ -15,6 +15,7 @@
 struct receive {
 	/* wishes */
 	bool remus, paused, no_monitor;
+	unsigned silence_ms; /* of a migration's sender: then it is over; 0: none is too long */
 	uint64_t staging_bytes;
 	/* the stream so far */
 	struct stream_run run;

@@ -202,6 +202,7 @@ int receive_migration(struct receive *rx)
 	struct rpl_err err = { 0 };
 	int r;
 
+	rx->run.in.silence_ms = rx->silence_ms;
 	m.sink = (struct rpl_stream_sink){ .ctx = &m, .write = on_bytes };
 	m.conv = (struct rpl_stream_convert){ .to = RPL_FORMAT_XL, .sink = &m.sink };
 	m.buf = malloc(OUT_BYTES);

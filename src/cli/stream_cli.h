@@ -35,6 +35,7 @@ struct stream_input {
 	uint64_t offset;  /* of buf[at] in the input */
 	uint64_t size;    /* of a regular file, else 0 */
 	uint64_t said;    /* progress */
+	unsigned silence_ms; /* the longest wait for a byte, then -ETIMEDOUT; 0: for ever. stream_input_open() clears it */
 	bool progress, skipped;
 };
 /* `path` "-" is standard input. 0 or a negative errno; stream_input_fini() accepts a zeroed struct. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,6 +76,21 @@ static void progress(struct stream_input *in)
 		(void)fprintf(stderr, "\r%s: %" PRIu64 " MiB", in->name, seen >> 20);
 }
 
+/* Something can be read, if only the end. */
+static int await_bytes(struct stream_input *in, struct rpl_err *err)
+{
+	struct pollfd p = { .fd = in->fd, .events = POLLIN };
+	int r;
+
+	if (!in->silence_ms)
+		return 0;
+	do
+		r = poll(&p, 1, (int)in->silence_ms);
+	while (r < 0 && errno == EINTR);
+	return r ? 0 : rpl_fail(err, -ETIMEDOUT, "read %s at byte %" PRIu64 ": nothing came for %u s: is the connection cut, or the other "
+				"end hung?", in->name, in->offset + in->len, in->silence_ms / 1000);
+}
+
 ssize_t stream_input_peek(struct stream_input *in, size_t want, struct rpl_err *err)
 {
 	if (in->len - in->at >= want)
@@ -84,8 +100,11 @@ ssize_t stream_input_peek(struct stream_input *in, size_t want, struct rpl_err *
 	in->at = 0;
 	while (in->len < want) {
 		size_t room = (in->skipped ? STREAM_INPUT_HEADS : STREAM_INPUT_BYTES) - in->len;
-		ssize_t n = read(in->fd, in->buf + in->len, room);
+		ssize_t n = await_bytes(in, err);
 
+		if (n < 0)
+			return n;
+		n = read(in->fd, in->buf + in->len, room);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
