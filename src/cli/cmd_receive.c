@@ -117,7 +117,7 @@ static int receive(struct receive *rx)
 	if (r < 0)
 		return rpl_cli_fail("receive", RPL_EXIT_FAILED, "%s", err.msg);
 	rpl_stream_check_init(&rx->check, receive_finding, rx);
-	rx->check.types = calloc(STREAM_TYPES_MAX, 1); /* touched only where a PV guest has pages */
+	rx->check.types = calloc(STREAM_TYPES_MAX / 2, 1); /* touched only where a PV guest has pages */
 	rx->check.n_types = rx->check.types ? STREAM_TYPES_MAX : 0;
 	return rx->remus ? receive_remus(rx) : receive_migration(rx);
 }

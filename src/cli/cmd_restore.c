@@ -99,7 +99,7 @@ static int verify(struct restore *rs, const char *path, struct rpl_err *err)
 	if (rs->run.in.size == 0)
 		return rpl_fail(err, -EINVAL, "%.150s: not a regular file, or empty: it is read twice", path);
 	rpl_stream_check_init(&rs->check, on_finding, rs);
-	rs->check.types = calloc(STREAM_TYPES_MAX, 1); /* touched only where a PV guest has pages */
+	rs->check.types = calloc(STREAM_TYPES_MAX / 2, 1); /* touched only where a PV guest has pages */
 	rs->check.n_types = rs->check.types ? STREAM_TYPES_MAX : 0;
 	r = stream_run_events(&rs->run, on_event, on_refusal, rs, err);
 	if (r < 0 && r != -EBADMSG)

@@ -2,6 +2,7 @@
 #include "cli.h"
 #include "stream_cli.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,12 +15,22 @@ static void help(void)
 		     "verify and show take --help; replicad-stream(8) and replicad-stream(7) say more.\n");
 }
 
+/* What could not be written was not said: that is no verdict on the stream. */
+static int said(const char *verb, int status)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return status;
+	clearerr(stdout);
+	return rpl_cli_fail(verb, STREAM_EXIT_TROUBLE, "write standard output: %s", strerror(errno));
+}
+
 int rpl_cmd_stream(int argc, char **argv)
 {
 	static const struct {
-		const char *name;
+		const char *name, *full;
 		int (*fn)(int argc, char **argv);
-	} verbs[] = { { "verify", stream_verify }, { "show", stream_show }, { "convert", stream_convert } };
+	} verbs[] = { { "verify", "stream verify", stream_verify }, { "show", "stream show", stream_show },
+		      { "convert", "stream convert", stream_convert } };
 	const char *verb = argc > 1 ? argv[1] : "";
 
 	if (strcmp(verb, "--help") == 0 || strcmp(verb, "-h") == 0) {
@@ -28,6 +39,6 @@ int rpl_cmd_stream(int argc, char **argv)
 	}
 	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
 		if (strcmp(verb, verbs[i].name) == 0)
-			return verbs[i].fn(argc - 1, argv + 1);
+			return said(verbs[i].full, verbs[i].fn(argc - 1, argv + 1));
 	return rpl_cli_usage("stream", "'%s' is none of verify, show, convert", verb);
 }

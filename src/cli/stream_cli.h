@@ -18,8 +18,8 @@
 #define STREAM_INPUT_BYTES (256u << 10)  /* one read: fits the second-level cache */
 #define STREAM_INPUT_HEADS (16u << 10)   /* a read behind skipped pages: the next record's head and descriptors */
 #define STREAM_DESCS_MAX (1u << 16)      /* descriptors in one PAGE_DATA; stock writers keep to 1024 */
-#define STREAM_TYPES_MAX (8u << 20)      /* page types that verify remembers, of the first so many pfns: 32 GiB of a PV guest */
-#define STREAM_CONFIG_MAX (1u << 20)     /* of an xl configuration, what is looked into */
+#define STREAM_TYPES_MAX (8u << 20)      /* pfns whose page types verify remembers, half a byte each: the first 32 GiB of a PV guest */
+#define STREAM_CONFIG_MAX (128u << 10)   /* an xl configuration that is looked into; parsed it takes up to 30 times that */
 #define STREAM_PROGRESS_STEP (256u << 20)
 
 int stream_verify(int argc, char **argv);

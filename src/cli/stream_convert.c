@@ -8,9 +8,12 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -21,13 +24,15 @@
 #define OUT_BYTES (256u << 10)
 
 struct output {
+	const char *name;    /* for people */
 	const char *path;
-	char part[PATH_MAX]; /* empty: standard output */
+	char part[PATH_MAX]; /* empty: standard output, or a pipe or device that is written as it is */
 	int fd;
+	int failed;          /* errno of a write */
 	uint8_t *buf;
 	size_t len;
 	struct stream_digest *digest;
-	bool in_image;
+	bool in_image, digest_written;
 };
 
 struct conversion {
@@ -53,7 +58,7 @@ static void usage(void)
 	(void)printf("usage: replicad stream convert [--format xl|libxl|libxc|legacy] [--to xl|libxl|libxc] [--image-version 2|3]\n"
 		     "                               [--checkpoint N|last] [--config FILE.json] [--digest]\n"
 		     "                               [--guest pv|hvm] [--width 32|64] IN|- OUT|-\n"
-		     "OUT appears when it is whole. Legacy streams become libxl streams unless --to says otherwise; their guest type\n"
+		     "OUT appears, or is replaced, when it is whole. Legacy streams become libxl streams unless --to says otherwise; their guest type\n"
 		     "and toolstack width are guessed unless given. --checkpoint makes a plain, restorable stream out of a Remus\n"
 		     "stream. Exit status: 0 done, 1 the stream cannot be converted, 2 usage or I/O.\n");
 }
@@ -64,6 +69,8 @@ static int out_flush(struct output *o)
 	int r = rpl_write_full(o->fd, o->buf, o->len);
 
 	o->len = 0;
+	if (r < 0)
+		o->failed = -r;
 	return r;
 }
 
@@ -79,8 +86,12 @@ static int out_write(void *ctx, const void *bytes, size_t len)
 		if (r < 0)
 			return r;
 	}
-	if (len > OUT_BYTES)
-		return rpl_write_full(o->fd, bytes, len);
+	if (len > OUT_BYTES) {
+		r = rpl_write_full(o->fd, bytes, len);
+		if (r < 0)
+			o->failed = -r;
+		return r;
+	}
 	memcpy(o->buf + o->len, bytes, len);
 	o->len += len;
 	return 0;
@@ -98,10 +109,60 @@ static void out_digest(void *ctx, uint64_t *ret_bytes, uint64_t *ret_low, uint64
 	struct output *o = ctx;
 
 	stream_digest_get(o->digest, true, ret_bytes, ret_low, ret_high);
+	o->digest_written = true;
+}
+
+/* A conversion that is interrupted takes its unfinished file with it. */
+static const char *volatile unfinished;
+
+static void on_signal(int nr)
+{
+	if (unfinished)
+		(void)unlink(unfinished);
+	(void)raise(nr); /* SA_RESETHAND: now with its own effect */
+}
+
+static void catch_signals(const char *part)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+
+	unfinished = part;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(signals); i++) {
+		struct sigaction was, sa = { .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND };
+
+		if (sigaction(signals[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN) /* as under nohup */
+			(void)sigaction(signals[i], &sa, NULL);
+	}
+}
+
+/* OUT.part, ours alone: neither through a link that somebody laid there, nor under another conversion's hands. */
+static int out_part(struct output *o, struct rpl_err *err)
+{
+	char part[PATH_MAX];
+	struct stat st, there;
+	int r = rpl_path(part, sizeof(part), err, "%s.part", o->path);
+
+	if (r < 0)
+		return r;
+	o->fd = open(part, O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+	if (o->fd < 0)
+		return rpl_fail_errno(err, errno, "create %s", part);
+	if (fstat(o->fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return rpl_fail(err, -EEXIST, "%s is in the way and no regular file: move it", part);
+	if (flock(o->fd, LOCK_EX | LOCK_NB) < 0 || stat(part, &there) < 0 || there.st_ino != st.st_ino)
+		return rpl_fail(err, -EBUSY, "%s is being written by another conversion: wait for it", part);
+	if (ftruncate(o->fd, 0) < 0)
+		return rpl_fail_errno(err, errno, "empty %s", part);
+	memcpy(o->part, part, sizeof(part));
+	catch_signals(o->part);
+	return 0;
 }
 
 static int out_open(struct output *o, const char *path, struct rpl_err *err)
 {
+	struct stat st;
+
+	o->name = strcmp(path, "-") ? path : "standard output";
 	o->path = path;
 	o->fd = STDOUT_FILENO;
 	o->buf = malloc(OUT_BYTES);
@@ -109,16 +170,11 @@ static int out_open(struct output *o, const char *path, struct rpl_err *err)
 		return rpl_fail(err, -ENOMEM, "%s: no memory for a buffer of %u bytes", path, OUT_BYTES);
 	if (strcmp(path, "-") == 0)
 		return 0;
-	if ((size_t)snprintf(o->part, sizeof(o->part), "%s.part", path) >= sizeof(o->part))
-		return rpl_fail(err, -ENAMETOOLONG, "path '%.100s...' is too long", path);
-	o->fd = open(o->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	if (o->fd < 0) {
-		int code = errno;
-
-		o->part[0] = '\0';
-		return rpl_fail_errno(err, code, "create %s.part", path);
-	}
-	return 0;
+	if (stat(path, &st) < 0 || S_ISREG(st.st_mode))
+		return out_part(o, err);
+	/* A device or a pipe is not to be replaced by a file of its name. */
+	o->fd = open(path, O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	return o->fd < 0 ? rpl_fail_errno(err, errno, "open %s", path) : 0;
 }
 
 static int out_done(struct output *o, struct rpl_err *err)
@@ -130,13 +186,15 @@ static int out_done(struct output *o, struct rpl_err *err)
 	if (r == 0 && o->part[0] && rename(o->part, o->path) < 0)
 		r = -errno;
 	if (r < 0)
-		return rpl_fail_errno(err, -r, "write %s", o->path);
+		return rpl_fail_errno(err, -r, "write %s", o->name);
+	unfinished = NULL;
 	o->part[0] = '\0';
 	return 0;
 }
 
 static void out_fini(struct output *o)
 {
+	unfinished = NULL;
 	if (o->part[0])
 		(void)unlink(o->part);
 	if (o->fd > STDERR_FILENO)
@@ -251,7 +309,10 @@ static int legacy_read(void *ctx, void *buf, size_t len, size_t *ret_got)
 
 static int legacy(struct conversion *c)
 {
-	struct rpl_legacy l = { .to = c->to ? c->to : RPL_FORMAT_LIBXL, .guest = c->guest, .width = c->width,
+	/* behind an xl header whose own configuration was passed on, the rest of the file is to come */
+	enum rpl_stream_format to = c->conv.xl_written ? RPL_FORMAT_LIBXL : c->to;
+	struct rpl_legacy l = { .to = to ? to : c->legacy_follows ? RPL_FORMAT_XL : RPL_FORMAT_LIBXL, .guest = c->guest,
+				.width = c->width,
 				.version = c->version ? c->version : RPL_IMAGE_V3, .config = c->config,
 				.config_len = c->config_len, .sink = &c->sink, .read = legacy_read, .read_ctx = c };
 
@@ -262,6 +323,7 @@ static int legacy(struct conversion *c)
 
 static int v2(struct conversion *c)
 {
+	struct rpl_err err;
 	int r;
 
 	c->conv = (struct rpl_stream_convert){ .to = c->to ? c->to : c->run.format, .version = c->version,
@@ -272,7 +334,10 @@ static int v2(struct conversion *c)
 		return r;
 	if (c->legacy_follows)
 		return legacy(c);
-	return rpl_stream_convert_end(&c->conv, rpl_stream_ending(&c->run.reader), &c->err);
+	if (c->guest || c->width)
+		return rpl_fail(&c->err, -EINVAL, "--guest and --width: a v2 stream says both itself");
+	r = rpl_stream_convert_end(&c->conv, rpl_stream_ending(&c->run.reader), &err);
+	return r < 0 ? rpl_fail(&c->err, r, "offset %" PRIu64 ": %s", c->run.in.offset, err.msg) : 0;
 }
 
 static int ignore_event(void *ctx, const struct rpl_stream_event *ev)
@@ -285,6 +350,7 @@ static int ignore_event(void *ctx, const struct rpl_stream_event *ev)
 /* A pass over the file to learn which checkpoint is the last complete one. A cut behind it is what Remus streams end in. */
 static int find_last(struct conversion *c, const char *path)
 {
+	off_t here = lseek(STDIN_FILENO, 0, SEEK_CUR);
 	int r = stream_run_open(&c->run, path, c->from, &c->err);
 
 	if (r == 0 && !c->run.in.size)
@@ -296,7 +362,22 @@ static int find_last(struct conversion *c, const char *path)
 	if (r == 0 && c->checkpoint == 0)
 		r = rpl_fail(&c->err, -EINVAL, "%s holds no complete checkpoint", c->run.in.name);
 	stream_run_fini(&c->run);
+	if (strcmp(path, "-") == 0)
+		(void)lseek(STDIN_FILENO, here, SEEK_SET);
 	return r;
+}
+
+/* What the wishes ask of this input, before anything is written. */
+static int possible(struct conversion *c)
+{
+	enum rpl_stream_format to = c->run.format == RPL_FORMAT_LEGACY ? RPL_FORMAT_LIBXL : c->run.format;
+
+	if (c->to)
+		to = c->to;
+	if (c->config && to != RPL_FORMAT_XL)
+		return rpl_fail(&c->err, -EINVAL, "--config: a %s stream has no place for a configuration, add --to xl",
+				stream_format_name(to));
+	return 0;
 }
 
 static int convert(struct conversion *c, const char *in, const char *out)
@@ -305,6 +386,8 @@ static int convert(struct conversion *c, const char *in, const char *out)
 
 	if (r == 0)
 		r = stream_run_open(&c->run, in, c->from, &c->err);
+	if (r == 0)
+		r = possible(c);
 	if (r == 0)
 		r = out_open(&c->out, out, &c->err);
 	if (r < 0)
@@ -316,6 +399,11 @@ static int convert(struct conversion *c, const char *in, const char *out)
 		c->sink.digest = out_digest;
 	}
 	r = c->run.format == RPL_FORMAT_LEGACY ? legacy(c) : v2(c);
+	if (c->out.failed)
+		return rpl_fail_errno(&c->err, c->out.failed, "write %s", c->out.name);
+	if (r == 0 && c->digest && !c->out.digest_written)
+		r = rpl_fail(&c->err, -EINVAL, "--digest: a checkpointed stream has no END for a digest to stand before; "
+			     "--checkpoint makes a plain stream of it");
 	return r < 0 ? r : out_done(&c->out, &c->err);
 }
 
@@ -349,7 +437,7 @@ int stream_convert(int argc, char **argv)
 	}
 	r = convert(&c, argv[optind], argv[optind + 1]);
 	if (r < 0)
-		r = rpl_cli_fail("stream convert", streams_fault(r) ? STREAM_EXIT_FINDINGS : STREAM_EXIT_TROUBLE, "%s", c.err.msg);
+		r = rpl_cli_fail("stream convert", streams_fault(r) && !c.out.failed ? STREAM_EXIT_FINDINGS : STREAM_EXIT_TROUBLE, "%s", c.err.msg);
 	else
 		say_dropped(&c);
 	out_fini(&c.out);

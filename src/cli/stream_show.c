@@ -16,6 +16,7 @@
 
 #define PARAMS_MAX 64u /* kept for display, per checkpoint */
 #define VCPUS_MAX 64u
+#define NAME_SHOWN 256u /* of a text in the stream, with its NUL */
 #define PV_PEEK RPL_PV_BASIC_64
 
 struct vcpu_registers {
@@ -76,6 +77,17 @@ static void line(const struct show *s, const char *json, const char *fmt, ...)
 }
 
 /* ---- headers and configuration */
+/* A text out of the stream, for a terminal: what could steer one becomes '?'. */
+static const char *printable(char buf[NAME_SHOWN], const char *text)
+{
+	size_t i;
+
+	for (i = 0; text && text[i] && i < NAME_SHOWN - 1; i++)
+		buf[i] = (unsigned char)text[i] < ' ' || text[i] == 0x7f ? '?' : text[i];
+	buf[i] = '\0';
+	return text ? buf : "-";
+}
+
 static json_int_t number(const json_t *o, const char *key)
 {
 	return json_integer_value(json_object_get(o, key));
@@ -96,9 +108,11 @@ static void show_config(struct show *s)
 		(void)json_dumpf(root, stdout, JSON_COMPACT);
 		(void)printf("}\n");
 	} else if (root) {
+		char texts[3][NAME_SHOWN];
+
 		(void)printf("  configuration     %zu bytes: name %s, type %s, uuid %s, %" JSON_INTEGER_FORMAT " vCPUs, "
-			     "%" JSON_INTEGER_FORMAT " KiB, %zu disks, %zu nics\n", s->config.len, name ? name : "-",
-			     type ? type : "-", uuid ? uuid : "-", number(b, "max_vcpus"), number(b, "max_memkb"),
+			     "%" JSON_INTEGER_FORMAT " KiB, %zu disks, %zu nics\n", s->config.len, printable(texts[0], name),
+			     printable(texts[1], type), printable(texts[2], uuid), number(b, "max_vcpus"), number(b, "max_memkb"),
 			     json_array_size(json_object_get(root, "disks")), json_array_size(json_object_get(root, "nics")));
 	} else {
 		(void)fprintf(stderr, "replicad stream show: the configuration of %zu bytes is not JSON\n", s->config.len);
@@ -374,6 +388,7 @@ static void on_body(struct show *s, const struct rpl_stream_event *ev)
 static void show_producer(const struct show *s, const struct rpl_stream_event *ev)
 {
 	struct rpl_stream_producer p;
+	char texts[2][NAME_SHOWN];
 	struct rpl_err err;
 
 	if (rpl_stream_get_producer(s->producer, ev->rec.len, &p, &err) < 0) {
@@ -392,7 +407,7 @@ static void show_producer(const struct show *s, const struct rpl_stream_event *e
 		(void)printf("]}\n");
 		return;
 	}
-	(void)printf("  producer: %s, machine %s\n", p.name, p.machine);
+	(void)printf("  producer: %s, machine %s\n", printable(texts[0], p.name), printable(texts[1], p.machine));
 	for (unsigned i = 0; i < p.n_ranges; i++)
 		(void)printf("    RAM: pfn 0x%" PRIx64 ", %" PRIu64 " pages, at byte %" PRIu64 " of the RAM file\n",
 			     p.ranges[i].pfn, p.ranges[i].pages, p.ranges[i].offset);

@@ -244,7 +244,7 @@ static int verify(struct verify *v, const char *path)
 		v->run.digest = stream_digest_new();
 	v->run.want_pages = want_pages;
 	rpl_stream_check_init(&v->check, report, v);
-	v->check.types = calloc(STREAM_TYPES_MAX, 1); /* touched only where a PV guest has pages */
+	v->check.types = calloc(STREAM_TYPES_MAX / 2, 1); /* touched only where a PV guest has pages */
 	v->check.n_types = v->check.types ? STREAM_TYPES_MAX : 0;
 	r = stream_run_events(&v->run, on_event, on_refusal, v, &err);
 	if (r < 0 && r != -EBADMSG)

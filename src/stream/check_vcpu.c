@@ -8,9 +8,10 @@
 
 #define GDT_ENTRIES_MAX 7168u
 #define GDT_ENTRIES_PER_FRAME 512u
-/* in c->types, beside the type of the last record that named the pfn */
-#define TYPE_SEEN 0x10u
-#define TYPE_P2M 0x20u /* a frame of the p2m */
+/* In c->types, half a byte for each pfn: what the last record that named it said. */
+enum { PAGE_UNSEEN, PAGE_ORDINARY, /* then tables of level 1 to 4 */ PAGE_EMPTY = 6, PAGE_STATE = 7 };
+#define PAGE_OF_P2M 8u /* a flag beside it */
+#define P2M_FLAGS UINT64_C(0x8888888888888888)
 
 /* Where the fields lie in vcpu_guest_context; all of them are as wide as the guest. */
 struct layout {
@@ -20,40 +21,78 @@ struct layout {
 static const struct layout layout_64 = { 8, 616, 4832, 4960, 4984 };
 static const struct layout layout_32 = { 4, 524, 2640, 2704, 2716 };
 
+static unsigned get_state(const struct rpl_stream_check *c, uint64_t pfn)
+{
+	return c->types[pfn / 2] >> pfn % 2 * 4 & 0xf;
+}
+
+static void set_state(struct rpl_stream_check *c, uint64_t pfn, unsigned state)
+{
+	unsigned shift = pfn % 2 * 4;
+
+	c->types[pfn / 2] = (uint8_t)((c->types[pfn / 2] & ~(0xfu << shift)) | state << shift);
+}
+
+static const char *state_name(unsigned state)
+{
+	static const char *const names[PAGE_STATE + 1] = { "not in the stream", "NOTAB", "L1TAB", "L2TAB", "L3TAB", "L4TAB",
+							   "without contents", "" };
+
+	return names[state & PAGE_STATE];
+}
+
 void rpl_check_note_types(struct rpl_stream_check *c, const struct rpl_stream_event *ev)
 {
 	if (!c->types || c->type != RPL_DOMAIN_PV)
 		return;
 	for (uint32_t i = 0; i < ev->pfns.count; i++) {
 		uint64_t pfn = rpl_desc_pfn(ev->pfns.descs[i]);
+		unsigned type = rpl_desc_type(ev->pfns.descs[i]);
+		unsigned state = rpl_page_type_has_data(type) ? PAGE_ORDINARY + (type & ~RPL_PAGE_PINNED) : PAGE_EMPTY;
 
 		if (pfn < c->n_types)
-			c->types[pfn] = (uint8_t)((c->types[pfn] & TYPE_P2M) | TYPE_SEEN | rpl_desc_type(ev->pfns.descs[i]));
+			set_state(c, pfn, (get_state(c, pfn) & PAGE_OF_P2M) | state);
 	}
 }
 
 void rpl_check_note_p2m_frame(struct rpl_stream_check *c, uint64_t pfn)
 {
 	if (c->types && pfn < c->n_types)
-		c->types[pfn] |= TYPE_P2M;
+		set_state(c, pfn, get_state(c, pfn) | PAGE_OF_P2M);
+}
+
+/* Frames of the p2m are few: sixteen pfns that hold none are passed at once. */
+static bool none_near(const struct rpl_stream_check *c, uint64_t pfn)
+{
+	uint64_t states;
+
+	if (pfn % 16 || pfn + 16 > c->n_types)
+		return false;
+	memcpy(&states, c->types + pfn / 2, sizeof(states));
+	return !(states & P2M_FLAGS);
 }
 
 /* At completion stock libxc writes the new p2m over these frames. */
 void rpl_check_p2m_pages(struct rpl_stream_check *c, const struct rpl_stream_event *ev)
 {
-	uint64_t n = c->max_pfn < c->n_types ? c->max_pfn + 1 : c->n_types;
+	uint64_t n = c->max_pfn < c->n_types ? c->max_pfn + 1 : c->n_types, pfn = 0;
 
 	if (!c->types || !c->p2m)
 		return;
-	for (uint64_t pfn = 0; pfn < n; pfn++) {
-		uint8_t type = c->types[pfn];
+	while (pfn < n) {
+		unsigned state = get_state(c, pfn);
 
-		if (!(type & TYPE_P2M) || (type & ~TYPE_P2M) == (TYPE_SEEN | RPL_PAGE_NOTAB))
+		if (none_near(c, pfn)) {
+			pfn += 16;
 			continue;
-		rpl_stream_check_say(c, ev, ev->rec.offset, RPL_RULE_P2M_PAGES,
-				     "the p2m's frame at pfn 0x%" PRIx64 " is %s, expected an ordinary page", pfn,
-				     type & TYPE_SEEN ? rpl_stream_page_type_name(type & 0xf) : "not in the stream");
-		return;
+		}
+		if (state & PAGE_OF_P2M && (state & PAGE_STATE) != PAGE_ORDINARY) {
+			rpl_stream_check_say(c, ev, ev->rec.offset, RPL_RULE_P2M_PAGES,
+					     "the p2m's frame at pfn 0x%" PRIx64 " is %s, expected an ordinary page", pfn,
+					     state_name(state));
+			return;
+		}
+		pfn++;
 	}
 }
 
@@ -76,18 +115,17 @@ static void judge(struct rpl_stream_check *c, const struct rpl_stream_event *ev,
 		  uint64_t pfn, unsigned level)
 {
 	uint64_t offset = ev->rec.offset + RPL_STREAM_RECORD_HEAD + 8 + at;
-	uint8_t type;
+	unsigned state;
 
 	if (c->body_said || (c->p2m && pfn <= c->max_pfn && pfn >= c->n_types))
 		return; /* beyond what the caller gave room for: cannot tell */
-	type = pfn < c->n_types ? c->types[pfn] : 0;
-	if (type & TYPE_SEEN && (type & 7) == level && (level || !(type & 0xf)))
+	state = pfn < c->n_types ? get_state(c, pfn) : PAGE_UNSEEN;
+	if ((state & PAGE_STATE) == PAGE_ORDINARY + level)
 		return;
 	c->body_said = true;
 	rpl_stream_check_say(c, ev, offset, RPL_RULE_VCPU_FRAMES,
 			     "vCPU %u: %s is pfn 0x%" PRIx64 ", which is %s, expected %s", c->vcpu, what, pfn,
-			     type & TYPE_SEEN ? rpl_stream_page_type_name(type & 0xf) : "not in the stream",
-			     level ? "a top-level page table" : "an ordinary page");
+			     state_name(state), level ? "a top-level page table" : "an ordinary page");
 }
 
 void rpl_check_basic(struct rpl_stream_check *c, const struct rpl_stream_event *ev)

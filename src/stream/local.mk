@@ -41,6 +41,9 @@ check_PROGRAMS += tests/lib/stream_gen
 tests_lib_stream_gen_SOURCES = tests/lib/stream_gen.c tests/lib/stream_make.c tests/lib/legacy_make.c
 tests_lib_stream_gen_LDADD = src/stream/libstream.la src/base/libbase.la
 
+check_PROGRAMS += tests/lib/peak_memory
+tests_lib_peak_memory_SOURCES = tests/lib/peak_memory.c
+
 check_PROGRAMS += tests/unit/stream_rules
 TESTS += tests/unit/stream_rules
 tests_unit_stream_rules_SOURCES = tests/unit/stream_rules.c
