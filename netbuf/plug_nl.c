@@ -14,27 +14,36 @@
 
 #include <replicad/auto.h>
 
+#define PIECE_MAX 32768
+#define BATCH_BYTES 1024 /* a few questions of a hundred bytes */
 #define ANSWER_S 5 /* the kernel answers within the call: this only bounds a bug of ours or its */
 
 struct plug_nl {
 	struct nl_sock *sock;
 	struct nl_cb *cb;
-	/* the question under way */
-	uint32_t seq;
+	/* the questions under way; the last one's end is the end of all, and the first failure is what is told */
+	const struct plug_nl_ask *ask;
+	uint32_t n, first_seq;
 	bool done;
 	int result;
-	plug_nl_take_fn *take;
-	void *arg;
 	struct rpl_err why;
 };
+
+/* Which of the questions is that the answer to? n: none, as a late answer. */
+static uint32_t asked(const struct plug_nl *nl, uint32_t seq)
+{
+	return seq - nl->first_seq < nl->n ? seq - nl->first_seq : nl->n;
+}
 
 static int on_valid(struct nl_msg *m, void *arg)
 {
 	struct plug_nl *nl = arg;
 	const struct nlmsghdr *h = nlmsg_hdr(m);
 
-	if (h->nlmsg_seq == nl->seq && nl->take)
-		nl->take(nl->arg, h);
+	uint32_t i = asked(nl, h->nlmsg_seq);
+
+	if (i < nl->n && nl->ask[i].take)
+		nl->ask[i].take(nl->ask[i].arg, h);
 	return NL_OK;
 }
 
@@ -42,7 +51,7 @@ static int on_end(struct nl_msg *m, void *arg)
 {
 	struct plug_nl *nl = arg;
 
-	if (nlmsg_hdr(m)->nlmsg_seq == nl->seq)
+	if (asked(nl, nlmsg_hdr(m)->nlmsg_seq) + 1 == nl->n)
 		nl->done = true;
 	return NL_OK;
 }
@@ -68,11 +77,14 @@ static int on_error(struct sockaddr_nl *from, struct nlmsgerr *e, void *arg)
 	struct plug_nl *nl = arg;
 	const struct nlmsghdr *h = (const struct nlmsghdr *)(const void *)((const char *)e - NLMSG_HDRLEN);
 	const char *words = extended(h, e);
+	uint32_t i = asked(nl, e->msg.nlmsg_seq);
 
 	(void)from;
-	if (e->msg.nlmsg_seq != nl->seq)
+	if (i == nl->n)
 		return NL_SKIP;
-	nl->done = true;
+	nl->done = i + 1 == nl->n;
+	if (nl->result)
+		return NL_STOP;
 	nl->result = e->error < 0 ? e->error : -EPROTO;
 	if (words)
 		(void)rpl_fail(&nl->why, nl->result, "%s: %s", strerror(-nl->result), words);
@@ -105,6 +117,10 @@ struct plug_nl *plug_nl_open(struct rpl_err *err)
 	(void)nl_cb_set(nl->cb, NL_CB_ACK, NL_CB_CUSTOM, on_end, nl);
 	(void)nl_cb_set(nl->cb, NL_CB_FINISH, NL_CB_CUSTOM, on_end, nl);
 	(void)nl_cb_err(nl->cb, NL_CB_CUSTOM, on_error, nl);
+	/* else each answer is received twice, once for its length; a list comes in pieces of at most so many bytes */
+	nl_socket_disable_msg_peek(nl->sock);
+	(void)nl_socket_set_msg_buf_size(nl->sock, PIECE_MAX);
+	nl_socket_disable_auto_ack(nl->sock);
 	nl_socket_disable_seq_check(nl->sock); /* the callbacks above look at it: a late answer is skipped */
 	return nl;
 }
@@ -120,19 +136,46 @@ void plug_nl_close(struct plug_nl *nl)
 	free(nl);
 }
 
-int plug_nl_get(struct plug_nl *nl, struct nl_msg *m, plug_nl_take_fn *take, void *arg, struct rpl_err *err)
+/* Behind one another in *buf; only the last is to be acknowledged, since the kernel takes them in order. */
+static int lay_out(struct plug_nl *nl, const struct plug_nl_ask *ask, uint32_t n, uint8_t *buf, size_t *ret_len)
 {
-	int r;
+	size_t len = 0;
 
-	if (!m)
-		return rpl_fail(err, -ENOMEM, "no memory for an rtnetlink message");
-	nl->take = take;
-	nl->arg = arg;
+	for (uint32_t i = 0; i < n; i++) {
+		struct nlmsghdr *h = ask[i].m ? nlmsg_hdr(ask[i].m) : NULL;
+
+		if (!h)
+			return -ENOMEM;
+		if (NLMSG_ALIGN(h->nlmsg_len) > BATCH_BYTES - len)
+			return -EMSGSIZE;
+		nl_complete_msg(nl->sock, ask[i].m);
+		if (i + 1 == n)
+			h->nlmsg_flags |= NLM_F_ACK;
+		if (i == 0)
+			nl->first_seq = h->nlmsg_seq;
+		memcpy(buf + len, h, h->nlmsg_len);
+		len += NLMSG_ALIGN(h->nlmsg_len);
+	}
+	*ret_len = len;
+	return 0;
+}
+
+int plug_nl_batch(struct plug_nl *nl, const struct plug_nl_ask *ask, uint32_t n, struct rpl_err *err)
+{
+	uint8_t buf[BATCH_BYTES] __attribute__((aligned(NLMSG_ALIGNTO))) = { 0 };
+	size_t len = 0;
+	int r = lay_out(nl, ask, n, buf, &len);
+
+	for (uint32_t i = 0; i < n; i++)
+		if (ask[i].m)
+			nlmsg_free(ask[i].m);
+	if (r < 0)
+		return rpl_fail(err, r, "no room for %u rtnetlink messages", n);
+	nl->ask = ask;
+	nl->n = n;
 	nl->done = false;
 	nl->result = 0;
-	r = nl_send_auto(nl->sock, m);
-	nl->seq = nlmsg_hdr(m)->nlmsg_seq;
-	nlmsg_free(m);
+	r = nl_sendto(nl->sock, buf, len);
 	if (r < 0)
 		return rpl_fail(err, -EIO, "send to rtnetlink: %s", nl_geterror(r));
 	while (!nl->done) {
@@ -143,6 +186,11 @@ int plug_nl_get(struct plug_nl *nl, struct nl_msg *m, plug_nl_take_fn *take, voi
 	if (nl->result < 0)
 		return rpl_fail(err, nl->result, "%s", nl->why.msg);
 	return 0;
+}
+
+int plug_nl_get(struct plug_nl *nl, struct nl_msg *m, plug_nl_take_fn *take, void *arg, struct rpl_err *err)
+{
+	return plug_nl_batch(nl, &(struct plug_nl_ask){ .m = m, .take = take, .arg = arg }, 1, err);
 }
 
 int plug_nl_do(struct plug_nl *nl, struct nl_msg *m, struct rpl_err *err)
@@ -183,6 +231,21 @@ int plug_nl_link(struct plug_nl *nl, const char *name, struct plug_link *ret, st
 	if (r == 0 && o.r < 0)
 		r = rpl_fail_errno(err, -o.r, "no answer that can be read");
 	return r < 0 ? rpl_prefix(err, "look for interface %s", name) : 0;
+}
+
+int plug_nl_around(struct plug_nl *nl, int index, uint32_t parent, struct nl_msg *m, struct plug_qdisc ret[2], struct rpl_err *err)
+{
+	struct one before = { .read = read_qdisc, .ret = &ret[0], .r = -ENOENT };
+	struct one after = { .read = read_qdisc, .ret = &ret[1], .r = -ENOENT };
+	const struct plug_nl_ask ask[] = {
+		{ .m = plug_msg_qdisc_get(index, parent), .take = take_one, .arg = &before }, { .m = m },
+		{ .m = plug_msg_qdisc_get(index, parent), .take = take_one, .arg = &after },
+	};
+	int r = plug_nl_batch(nl, ask, RPL_ARRAY_LEN(ask), err);
+
+	if (r == 0 && (before.r < 0 || after.r < 0))
+		r = rpl_fail_errno(err, before.r < 0 ? -before.r : -after.r, "a queue of interface %d: no answer that can be read", index);
+	return r;
 }
 
 int plug_nl_qdisc(struct plug_nl *nl, int index, uint32_t parent, struct plug_qdisc *ret, struct rpl_err *err)

@@ -1,4 +1,4 @@
-/* plug_nl.h - one rtnetlink socket: a question and its answer at a time, answered by the kernel within the call
+/* plug_nl.h - one rtnetlink socket: a question, or a few at once, and the answer, given by the kernel within the call
  *
  * rtnetlink does its work inside sendmsg(), so nothing here waits for anybody but the kernel's own lock.
  */
@@ -21,9 +21,22 @@ typedef void plug_nl_take_fn(void *arg, const struct nlmsghdr *h);
 int plug_nl_do(struct plug_nl *nl, struct nl_msg *m, struct rpl_err *err);
 int plug_nl_get(struct plug_nl *nl, struct nl_msg *m, plug_nl_take_fn *take, void *arg, struct rpl_err *err);
 
+struct plug_nl_ask {
+	struct nl_msg *m;
+	plug_nl_take_fn *take; /* NULL: it has no answer but done, or an error */
+	void *arg;
+};
+
+/* Several in one message, done in this order and with nothing of ours between; the later ones also if an earlier one fails.
+ * The first failure is what is returned. */
+int plug_nl_batch(struct plug_nl *nl, const struct plug_nl_ask *ask, uint32_t n, struct rpl_err *err);
+
 /* -ENODEV: there is none of this name. */
 int plug_nl_link(struct plug_nl *nl, const char *name, struct plug_link *ret, struct rpl_err *err);
 /* -ENOENT: there is none. */
 int plug_nl_qdisc(struct plug_nl *nl, int index, uint32_t parent, struct plug_qdisc *ret, struct rpl_err *err);
+/* Do m; ret: the queue right before and right after it. */
+int plug_nl_around(struct plug_nl *nl, int index, uint32_t parent, struct nl_msg *m, struct plug_qdisc ret[2],
+		   struct rpl_err *err);
 
 #endif

@@ -17,6 +17,7 @@
 #define HANDLE_A 0x52500000u
 #define HANDLE_B 0x52510000u
 #define QUIET_TRIES 64 /* looks at a queue that should stand still */
+#define RESTLESS_SEALS 64 /* so many seals look first, after one that frames ran into */
 #define HAVE_PLUG "use netbuf=relay, or a kernel with ifb, sch_plug, cls_matchall, act_mirred (linux-image-amd64, not -cloud)"
 
 static void alias_of(const struct plug_port *p, char *to)
@@ -164,20 +165,24 @@ static int find_redirect(struct plug_port *p, struct plug_nl *nl, struct rpl_err
 
 /* ---- the plug */
 
-static int read_queue(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
+/* Is p->now, as read just now, our plug? */
+static int is_ours(struct plug_port *p, struct rpl_err *err)
 {
-	uint64_t enqueued;
-	int r = plug_nl_qdisc(nl, p->ifb_index, TC_H_ROOT, &p->now, err);
+	uint64_t enqueued = p->now.sent_bytes + p->now.backlog_bytes;
 
-	if (r < 0)
-		return rpl_prefix(err, "plug of %s", p->vif);
 	if (strcmp(p->now.kind, "plug") != 0 || p->now.handle != p->handle)
 		return rpl_fail(err, -EPROTO, "plug of %s: the queue on %s is %s %x:, not our plug %x:: somebody replaced it",
 				p->vif, p->ifb, p->now.kind, p->now.handle >> 16, p->handle >> 16);
-	enqueued = p->now.sent_bytes + p->now.backlog_bytes;
 	if (enqueued > p->enqueued_last)
 		p->enqueued_last = enqueued;
 	return 0;
+}
+
+static int read_queue(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
+{
+	int r = plug_nl_qdisc(nl, p->ifb_index, TC_H_ROOT, &p->now, err);
+
+	return r < 0 ? rpl_prefix(err, "plug of %s", p->vif) : is_ours(p, err);
 }
 
 /* A new, closed plug in the place of the one before, whose frames are gone. */
@@ -204,10 +209,10 @@ static int renew(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 	return r;
 }
 
-int plug_port_measure(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
+/* What was read, or the failure to read it: does it hold? */
+static int judge(struct plug_port *p, struct plug_nl *nl, int r, struct rpl_err *err)
 {
 	struct rpl_err later;
-	int r = p->handle ? read_queue(p, nl, err) : 0;
 
 	if (r == 0 && p->counted && p->now.sent_bytes > p->may_leave_bytes)
 		r = rpl_fail(err, -EPROTO, "plug of %s: %llu bytes have left where %llu might: the kernel's plug does not hold",
@@ -216,6 +221,11 @@ int plug_port_measure(struct plug_port *p, struct plug_nl *nl, struct rpl_err *e
 	if (r == -EPROTO || r == -ENOENT)
 		(void)renew(p, nl, &later);
 	return r;
+}
+
+int plug_port_measure(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
+{
+	return judge(p, nl, p->handle ? read_queue(p, nl, err) : 0, err);
 }
 
 int plug_port_find(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
@@ -394,25 +404,51 @@ static int quiet(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 	return r; /* never still: what BUFFER was worth is seen afterwards */
 }
 
+/* BUFFER, and what had been enqueued right before and right after it, all in one message: the guest stands still meanwhile. */
+static int seal_now(struct plug_port *p, struct plug_nl *nl, uint64_t *ret_before, struct rpl_err *err)
+{
+	struct plug_qdisc q[2] = { 0 };
+	int r = plug_nl_around(nl, p->ifb_index, TC_H_ROOT, plug_msg_plug_do(p->ifb_index, p->handle, TCQ_PLUG_BUFFER), q, err);
+
+	if (r < 0)
+		(void)rpl_prefix(err, "seal the plug of %s", p->vif);
+	/* what was read tells more than why BUFFER was refused */
+	for (unsigned i = 0; i < RPL_ARRAY_LEN(q) && r != -EPROTO; i++) {
+		if (!q[i].kind[0])
+			continue;
+		p->now = q[i];
+		if (is_ours(p, err) < 0)
+			r = err->code;
+	}
+	if (r == -EINVAL) /* to our caller that is a question of his that makes no sense */
+		r = err->code = -EPROTO;
+	*ret_before = q[0].sent_bytes + q[0].backlog_bytes;
+	return judge(p, nl, r, err);
+}
+
 int plug_port_seal(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
 	struct rpl_err why;
-	uint64_t before, thrown = p->thrown_frames;
-	int r = quiet(p, nl, err);
+	uint64_t before = 0, thrown = p->thrown_frames;
+	int r = 0;
 
-	if (r < 0 || !p->handle)
-		return r;
-	before = p->now.sent_bytes + p->now.backlog_bytes;
-	r = plug_nl_do(nl, plug_msg_plug_do(p->ifb_index, p->handle, TCQ_PLUG_BUFFER), err);
-	if (r < 0)
-		return rpl_prefix(err, "seal the plug of %s", p->vif);
-	r = plug_port_measure(p, nl, err);
+	if (!p->handle)
+		return 0;
+	/* A guest that stands still has nothing more to send, and what it had sent arrives while its state is saved. Where it did
+	 * not, the next seals make sure of that first. */
+	if (p->restless) {
+		p->restless--;
+		r = quiet(p, nl, err);
+	}
+	if (r == 0)
+		r = seal_now(p, nl, &before, err);
 	if (r < 0)
 		return r;
 	if (p->counted && before == p->now.sent_bytes + p->now.backlog_bytes) {
 		p->sealed_bytes = before;
 		return 0;
 	}
+	p->restless = RESTLESS_SEALS;
 	(void)rpl_fail(&why, -ESTALE, "%s: %u held frames were thrown away: %s", p->vif, p->now.queued, p->counted ?
 		       "some arrived in the moment of the seal" : "no keeper knows which epochs they belong to");
 	r = renew(p, nl, err);

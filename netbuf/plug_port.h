@@ -34,6 +34,7 @@ struct plug_port {
 	bool redirected;          /* our filter is there */
 	bool shut;                /* so is the one that drops what goes to the guest */
 	bool counted;             /* every frame in the queue is in its counts */
+	uint32_t restless;        /* so many seals yet look whether the queue stands still */
 	uint32_t handle;          /* of the plug; 0: none */
 	struct plug_qdisc now;    /* as measured last */
 	uint64_t enqueued_last;   /* bytes ever put into this plug, as measured last: never less */

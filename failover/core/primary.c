@@ -70,12 +70,15 @@ static void capture_if_due(struct rpl_core *c, struct rpl_actions *out)
 
 void rpl_core_on_captured(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
+	uint64_t resumed = ev->u.captured.resumed_ns;
+
 	(void)out;
-	if (!c->capturing || ev->u.epoch.epoch != c->epoch)
+	if (!c->capturing || ev->u.captured.epoch != c->epoch)
 		return;
 	c->capturing = false;
 	c->sealed = c->epoch++;
-	c->captured_ns = c->now_ns;
+	/* A guest that runs again may keep us from hearing of it for a while: that is not added to every interval. */
+	c->captured_ns = resumed && resumed < c->now_ns ? resumed : c->now_ns;
 	if (!c->overdue_ns)
 		c->overdue_ns = c->now_ns;
 }

@@ -222,6 +222,10 @@ struct rpl_event {
 		} epoch;
 		struct {
 			uint64_t epoch;
+			uint64_t resumed_ns; /* when the guest was told to go on, which the interval counts from; 0: now */
+		} captured;
+		struct {
+			uint64_t epoch;
 			bool in_sync; /* the peer's store holds every write that ours held at that point; true without a disk */
 		} held;
 		struct {
@@ -461,7 +465,7 @@ struct rpl_core {
 	unsigned sync_failures;     /* sessions in a row for which the peer was not there */
 	uint64_t heard_ns;          /* the peer, last */
 	uint64_t progress, progress_ns; /* what the peer had received, and when that last grew (or an ack came) */
-	uint64_t captured_ns;       /* when the last checkpoint was taken */
+	uint64_t captured_ns;       /* when the guest went on after the last checkpoint */
 	uint64_t overdue_ns;        /* since when an ack is owed; 0: none is */
 	bool throttled;             /* guest paused because a buffer is full */
 

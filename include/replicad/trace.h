@@ -23,7 +23,10 @@
 	X(ACKED)    /* primary: the ack was decoded (s5) */                    \
 	X(RELEASED) /* primary: its output has left */                         \
 	X(RECEIVED) /* backup: whole, verified, staged (s4) */                 \
-	X(FOLDED)   /* backup: the replica holds it (s8) */
+	X(FOLDED)   /* backup: the replica holds it (s8) */               \
+	X(SUSPENDED) /* primary: the guest stands still */                  \
+	X(SEALED)   /* primary: its output up to there is told apart */     \
+	X(SAVED)    /* primary: dirty set and device state are known */
 
 enum rpl_trace_step {
 #define RPL_X(name) RPL_TRACE_##name,
@@ -39,6 +42,8 @@ struct rpl_trace *rpl_trace_open(const char *path, struct rpl_err *err);
 /* Note the step's time, now. The first mark of a new epoch takes the slot of the oldest. Epoch 0 is no epoch: ignored. A
  * NULL trace is fine: nothing is noted. */
 void rpl_trace_mark(struct rpl_trace *t, uint64_t epoch, enum rpl_trace_step step);
+/* The same for a step that was at `ns`, noted later. */
+void rpl_trace_mark_at(struct rpl_trace *t, uint64_t epoch, enum rpl_trace_step step, uint64_t ns);
 /* How many pages epoch has; it must be marked already, else nothing is noted. */
 void rpl_trace_pages(struct rpl_trace *t, uint64_t epoch, uint64_t pages);
 /* Unmap; the file stays (the VM's directory is removed as a whole). Accepts NULL. */

@@ -26,7 +26,7 @@ struct trace_record {
 };
 
 _Static_assert(sizeof(struct trace_header) == 64, "replicad-trace(7): the header has 64 bytes");
-_Static_assert(sizeof(struct trace_record) == 80, "replicad-trace(7): a record has 80 bytes");
+_Static_assert(sizeof(struct trace_record) == 104, "replicad-trace(7): a record has 104 bytes");
 
 struct trace_file {
 	struct trace_header header;
@@ -94,9 +94,14 @@ static struct trace_record *record_of(struct rpl_trace *t, uint64_t epoch)
 
 void rpl_trace_mark(struct rpl_trace *t, uint64_t epoch, enum rpl_trace_step step)
 {
+	rpl_trace_mark_at(t, epoch, step, rpl_now_ns());
+}
+
+void rpl_trace_mark_at(struct rpl_trace *t, uint64_t epoch, enum rpl_trace_step step, uint64_t ns)
+{
 	rpl_assert(step < RPL_TRACE_NSTEPS);
 	if (t && epoch)
-		record_of(t, epoch)->ns[step] = rpl_now_ns();
+		record_of(t, epoch)->ns[step] = ns;
 }
 
 void rpl_trace_pages(struct rpl_trace *t, uint64_t epoch, uint64_t pages)

@@ -72,13 +72,22 @@ static void ended(struct xen *x, enum rpl_guest_event event, const char *why)
 	rpl_guest_tell(g, event, "domain %u %s", x->domid, why);
 }
 
+/* Xenstored does not see our suspends, unless it looks at all domains while ours stands still, since another one ended. Then
+ * it says so (@releaseDomain), and would not say so again at the domain's real end. Told after the guest runs: it is a round
+ * trip to a program that has other things to do just then. */
+static void tell_xenstored(struct xen *x)
+{
+	if (x->xs_saw && xs_resume_domain(x->xs, x->domid))
+		x->xs_saw = false;
+}
+
 static void resume_late(struct xen *x)
 {
 	rpl_log(RPL_LOG_WARNING, "vm=%s domain=%u reason=\"it suspended after nobody waited for it: resumed\"", x->g->conf.name,
 		x->domid);
 	if (xc_domain_resume(x->xc, x->domid, 1) < 0)
 		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u resume=\"%s\"", x->g->conf.name, x->domid, strerror(errno));
-	(void)xs_resume_domain(x->xs, x->domid);
+	tell_xenstored(x);
 }
 
 static void on_stopped(struct xen *x, int r, const struct rpl_err *err)
@@ -133,8 +142,12 @@ static void on_xenstore(EV_P_ ev_io *w, int revents)
 		any = true;
 		free(event);
 	}
-	if (any)
-		look_again(x);
+	if (!any)
+		return;
+	x->xs_saw = true;
+	look_again(x);
+	if (x->attached && !x->over && !x->wanted)
+		tell_xenstored(x);
 }
 
 static void on_evtchn(EV_P_ ev_io *w, int revents)
@@ -350,6 +363,7 @@ static int attach(struct xen *x, struct rpl_err *err)
 	g->info.paused_by_us = note_claim_id(&x->note, x->domid, half) && !g->info.running;
 	note_set(&x->note, g->info.paused_by_us);
 	x->wanted = g->info.paused_by_us;
+	x->xs_saw = true; /* what was before is not known */
 	x->attached = true;
 	return 0;
 }
@@ -551,21 +565,24 @@ static int do_save(struct rpl_guest *g, struct rpl_err *err)
 	return 0;
 }
 
+/* The call itself refuses a domain that is not suspended, so nothing is asked before it: each question is a piece of the pause. */
 static int resume_domain(struct xen *x, struct rpl_err *err)
 {
 	struct rpl_guest *g = x->g;
-	struct xen_dominfo d;
-	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+	struct xen_dominfo d = { 0 };
+	int r = 0, e = 0;
 
+	if (xc_domain_resume(x->xc, x->domid, 1) < 0) {
+		e = errno;
+		r = xen_compat_dominfo(x->xc, x->domid, &d);
+	}
 	if (r == -ESRCH)
 		return rpl_fail_errno(err, -r, "%s: resume: domain %u", g->conf.name, x->domid);
 	x->wanted = false; /* a suspend that is still under way is undone when it comes */
-	if (r < 0 || (d.shutdown && d.reason == SHUTDOWN_suspend)) { /* not known: the call itself refuses one that runs */
-		if (xc_domain_resume(x->xc, x->domid, 1) < 0)
-			return rpl_fail_errno(err, errno, "%s: resume: domain %u", g->conf.name, x->domid);
-		(void)xs_resume_domain(x->xs, x->domid); /* in case xenstored saw it: the next end is to be told again */
-	}
+	if (e && (r < 0 || (d.shutdown && d.reason == SHUTDOWN_suspend)))
+		return rpl_fail_errno(err, e, "%s: resume: domain %u", g->conf.name, x->domid);
 	note_set(&x->note, false);
+	tell_xenstored(x);
 	rpl_guest_op_done(g, 0, NULL);
 	return 0;
 }

@@ -68,6 +68,7 @@ struct xen {
 	ev_io destroyed;
 	struct xen_qemu *qemu; /* HVM: its device model */
 	bool wanted;         /* somebody wants it suspended; one that comes late is undone */
+	bool xs_saw;         /* xenstored may take it for shut down, and is told otherwise when it runs */
 
 	/* memory */
 	struct xen_p2m p2m;

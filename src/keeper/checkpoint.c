@@ -28,6 +28,7 @@ static void finish(struct checkpoint *c)
 static void resume(struct checkpoint *c)
 {
 	c->step = CK_RESUMING;
+	c->times.resumed_ns = rpl_now_ns();
 	rpl_guest_resume(c->guest);
 }
 
@@ -123,6 +124,12 @@ static void on_paused(struct checkpoint *c, int r, const struct rpl_err *err)
 	}
 }
 
+static void on_saved(struct checkpoint *c, int r, const struct rpl_err *err)
+{
+	c->times.guest = rpl_now_ns() - c->step_began_ns;
+	one_arrived(c, r, err);
+}
+
 static void on_resumed(struct checkpoint *c, int r, const struct rpl_err *err)
 {
 	c->times.resume = lap(c);
@@ -135,7 +142,7 @@ bool checkpoint_on_guest(struct checkpoint *c, enum rpl_guest_op op, int r, cons
 	if (op == RPL_GUEST_PAUSE && c->step == CK_PAUSING)
 		on_paused(c, r, err);
 	else if (op == RPL_GUEST_SAVE && c->step == CK_SEALING)
-		one_arrived(c, r, err);
+		on_saved(c, r, err);
 	else if (op == RPL_GUEST_RESUME && c->step == CK_RESUMING)
 		on_resumed(c, r, err);
 	else

@@ -29,7 +29,9 @@ enum checkpoint_kind {
 /* What one pause cost, in nanoseconds. */
 struct checkpoint_times {
 	uint64_t epoch, begun_ns; /* begun_ns: rpl_now_ns() when the pause was asked for */
-	uint64_t pause, seal, save, stage, resume, total;
+	uint64_t pause, seal, save, stage, resume, total; /* save: until seal, disk and guest were all done */
+	uint64_t guest;           /* of `save`: the guest's own part */
+	uint64_t resumed_ns;      /* rpl_now_ns() when the guest was told to go on */
 	uint64_t pages;
 };
 

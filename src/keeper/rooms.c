@@ -73,6 +73,16 @@ void keeper_pursue(struct keeper *k)
 	}
 }
 
+static void trace_capture(struct keeper *k, const struct checkpoint_times *t)
+{
+	uint64_t suspended = t->begun_ns + t->pause;
+
+	rpl_trace_mark(k->trace, t->epoch, RPL_TRACE_RESUMED);
+	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SUSPENDED, suspended);
+	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SEALED, suspended + t->seal);
+	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SAVED, suspended + t->guest);
+}
+
 static void on_captured(void *arg, enum checkpoint_kind kind, const struct checkpoint_times *t, int r,
 			const struct rpl_err *err)
 {
@@ -93,9 +103,10 @@ static void on_captured(void *arg, enum checkpoint_kind kind, const struct check
 		k->wish.paused = k->wish.paused || k->paused;
 		k->checkpoints++;
 		k->dirty_pages_sum += t->pages;
-		rpl_trace_mark(k->trace, t->epoch, RPL_TRACE_RESUMED);
+		trace_capture(k, t);
 		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S3);
-		keeper_say_epoch(k, RPL_EV_CAPTURED, t->epoch);
+		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_CAPTURED,
+						     .u.captured = { .epoch = t->epoch, .resumed_ns = t->resumed_ns } });
 		session_after_capture(k);
 	}
 	keeper_pursue(k);

@@ -11,7 +11,8 @@ VERSION = 1
 HEADER = struct.Struct("<8sIIII")
 HEADER_SIZE = 64
 RECORD_HEAD = struct.Struct("<QQ")
-STEPS = ("begun", "staged", "resumed", "sent", "acked", "released", "received", "folded")
+STEPS = ("begun", "staged", "resumed", "sent", "acked", "released", "received", "folded", "suspended",
+         "sealed", "saved")
 
 
 @dataclass

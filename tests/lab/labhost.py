@@ -36,11 +36,13 @@ COMMAND_TIMEOUT_S = 300
 CPU = "EPYC,+svm,+npt,-smap,-smep,-monitor,-rdtscp,-avx,-avx2,-fma,-f16c"
 XEN_ARGS = (f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MB}M,max:{DOM0_MB}M dom0_max_vcpus=1 sched=credit cpuidle=0 "
             "mwait-idle=0 bootscrub=no")     # what QEMU gives is zero: to scrub it costs all of it, and time
+PINNED = "dom0_vcpus_pin"    # two processors: dom0 on the first, guests on the second
 EAGER_FPU = "spec-ctrl=eager-fpu"   # without it guests' and dom0's floating-point state is corrupted under emulation
 TINY_TYPES = {"tiny": "pvh", "tinypv": "pv", "tinyhvm": "hvm"}
 SHARED = ("guest-initrd", "tiny", "tinypv", "boot_hvm", "fpucheck")   # of the cache, shown to the hosts at /lab
 HVM_MB = 128                 # a Linux HVM guest needs more than others: where its kernel comes from lies in its memory too
 TINY_SUSPEND_PORT = 3        # what guest/tiny.c and guest/tiny_pv.c offer
+HEAVY_MB, HEAVY_S = 6, 0.2   # load "heavy": so much memory is written anew, and then a rest of so long
 EXEC_LOOKS = 20
 READY = "lab host: ready"
 CRASHED = "Dom0 crashed"
@@ -137,12 +139,13 @@ class Lab:
 
     # -- making and removing
 
-    def up(self, hosts=HOSTS, build=None, eager_fpu=True):
-        """Boot the hosts and wait until their dom0s answer. build: a build directory, installed into every dom0."""
+    def up(self, hosts=HOSTS, build=None, eager_fpu=True, cpus=1):
+        """Boot the hosts and wait until their dom0s answer. build: a build directory, installed into every dom0. cpus: 1, or 2 of
+        each host: dom0 has one, its guests the other."""
         check_possible(hosts)
         build_image()
         os.makedirs(self.share)
-        self.state = {"hosts": list(hosts), "pids": {}, "eager_fpu": eager_fpu}
+        self.state = {"hosts": list(hosts), "pids": {}, "eager_fpu": eager_fpu, "cpus": cpus}
         self._save()
         self.install_share(build)
         for name in SHARED:
@@ -191,13 +194,17 @@ class Lab:
 
     # -- hosts
 
+    def cpus(self):
+        return self.state.get("cpus", 1)
+
     def _qemu(self, host):
         cache, work, n = cache_dir(), os.path.join(self.dir, host), HOSTS.index(host) + 1
-        args = XEN_ARGS + (" " + EAGER_FPU if self.state["eager_fpu"] else "")
+        cpus = self.cpus()
+        args = " ".join([XEN_ARGS] + ([EAGER_FPU] if self.state["eager_fpu"] else []) + ([PINNED] if cpus > 1 else []))
         kernel = (f"{cache}/vmlinux console=hvc0 net.ifnames=0 quiet rpl.host={host} rpl.lan={LAN[host]}/24 "
                   f"rpl.repl={REPL[host]}/24")
         argv = ["qemu-system-x86_64", "-name", f"{self.netns}-{host}", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", CPU,
-                "-smp", "1", "-m", str(HOST_MB), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+                "-smp", str(cpus), "-m", str(HOST_MB), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                 "-serial", f"file:{work}/console.log", "-qmp", f"unix:{work}/qmp,server=on,wait=off",
                 "-kernel", f"{cache}/xen", "-append", args, "-initrd", f"{kernel},{cache}/dom0-initrd",
                 "-drive", f"file={cache}/host.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe",
@@ -365,13 +372,18 @@ class Lab:
                       f'acpi_firmware="/lab/{guest}.words"', 'smbios_firmware="/lab/guest-initrd"',
                       'serial="pty"', 'vga="none"', "usb=0"]
         else:
-            lines += ['kernel="/guests/vmlinux"', 'ramdisk="/lab/guest-initrd"', f'cmdline="{self.cmdline(kind, addr, load)}"']
+            lines += ['kernel="/guests/vmlinux"', 'ramdisk="/lab/guest-initrd"', f"cmdline='{self.cmdline(kind, addr, load)}'"]
+        if self.cpus() > 1:
+            lines.append('cpus="1"')
         if network:
             lines.append(f'vif=["mac={mac},bridge=xenbr0"]')
         return "\n".join(lines + [""])
 
     def cmdline(self, kind, addr, load):
-        text = f"console=hvc0 quiet rpl.addr={addr}/24 rpl.load={load}"
+        text = f"console=hvc0 quiet rpl.addr={addr}/24 rpl.load={'memcheck' if load == 'heavy' else load}"
+        if load == "heavy":
+            text += (f' rdinit=/bin/busybox -- sh -c "/init & sleep 5; cd /tmp; dd if=/dev/urandom of=a bs=1M count={HEAVY_MB}; '
+                     f'while dd if=a of=b bs=1M conv=notrunc; do sleep {HEAVY_S}; done"')
         return "pci=off acpi=off 8250.nr_uarts=1 " + text if kind == "hvm" else text
 
     def write_words(self, guest, addr, load):

@@ -1,25 +1,50 @@
 /* pausemeter.c - how often and for how long a domain stands suspended, seen from beside
  *
- * pausemeter DOMID SECONDS: looks at the domain's state every quarter of a millisecond, whoever it is that suspends it, and
- * prints one JSON object. A pause is the time in which Xen says "shut down, to be suspended": from the guest's own last act
- * to the moment in which the toolstack let it go on. What the guest does before, from the request on, is not in it.
+ * pausemeter DOMID SECONDS [LOOK_US]: looks at the domain's state every LOOK_US microseconds (default 1000), whoever it is that
+ * suspends it, and prints one JSON object. A period has three parts, which it tells apart:
+ *
+ *   handshake  from the request in xenstore (control/shutdown, which it watches) to the guest's own last act
+ *   pause      as long as Xen says "shut down, to be suspended": what the toolstack does to the guest that stands still
+ *   run        from then to the next request: the interval, and whatever else is waited for
+ *
+ * Each look is a hypercall, and on an emulated host those that come often take the processor from whom they look at: the time
+ * spent in looks is printed too.
  *
  * Runs in the lab's dom0s.
  */
+#include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include <xenstore.h>
+
 #include "src/guest/xen_compat.h"
 
-#define LOOK_NS 250000
+#define LOOK_US 1000
 #define PAUSES_MAX 20000
 #define NS_IN_S 1000000000LL
+#define NS_IN_US 1000
 
-struct pauses {
+enum part { HANDSHAKE, TAKEN, PAUSE, RUN, PERIOD, N_PARTS };
+static const char *const part_names[N_PARTS] = { "handshake_ms", "taken_ms", "pause_ms", "run_ms", "period_ms" };
+
+struct values {
 	size_t n;
-	long long begin[PAUSES_MAX], length[PAUSES_MAX]; /* ns */
+	long long ns[PAUSES_MAX];
+};
+
+struct meter {
+	xc_interface *xc;
+	struct xs_handle *xs;
+	uint32_t domid;
+	long long requested, taken, suspended, resumed; /* of this period; 0: not yet */
+	long long begun;                                /* the pause before */
+	long long looking;                              /* ns spent in looks */
+	long looks;
+	struct values part[N_PARTS];
 };
 
 static long long now_ns(void)
@@ -30,6 +55,14 @@ static long long now_ns(void)
 	return t.tv_sec * NS_IN_S + t.tv_nsec;
 }
 
+static void note(struct meter *m, enum part part, long long from, long long to)
+{
+	struct values *v = &m->part[part];
+
+	if (from && v->n < PAUSES_MAX)
+		v->ns[v->n++] = to - from;
+}
+
 static int by_value(const void *a, const void *b)
 {
 	long long x = *(const long long *)a, y = *(const long long *)b;
@@ -37,70 +70,114 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static double ms(long long *sorted, size_t n, unsigned percent)
+static double ms(const struct values *v, unsigned percent)
 {
-	return n ? sorted[(n - 1) * percent / 100] / 1e6 : 0;
+	return v->n ? (double)v->ns[(v->n - 1) * percent / 100] / 1e6 : 0;
 }
 
-static void print(struct pauses *p, long long looked_ns, long looks)
+static void print(struct meter *m, long long took)
 {
-	static long long period[PAUSES_MAX];
-	size_t periods = p->n ? p->n - 1 : 0;
+	size_t n = m->part[PAUSE].n;
 
-	for (size_t i = 0; i < periods; i++)
-		period[i] = p->begin[i + 1] - p->begin[i];
-	qsort(period, periods, sizeof(*period), by_value);
-	qsort(p->length, p->n, sizeof(*p->length), by_value);
-	printf("{\"seconds\": %.3f, \"looks\": %ld, \"pauses\": %zu, \"per_s\": %.2f, "
-	       "\"pause_ms\": {\"p50\": %.2f, \"p90\": %.2f, \"max\": %.2f}, "
-	       "\"period_ms\": {\"p50\": %.1f, \"p90\": %.1f, \"max\": %.1f}}\n",
-	       (double)looked_ns / NS_IN_S, looks, p->n, (double)p->n * NS_IN_S / (double)looked_ns, ms(p->length, p->n, 50),
-	       ms(p->length, p->n, 90), ms(p->length, p->n, 100), ms(period, periods, 50), ms(period, periods, 90),
-	       ms(period, periods, 100));
+	printf("{\"seconds\": %.3f, \"looks\": %ld, \"looking_percent\": %.1f, \"pauses\": %zu, \"per_s\": %.2f",
+	       (double)took / NS_IN_S, m->looks, (double)m->looking * 100 / (double)took, n, (double)n * NS_IN_S / (double)took);
+	for (unsigned i = 0; i < N_PARTS; i++) {
+		struct values *v = &m->part[i];
+
+		qsort(v->ns, v->n, sizeof(*v->ns), by_value);
+		printf(", \"%s\": {\"p50\": %.2f, \"p90\": %.2f, \"max\": %.2f}", part_names[i], ms(v, 50), ms(v, 90), ms(v, 100));
+	}
+	printf("}\n");
+}
+
+/* The first event of a period is the request, the next one the guest's own, when it takes it. */
+static void on_xenstore(struct meter *m)
+{
+	long long now = now_ns();
+	char **event;
+
+	while ((event = xs_check_watch(m->xs))) {
+		free(event);
+		if (m->suspended || !m->resumed)
+			continue;
+		if (!m->requested)
+			m->requested = now;
+		else
+			m->taken = now;
+	}
+}
+
+static int look(struct meter *m)
+{
+	struct xen_dominfo info;
+	long long now = now_ns();
+	bool suspended;
+	int err = xen_compat_dominfo(m->xc, m->domid, &info);
+
+	m->looking += now_ns() - now;
+	m->looks++;
+	if (err) {
+		fprintf(stderr, "pausemeter: domain %u: %s\n", m->domid, strerror(-err));
+		return 1;
+	}
+	suspended = info.shutdown && info.reason == XEN_SHUTDOWN_SUSPEND;
+	if (suspended && !m->suspended) {
+		m->suspended = now;
+		note(m, PERIOD, m->begun, now);
+		note(m, HANDSHAKE, m->requested, now);
+		if (m->taken)
+			note(m, TAKEN, m->requested, m->taken);
+		if (m->requested)
+			note(m, RUN, m->resumed, m->requested);
+		m->begun = now;
+	} else if (!suspended && m->suspended) {
+		note(m, PAUSE, m->suspended, now);
+		m->resumed = now;
+		m->requested = m->taken = m->suspended = 0;
+	}
+	return 0;
+}
+
+static int measure(struct meter *m, long seconds, long look_us)
+{
+	const struct timespec wait = { .tv_nsec = look_us * NS_IN_US };
+	struct pollfd fd = { .fd = xs_fileno(m->xs), .events = POLLIN };
+	long long begin = now_ns(), end = begin + seconds * NS_IN_S;
+
+	while (now_ns() < end) {
+		if (ppoll(&fd, 1, &wait, NULL) > 0)
+			on_xenstore(m);
+		if (look(m))
+			return 1;
+	}
+	print(m, now_ns() - begin);
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	static struct pauses pauses;
-	const struct timespec wait = { .tv_nsec = LOOK_NS };
-	long long begin, end, since = 0, now;
-	struct xen_dominfo info;
-	uint32_t domid;
-	long looks = 0;
-	xc_interface *xc;
-	int err;
+	static struct meter m;
+	char path[64];
+	int r;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: pausemeter DOMID SECONDS\n");
+	if (argc != 3 && argc != 4) {
+		fprintf(stderr, "usage: pausemeter DOMID SECONDS [LOOK_US]\n");
 		return 2;
 	}
-	domid = (uint32_t)strtoul(argv[1], NULL, 10);
-	xc = xc_interface_open(NULL, NULL, 0);
-	if (!xc) {
-		perror("pausemeter: xenctrl");
+	m.domid = (uint32_t)strtoul(argv[1], NULL, 10);
+	m.xc = xc_interface_open(NULL, NULL, 0);
+	m.xs = xs_open(0);
+	if (!m.xc || !m.xs) {
+		perror("pausemeter: xenctrl, xenstore");
 		return 1;
 	}
-	begin = now_ns();
-	end = begin + strtol(argv[2], NULL, 10) * NS_IN_S;
-	for (now = begin; now < end && pauses.n < PAUSES_MAX; now = now_ns(), looks++) {
-		bool suspended;
-
-		err = xen_compat_dominfo(xc, domid, &info);
-		if (err) {
-			fprintf(stderr, "pausemeter: domain %u: %s\n", domid, strerror(-err));
-			return 1;
-		}
-		suspended = info.shutdown && info.reason == XEN_SHUTDOWN_SUSPEND;
-		if (suspended && !since) {
-			since = now;
-		} else if (!suspended && since) {
-			pauses.begin[pauses.n] = since;
-			pauses.length[pauses.n++] = now - since;
-			since = 0;
-		}
-		nanosleep(&wait, NULL);
+	(void)snprintf(path, sizeof(path), "/local/domain/%u/control/shutdown", m.domid);
+	if (!xs_watch(m.xs, path, "pausemeter")) {
+		perror("pausemeter: watch");
+		return 1;
 	}
-	print(&pauses, now - begin, looks);
-	xc_interface_close(xc);
-	return 0;
+	r = measure(&m, strtol(argv[2], NULL, 10), argc == 4 ? strtol(argv[3], NULL, 10) : LOOK_US);
+	xs_close(m.xs);
+	xc_interface_close(m.xc);
+	return r;
 }

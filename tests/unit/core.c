@@ -246,6 +246,32 @@ static void epochs_flow_and_only_acks_release(void **state)
 }
 
 /* sch_plug: nothing is sealed over what has not been released, also while ARM is claimed for an epoch that is acked */
+/* A guest that runs again may keep its keeper from hearing of it: the interval is the guest's, not the keeper's. */
+static void the_interval_counts_from_the_guest(void **state)
+{
+	struct bench bench, *b = &bench;
+	struct rpl_event late = EV(CAPTURED);
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	to_protected(b);
+	pass(b, 50);
+	SEE(EV(TIMER), P_PROTECTED, "CHECKPOINT");
+	late.u.captured.epoch = 2;
+	late.u.captured.resumed_ns = b->now + 10 * MS;
+	pass(b, 40);
+	SEE(late, P_PROTECTED, "");
+	assert_int_equal(b->c.captured_ns, b->now - 30 * MS);
+	pass(b, 19);
+	SEE(EV(TIMER), P_PROTECTED, "");
+	pass(b, 1);
+	SEE(EV(TIMER), P_PROTECTED, "CHECKPOINT");
+	late.u.captured.epoch = 3;
+	late.u.captured.resumed_ns = b->now + 1; /* of a clock that is not ours */
+	SEE(late, P_PROTECTED, "");
+	assert_int_equal(b->c.captured_ns, b->now);
+}
+
 static void a_buffer_that_knows_one_epoch_is_not_sealed_twice(void **state)
 {
 	struct bench bench, *b = &bench;
@@ -893,6 +919,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(epochs_flow_and_only_acks_release),
+		cmocka_unit_test(the_interval_counts_from_the_guest),
 		cmocka_unit_test(a_buffer_that_knows_one_epoch_is_not_sealed_twice),
 		cmocka_unit_test(a_silent_backup_costs_a_claim),
 		cmocka_unit_test(an_arm_of_unknown_outcome_is_fenced),
