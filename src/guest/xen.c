@@ -553,7 +553,7 @@ static int do_save(struct rpl_guest *g, struct rpl_err *err)
 	if (r == 0 && x->kind == XEN_HVM) /* it writes its state, and nothing else, while we look at the domain */
 		r = xen_qemu_save(x, on_saved, err);
 	if (r == 0)
-		r = xen_collect(x, true, NULL, err);
+		r = xen_collect(x, &d, NULL, err);
 	if (r == 0)
 		r = xen_state_save(x, err);
 	if (r < 0) {
@@ -719,7 +719,7 @@ int rpl_xen_call_it(struct rpl_guest *g, const char *name, struct rpl_err *err)
 
 static int do_collect(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err)
 {
-	int r = xen_collect(xen_of(g), false, ret_pages, err);
+	int r = xen_collect(xen_of(g), NULL, ret_pages, err);
 
 	return r < 0 ? rpl_prefix(err, "%s: collect", g->conf.name) : 0;
 }

@@ -245,11 +245,16 @@ static int look_special(struct xen *x, struct rpl_err *err)
 	return types_of_regions(x, XEN_MOVED_PAGES, err);
 }
 
-static int collect_hvm(struct xen *x, bool final, struct rpl_err *err)
+static int collect_hvm(struct xen *x, const struct xen_dominfo *suspended, struct rpl_err *err)
 {
 	struct xen_dominfo d;
-	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+	bool final = suspended;
+	int r = 0;
 
+	if (final)
+		d = *suspended;
+	else
+		r = xen_compat_dominfo(x->xc, x->domid, &d);
 	if (r < 0)
 		return rpl_fail_errno(err, -r, "domain %u", x->domid);
 	if (final && check_growth(x, err) < 0)
@@ -265,9 +270,10 @@ static int collect_hvm(struct xen *x, bool final, struct rpl_err *err)
 	return all_types(x, err);
 }
 
-int xen_collect(struct xen *x, bool final, uint64_t *ret_pages, struct rpl_err *err)
+int xen_collect(struct xen *x, const struct xen_dominfo *suspended, uint64_t *ret_pages, struct rpl_err *err)
 {
 	uint64_t pages = 0;
+	bool final = suspended;
 	int r;
 
 	rpl_assert(x->logging);
@@ -280,9 +286,9 @@ int xen_collect(struct xen *x, bool final, uint64_t *ret_pages, struct rpl_err *
 			r = dirty_types(x, false, err);
 		}
 	} else if (r == 0) {
-		r = collect_hvm(x, final, err);
+		r = collect_hvm(x, suspended, err);
 	}
-	for (uint64_t i = 0; i < RPL_BITMAP_WORDS(x->g->info.layout.pages); i++)
+	for (uint64_t i = 0; ret_pages && i < RPL_BITMAP_WORDS(x->g->info.layout.pages); i++)
 		pages += (uint64_t)__builtin_popcountll(atomic_load_explicit(&x->shared.dirty[i], memory_order_relaxed));
 	if (ret_pages)
 		*ret_pages = pages;

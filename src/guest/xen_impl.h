@@ -28,6 +28,8 @@
 #define XEN_PATH 256       /* of a xenstore node */
 #define XEN_HEAD_MAX (8u << 20) /* static records; p2m frames dominate: 8 bytes for each 2 MiB of a PV guest */
 
+#define XEN_PARAMS 16u     /* HVM parameters that a stream holds */
+
 enum xen_kind { XEN_PV, XEN_PVH, XEN_HVM };
 
 /* PV: where the guest keeps its p2m. */
@@ -86,6 +88,8 @@ struct xen {
 	uint8_t *state;      /* the state memfd, mapped */
 	size_t state_len;    /* HVM: so much of it is there, the device model's part is not */
 	uint8_t *scratch;    /* XEN_SCRATCH bytes for one record */
+	int context_max;     /* HVM: bytes of its context, at most; 0: not asked yet */
+	uint64_t param[XEN_PARAMS];
 };
 
 #define XEN_SCRATCH (1u << 20)
@@ -116,8 +120,8 @@ bool xen_p2m_pfn(const struct xen *x, uint64_t mfn, uint64_t *ret);
 
 /* ---- xen_dirty.c */
 int xen_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
-/* What was written since the last collection goes to the mover. `final`: the domain is suspended. */
-int xen_collect(struct xen *x, bool final, uint64_t *ret_pages, struct rpl_err *err);
+/* What was written since the last collection goes to the mover. `suspended`: the domain as it stands still; NULL: it runs. */
+int xen_collect(struct xen *x, const struct xen_dominfo *suspended, uint64_t *ret_pages, struct rpl_err *err);
 void xen_log_off(struct xen *x);
 /* The types of these frames, any number. */
 int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, struct rpl_err *err);

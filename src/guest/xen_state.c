@@ -47,6 +47,28 @@ static int put_policies(struct xen *x, struct rpl_out *o, struct rpl_err *err)
 }
 _Static_assert(sizeof(xen_cpuid_leaf_t) == 24 && sizeof(xen_msr_entry_t) == 16, "policies are written as Xen gives them");
 
+/* As stock streams do it: these, in this order, unless they are zero. Those that a guest may set are read in each pause; the
+ * others are what the toolstack and the device model made of the domain before it ran, and are read once a session. */
+static const struct {
+	unsigned index;
+	bool by_guest;
+} params[XEN_PARAMS] = {
+	{ HVM_PARAM_STORE_PFN, false }, { HVM_PARAM_IOREQ_PFN, false }, { HVM_PARAM_BUFIOREQ_PFN, false },
+	{ HVM_PARAM_PAGING_RING_PFN, false }, { HVM_PARAM_MONITOR_RING_PFN, false }, { HVM_PARAM_SHARING_RING_PFN, false },
+	{ HVM_PARAM_VM86_TSS_SIZED, true }, { HVM_PARAM_CONSOLE_PFN, false }, { HVM_PARAM_ACPI_IOPORTS_LOCATION, true },
+	{ HVM_PARAM_VIRIDIAN, false }, { HVM_PARAM_IDENT_PT, false }, { HVM_PARAM_VM_GENERATION_ID_ADDR, true },
+	{ HVM_PARAM_IOREQ_SERVER_PFN, false }, { HVM_PARAM_NR_IOREQ_SERVER_PAGES, false }, { HVM_PARAM_X87_FIP_WIDTH, true },
+	{ HVM_PARAM_MCA_CAP, false },
+};
+
+static int read_params(struct xen *x, bool by_guest, struct rpl_err *err)
+{
+	for (size_t i = 0; i < XEN_PARAMS; i++)
+		if (params[i].by_guest == by_guest && xc_hvm_param_get(x->xc, x->domid, params[i].index, &x->param[i]) < 0)
+			return rpl_fail_errno(err, errno, "domain %u: HVM parameter %u", x->domid, params[i].index);
+	return 0;
+}
+
 int xen_head_make(struct xen *x, struct rpl_err *err)
 {
 	int version = xc_version(x->xc, XENVER_version, NULL);
@@ -67,8 +89,9 @@ int xen_head_make(struct xen *x, struct rpl_err *err)
 	rpl_stream_put_domain_header(&o, &d);
 	if (x->kind == XEN_PV)
 		rpl_stream_put_pv_info(&o, PV_WIDTH, PV_LEVELS);
-	if (put_policies(x, &o, err) < 0)
+	if (put_policies(x, &o, err) < 0 || (x->kind != XEN_PV && read_params(x, false, err) < 0))
 		return err->code;
+	x->context_max = 0;
 	rpl_stream_put_record(&o, RPL_LIBXC_STATIC_DATA_END, NULL, 0);
 	x->head_len = o.len;
 	return o.bad ? rpl_fail(err, -E2BIG, "domain %u: its static records are longer than %u bytes", x->domid, XEN_SCRATCH) : 0;
@@ -93,12 +116,16 @@ static int put_tsc(struct xen *x, struct rpl_out *o, struct rpl_err *err)
 	return 0;
 }
 
+/* How long it can be is Xen's to say once; it does not change while the domain lives. */
 static int put_hvm_context(struct xen *x, struct rpl_out *o, struct rpl_err *err)
 {
-	int n = xc_domain_hvm_getcontext(x->xc, x->domid, NULL, 0);
+	int n = x->context_max ? x->context_max : xc_domain_hvm_getcontext(x->xc, x->domid, NULL, 0);
 
+	x->context_max = n > 0 ? n : 0;
 	if (n > 0 && n <= (int)XEN_SCRATCH)
 		n = xc_domain_hvm_getcontext(x->xc, x->domid, x->scratch, (uint32_t)n);
+	if (n <= 0)
+		x->context_max = 0;
 	if (n <= 0 || n > (int)XEN_SCRATCH)
 		return rpl_fail(err, n < 0 ? -errno : -EMSGSIZE, "domain %u: an HVM context of %d bytes; 1 to %u are possible", x->domid,
 				n, XEN_SCRATCH);
@@ -106,27 +133,16 @@ static int put_hvm_context(struct xen *x, struct rpl_out *o, struct rpl_err *err
 	return 0;
 }
 
-/* As stock streams do it: these, in this order, unless they are zero. */
-static const unsigned params[] = {
-	HVM_PARAM_STORE_PFN, HVM_PARAM_IOREQ_PFN, HVM_PARAM_BUFIOREQ_PFN, HVM_PARAM_PAGING_RING_PFN, HVM_PARAM_MONITOR_RING_PFN,
-	HVM_PARAM_SHARING_RING_PFN, HVM_PARAM_VM86_TSS_SIZED, HVM_PARAM_CONSOLE_PFN, HVM_PARAM_ACPI_IOPORTS_LOCATION,
-	HVM_PARAM_VIRIDIAN, HVM_PARAM_IDENT_PT, HVM_PARAM_VM_GENERATION_ID_ADDR, HVM_PARAM_IOREQ_SERVER_PFN,
-	HVM_PARAM_NR_IOREQ_SERVER_PAGES, HVM_PARAM_X87_FIP_WIDTH, HVM_PARAM_MCA_CAP,
-};
-
 static int put_hvm_params(struct xen *x, struct rpl_out *o, struct rpl_err *err)
 {
-	struct rpl_stream_param p[RPL_ARRAY_LEN(params)];
+	struct rpl_stream_param p[XEN_PARAMS];
 	uint32_t n = 0;
 
-	for (size_t i = 0; i < RPL_ARRAY_LEN(params); i++) {
-		uint64_t value = 0;
-
-		if (xc_hvm_param_get(x->xc, x->domid, params[i], &value) < 0)
-			return rpl_fail_errno(err, errno, "domain %u: HVM parameter %u", x->domid, params[i]);
-		if (value)
-			p[n++] = (struct rpl_stream_param){ params[i], value };
-	}
+	if (read_params(x, true, err) < 0)
+		return err->code;
+	for (size_t i = 0; i < XEN_PARAMS; i++)
+		if (x->param[i])
+			p[n++] = (struct rpl_stream_param){ params[i].index, x->param[i] };
 	if (n)
 		rpl_stream_put_hvm_params(o, p, n);
 	return 0;

@@ -1,5 +1,8 @@
 /* pausemeter.c - how often and for how long a domain stands suspended, seen from beside
  *
+ * pausemeter floor DOMID SECONDS: nobody protects the domain; asks it to suspend, lets it go on at once, asks again, all the
+ * time. What that costs is the guest's own, and no checkpoint can come more often. An event channel tells that it stands still.
+ *
  * pausemeter DOMID SECONDS [LOOK_US]: looks at the domain's state every LOOK_US microseconds (default 1000), whoever it is that
  * suspends it, and prints one JSON object. A period has three parts, which it tells apart:
  *
@@ -19,14 +22,17 @@
 #include <string.h>
 #include <time.h>
 
-#include <xenstore.h>
+#include "src/guest/xen_compat.h" /* before the others: it makes Xen's headers those of a toolstack */
 
-#include "src/guest/xen_compat.h"
+#include <xenevtchn.h>
+#include <xenguest.h>
+#include <xenstore.h>
 
 #define LOOK_US 1000
 #define PAUSES_MAX 20000
 #define NS_IN_S 1000000000LL
 #define NS_IN_US 1000
+#define FLOOR_WAIT_MS 20000
 
 enum part { HANDSHAKE, TAKEN, PAUSE, RUN, PERIOD, N_PARTS };
 static const char *const part_names[N_PARTS] = { "handshake_ms", "taken_ms", "pause_ms", "run_ms", "period_ms" };
@@ -154,14 +160,77 @@ static int measure(struct meter *m, long seconds, long look_us)
 	return 0;
 }
 
+/* ---- the floor */
+
+/* The event channel that tells of the domain's suspends; -1 and a message. */
+static int subscribe(const struct meter *m, xenevtchn_handle *evtchn)
+{
+	int port = xc_evtchn_alloc_unbound(m->xc, m->domid, 0);
+	int local = port < 0 ? -1 : xenevtchn_bind_interdomain(evtchn, m->domid, (evtchn_port_t)port);
+
+	if (local < 0 || xc_domain_subscribe_for_suspend(m->xc, m->domid, (evtchn_port_t)port) < 0) {
+		perror("pausemeter: event channel of its suspends");
+		return -1;
+	}
+	return local;
+}
+
+/* Ask, wait, let it go on. */
+static int round_trip(struct meter *m, const char *path, xenevtchn_handle *evtchn)
+{
+	struct pollfd fd = { .fd = xenevtchn_fd(evtchn), .events = POLLIN };
+	int port;
+
+	m->requested = now_ns();
+	if (!xs_write(m->xs, XBT_NULL, path, "suspend", strlen("suspend")) || poll(&fd, 1, FLOOR_WAIT_MS) != 1) {
+		fprintf(stderr, "pausemeter: domain %u does not suspend\n", m->domid);
+		return -1;
+	}
+	port = xenevtchn_pending(evtchn);
+	m->suspended = now_ns();
+	if (port >= 0)
+		(void)xenevtchn_unmask(evtchn, (evtchn_port_t)port);
+	if (xc_domain_resume(m->xc, m->domid, 1) < 0) {
+		perror("pausemeter: resume");
+		return -1;
+	}
+	note(m, RUN, m->resumed, m->requested);
+	m->resumed = now_ns();
+	note(m, HANDSHAKE, m->requested, m->suspended);
+	note(m, PAUSE, m->suspended, m->resumed);
+	note(m, PERIOD, m->begun, m->suspended);
+	m->begun = m->suspended;
+	return 0;
+}
+
+static int floor_of(struct meter *m, const char *path, long seconds)
+{
+	long long begin = now_ns(), end = begin + seconds * NS_IN_S;
+	xenevtchn_handle *evtchn = xenevtchn_open(NULL, 0);
+	int r = evtchn ? subscribe(m, evtchn) : -1;
+
+	while (r >= 0 && now_ns() < end)
+		r = round_trip(m, path, evtchn);
+	(void)xc_domain_subscribe_for_suspend(m->xc, m->domid, 0);
+	if (evtchn)
+		xenevtchn_close(evtchn);
+	if (r >= 0)
+		print(m, now_ns() - begin);
+	return r < 0;
+}
+
 int main(int argc, char **argv)
 {
 	static struct meter m;
+	bool floor;
 	char path[64];
 	int r;
 
+	floor = argc == 4 && strcmp(argv[1], "floor") == 0;
+	argv += floor;
+	argc -= floor;
 	if (argc != 3 && argc != 4) {
-		fprintf(stderr, "usage: pausemeter DOMID SECONDS [LOOK_US]\n");
+		fprintf(stderr, "usage: pausemeter [floor] DOMID SECONDS [LOOK_US]\n");
 		return 2;
 	}
 	m.domid = (uint32_t)strtoul(argv[1], NULL, 10);
@@ -172,11 +241,14 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	(void)snprintf(path, sizeof(path), "/local/domain/%u/control/shutdown", m.domid);
-	if (!xs_watch(m.xs, path, "pausemeter")) {
+	if (!floor && !xs_watch(m.xs, path, "pausemeter")) {
 		perror("pausemeter: watch");
 		return 1;
 	}
-	r = measure(&m, strtol(argv[2], NULL, 10), argc == 4 ? strtol(argv[3], NULL, 10) : LOOK_US);
+	if (floor)
+		r = floor_of(&m, path, strtol(argv[2], NULL, 10));
+	else
+		r = measure(&m, strtol(argv[2], NULL, 10), argc == 4 ? strtol(argv[3], NULL, 10) : LOOK_US);
 	xs_close(m.xs);
 	xc_interface_close(m.xc);
 	return r;
