@@ -18,7 +18,7 @@ enum rpl_stream_severity { RPL_SEV_READER, RPL_SEV_ERROR, RPL_SEV_WARNING };
 	X(XL_FLAGS, "xl-flags", READER, "no unknown mandatory flag")                                            \
 	X(XL_OPTIONAL, "xl-optional", READER, "optional data within 16 MiB, its configuration within it")       \
 	X(XL_CONFIG_NUL, "xl-config-nul", ERROR, "a configuration ends in a NUL and has no other")              \
-	X(XL_CONFIG_JSON, "xl-config-json", ERROR, "the configuration is a JSON object")                        \
+	X(XL_CONFIG_JSON, "xl-config-json", ERROR, "the configuration is a JSON object, and flagged as one")     \
 	X(XL_RESERVED, "xl-reserved", WARNING, "optional flags are 0")                                          \
 	/* ---- libxl layer */                                                                                  \
 	X(LIBXL_IDENT, "libxl-ident", READER, "ident LibxlFmt")                                                 \
@@ -106,7 +106,8 @@ enum rpl_stream_severity { RPL_SEV_READER, RPL_SEV_ERROR, RPL_SEV_WARNING };
 	X(EMULATOR_MISSING, "emulator-missing", WARNING, "EMULATOR_CONTEXT in every checkpoint once it was in one") \
 	X(ENDING, "ending", ERROR, "END, or the end of the bytes right behind a checkpoint")                    \
 	X(TRAILING, "trailing", READER, "nothing behind the final END")                                         \
-	X(LEGACY, "legacy", READER, "a v2 stream (convert a legacy one first)")
+	X(LEGACY, "legacy", READER, "a v2 stream (convert a legacy one first)")                                 \
+	X(XL_CONFIG_GUEST, "xl-config-guest", ERROR, "the configuration's guest is of the image's type, with as many vCPUs")
 
 enum rpl_stream_rule {
 #define RPL_X(id, name, severity, text) RPL_RULE_##id,

@@ -22,6 +22,10 @@ struct verify {
 	uint64_t shown;
 	struct stream_config config;
 	uint32_t domain_type;
+	/* what the configuration says of the guest; 0 and empty: nothing */
+	json_int_t max_vcpus;
+	char type[8];
+	bool pvh_said;
 };
 
 static void usage(void)
@@ -76,6 +80,7 @@ static void report(void *ctx, const struct rpl_stream_finding *f)
 static void check_config(struct verify *v, const struct rpl_stream_event *ev)
 {
 	json_error_t jerr;
+	const char *type;
 	json_t *root;
 
 	if (!v->config.text)
@@ -84,8 +89,33 @@ static void check_config(struct verify *v, const struct rpl_stream_event *ev)
 	if (!json_is_object(root))
 		rpl_stream_check_say(&v->check, NULL, ev->offset, RPL_RULE_XL_CONFIG_JSON, "%s",
 				     root ? "JSON, but not an object" : jerr.text);
+	v->max_vcpus = json_integer_value(json_object_get(json_object_get(root, "b_info"), "max_vcpus"));
+	type = json_string_value(json_object_get(json_object_get(root, "c_info"), "type"));
+	(void)snprintf(v->type, sizeof(v->type), "%s", type ? type : "");
 	json_decref(root);
 	stream_config_fini(&v->config);
+}
+
+/* libxl builds the domain after the configuration; then libxc refuses an image that is not for such a one. */
+static void check_guest(struct verify *v, const struct rpl_stream_event *ev)
+{
+	bool libxl = ev->rec.layer == RPL_LAYER_LIBXL;
+
+	if (ev->kind == RPL_EV_DOMAIN_HEADER && v->type[0] && (strcmp(v->type, "pv") == 0) != (ev->domain.type == RPL_DOMAIN_PV))
+		rpl_stream_check_say(&v->check, ev, ev->offset, RPL_RULE_XL_CONFIG_GUEST,
+				     "domain type %u, but the configuration's guest is of type %s", ev->domain.type, v->type);
+	if (ev->kind != RPL_EV_RECORD)
+		return;
+	if (libxl && (ev->rec.type == RPL_LIBXL_EMULATOR_CONTEXT || ev->rec.type == RPL_LIBXL_EMULATOR_XENSTORE_DATA) &&
+	    strcmp(v->type, "pvh") == 0 && !v->pvh_said) {
+		v->pvh_said = true;
+		rpl_stream_check_say(&v->check, ev, ev->rec.offset, RPL_RULE_XL_CONFIG_GUEST,
+				     "of a device model, but the configuration's guest is of type pvh and has none");
+	}
+	if (!libxl && ev->rec.type == RPL_LIBXC_X86_PV_VCPU_BASIC && v->max_vcpus > 0 && ev->vcpu >= v->max_vcpus)
+		rpl_stream_check_say(&v->check, ev, ev->rec.offset + 8, RPL_RULE_XL_CONFIG_GUEST,
+				     "vCPU %u, but the configuration has %" JSON_INTEGER_FORMAT " (max_vcpus)", ev->vcpu,
+				     v->max_vcpus);
 }
 
 static void check_digest(struct verify *v, const struct rpl_stream_event *ev)
@@ -116,6 +146,7 @@ static int on_event(void *ctx, const struct rpl_stream_event *ev)
 		check_config(v, ev);
 	if (ev->kind == RPL_EV_DOMAIN_HEADER)
 		v->domain_type = ev->domain.type;
+	check_guest(v, ev);
 	if (ev->kind == RPL_EV_RECORD && ev->rec.layer == RPL_LAYER_LIBXC &&
 	    ev->rec.type == (uint32_t)RPL_LIBXC_RPL_DIGEST)
 		check_digest(v, ev);

@@ -66,6 +66,10 @@ static void check_header(struct rpl_stream_check *c, const struct rpl_stream_eve
 	switch ((int)ev->kind) {
 	case RPL_EV_XL_HEADER:
 		rule = RPL_RULE_XL_RESERVED;
+		if (ev->xl.config_len && ev->xl.mandatory_flags == RPL_XL_FLAG_STREAM_V2)
+			rpl_stream_check_say(c, ev, ev->offset + 36, RPL_RULE_XL_CONFIG_JSON,
+					     "flags 0x%x in front of a v2 stream, expected 0x%x: its configuration is JSON",
+					     ev->xl.mandatory_flags, RPL_XL_FLAG_STREAM_V2 | RPL_XL_FLAG_JSON);
 		break;
 	case RPL_EV_LIBXL_HEADER:
 		c->has_libxl = true;

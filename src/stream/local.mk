@@ -15,7 +15,7 @@ pkginclude_HEADERS = include/replicad/err.h include/replicad/cur.h include/repli
 lib_LTLIBRARIES += libreplicad-stream.la
 libreplicad_stream_la_SOURCES =
 libreplicad_stream_la_LIBADD = src/stream/libstream.la src/base/libbase.la
-libreplicad_stream_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined -Wl,-z,relro -Wl,-z,now \
+libreplicad_stream_la_LDFLAGS = $(AM_LDFLAGS) -version-info 1:0:1 -no-undefined -Wl,-z,relro -Wl,-z,now \
 	-export-symbols-regex '^rpl_(stream|hvm|legacy)_'
 pkgconfig_DATA += libreplicad-stream.pc
 CLEANFILES += libreplicad-stream.pc
@@ -46,9 +46,19 @@ tests_lib_peak_memory_SOURCES = tests/lib/peak_memory.c
 
 check_PROGRAMS += tests/unit/stream_rules
 TESTS += tests/unit/stream_rules
-tests_unit_stream_rules_SOURCES = tests/unit/stream_rules.c
+tests_unit_stream_rules_SOURCES = tests/unit/stream_rules.c tests/lib/stream_words.c
 tests_unit_stream_rules_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_stream_rules_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS)
+
+noinst_HEADERS += tests/lib/stream_words.h
+check_PROGRAMS += tests/unit/stream_bits tests/unit/stream_golden
+TESTS += tests/unit/stream_bits tests/unit/stream_golden
+tests_unit_stream_bits_SOURCES = tests/unit/stream_bits.c tests/lib/stream_words.c
+tests_unit_stream_bits_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_stream_bits_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS)
+tests_unit_stream_golden_SOURCES = tests/unit/stream_golden.c
+tests_unit_stream_golden_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_stream_golden_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS)
 
 TESTS += tests/unit/stream-commands tests/unit/stream-manual
 EXTRA_DIST += tests/unit/stream-commands tests/unit/stream-manual tests/lib/stream_reader.py

@@ -35,7 +35,7 @@ static const char xl_script[] =
 	"#!/bin/sh\n"
 	"case \"$1 $3\" in\n"
 	"'domid ') [ \"$2\" = " FAKE_NAME " ] && echo 5 ;;\n"
-	"'list " FAKE_NAME "') echo '[{\"domid\": 5, \"config\": {\"c_info\": {\"type\": \"pvh\", \"name\": \"" FAKE_NAME "\", \"domid\": 5},"
+	"'list " FAKE_NAME "') echo '[{\"domid\": 5, \"config\": {\"c_info\": {\"type\": \"'$FAKE_TYPE'\", \"name\": \"" FAKE_NAME "\", \"domid\": 5},"
 	" \"b_info\": {\"max_memkb\": 4128, \"max_vcpus\": 1}}}]' ;;\n"
 	"*) exit 1 ;;\n"
 	"esac\n";
@@ -227,6 +227,7 @@ static void check_sent(const struct sent *t)
 static void begin(bool pv, void (*on_clean)(unsigned n), void (*on_suspend)(void))
 {
 	xen_fake_start(pv);
+	(void)setenv("FAKE_TYPE", pv ? "pv" : "pvh", 1);
 	fake.on_clean = on_clean;
 	fake.on_suspend = on_suspend;
 }
