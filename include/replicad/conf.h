@@ -58,7 +58,7 @@
 
 #define RPL_CONF_VM_KEYS(X)                                                                                          \
 	X(uuid, UUID, "", 0, 36, NULL, PROTECT, "the VM; needed where it may arrive from a peer")                     \
-	X(backend, ENUM, "qemu", 0, 0, "qemu|sim|xen", PROTECT, "what runs the guest")                                    \
+	X(backend, ENUM, "auto", 0, 0, "auto|qemu|sim|xen", PROTECT, "what runs the guest; auto: qemu where there is a qmp or no Xen") \
 	X(qmp, PATH, "", 0, 107, NULL, PROTECT, "qemu: the running guest's monitor socket")                           \
 	X(standby, PATH, "", 0, 128, NULL, PROTECT, "file that defines the standby guest; without it we are no backup") \
 	X(replica, ENUM, "memfd", 0, 0, "auto|memfd|domain", PROTECT, "xen: what the backup keeps the copy in")            \
@@ -76,7 +76,7 @@
 	X(arena_mb, INT, "128", 8, 65536, NULL, PROTECT, "memory for checkpoints under way, on each side")            \
 	X(tracker, ENUM, "auto", 0, 0, "auto|uffd|compare", PROTECT, "how written pages are found")                   \
 	X(audit, BOOL, "no", 0, 1, NULL, PROTECT, "prove at each checkpoint that no written page was missed; slow")   \
-	X(netbuf, ENUM, "relay", 0, 0, "relay|plug|none", PROTECT, "what holds the guest's output; none is unsafe")        \
+	X(netbuf, ENUM, "auto", 0, 0, "auto|relay|plug|none", PROTECT, "what holds the guest's output; auto: plug for xen, else relay") \
 	X(relay, PATH, "", 0, 107, NULL, PROTECT, "relay: its control socket")                                        \
 	X(relay_ports, TEXT, "", 0, 159, NULL, START, "relay: the agent starts it, with these as its --port")         \
 	X(interfaces, LIST, "", 0, 128, NULL, PROTECT, "plug: the host's interfaces that carry this guest's output")  \

@@ -190,7 +190,7 @@ static int settle_conf(struct rpl_agent *a, const char *vm, const json_t *set, b
 	}
 	conf = rpl_conf_vm(a->conf, vm);
 	if (!conf)
-		return rpl_fail(err, -ENOENT, "there is no section [vm %s]; say --qmp PATH and --backup HOST", vm);
+		return rpl_fail(err, -ENOENT, "there is no section [vm %s]; say --backup HOST, and of a QEMU guest --qmp PATH", vm);
 	return complete_conf(conf, err);
 }
 

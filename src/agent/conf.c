@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/host.h>
 #include <replicad/io.h>
 
 #include "conf_priv.h"
@@ -276,11 +277,23 @@ static void fill_in(struct rpl_conf *c)
 	}
 }
 
+/* What `auto` stands for here. */
+static void settle_vm(struct rpl_conf_vm *vm, bool on_xen)
+{
+	if (strcmp(vm->backend, "auto") == 0)
+		(void)snprintf(vm->backend, sizeof(vm->backend), on_xen && !vm->qmp[0] ? "xen" : "qemu");
+	if (strcmp(vm->netbuf, "auto") == 0)
+		(void)snprintf(vm->netbuf, sizeof(vm->netbuf), strcmp(vm->backend, "xen") == 0 && !vm->relay[0] ? "plug" : "relay");
+}
+
 int rpl_conf_finish(struct rpl_conf *c, struct rpl_err *err)
 {
+	bool on_xen = rpl_host_controls_xen();
 	int r;
 
 	fill_in(c);
+	for (size_t i = 0; i < c->n_vms; i++)
+		settle_vm(&c->vms[i], on_xen);
 	r = check_arbiter(c, err);
 	if (r < 0)
 		return r;

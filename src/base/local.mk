@@ -1,7 +1,7 @@
 noinst_LTLIBRARIES += src/base/libbase.la
 src_base_libbase_la_SOURCES = src/base/err.c src/base/log.c src/base/clock.c src/base/uuid.c \
 	src/base/bitmap.c src/base/stats.c src/base/io.c src/base/fault.c \
-	src/base/trace.c src/base/process.c
+	src/base/trace.c src/base/process.c src/base/host.c
 # For those that confine themselves.
 noinst_LTLIBRARIES += src/base/libcalls.la
 src_base_libcalls_la_SOURCES = src/base/calls.c include/replicad/calls.h
@@ -10,7 +10,7 @@ src_base_libcalls_la_LIBADD = $(SECCOMP_LIBS)
 noinst_HEADERS += include/replicad/err.h include/replicad/log.h include/replicad/auto.h include/replicad/clock.h \
 	include/replicad/uuid.h include/replicad/cur.h include/replicad/bitmap.h include/replicad/stats.h \
 	include/replicad/io.h include/replicad/hex.h include/replicad/fault.h include/replicad/trace.h \
-	include/replicad/process.h
+	include/replicad/process.h include/replicad/host.h
 # What rooms show each other: one concept a header.
 noinst_HEADERS += include/replicad/guest.h include/replicad/memory.h include/replicad/netbuf.h include/replicad/disk.h include/replicad/durability.h \
 	include/replicad/arbiter.h include/replicad/link.h include/replicad/pages.h include/replicad/mover.h \

@@ -10,6 +10,7 @@
 
 #include <jansson.h>
 
+#include <replicad/host.h>
 #include <replicad/netbuf.h>
 #include <replicad/qemu.h>
 #include <replicad/xen_doctor.h>
@@ -245,7 +246,7 @@ static bool means_xen(const struct rpl_doctor_conf *d, const char *file, const c
 		return false;
 	conf = conf_of(file, vm);
 	v = conf ? rpl_conf_vm(conf, vm) : NULL;
-	xen = v ? strcmp(v->backend, "xen") == 0 : doctor_xen_here();
+	xen = v ? strcmp(v->backend, "xen") == 0 : rpl_host_controls_xen();
 	rpl_conf_free(conf);
 	return xen;
 }

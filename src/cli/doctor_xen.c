@@ -14,8 +14,6 @@
 
 #include "../guest/xen_standby_xl.h"
 
-#define CAPABILITIES "/proc/xen/capabilities"
-#define CAPABILITIES_MAX 256
 #define TRIED_MAJOR 4
 #define TRIED_MINOR 17
 #define NAMES_MAX 120 /* of features, in a sentence */
@@ -59,14 +57,6 @@ static const char *text(const json_t *o, const char *key)
 static bool is(const json_t *o, const char *key)
 {
 	return json_is_true(json_object_get(o, key));
-}
-
-bool doctor_xen_here(void)
-{
-	RPL_AUTO_FREE char *said = NULL;
-	size_t len;
-
-	return rpl_read_file(CAPABILITIES, CAPABILITIES_MAX, &said, &len, NULL) == 0 && strstr(said, "control_d");
 }
 
 json_t *doctor_xen_peer(const char *path, struct rpl_err *err)

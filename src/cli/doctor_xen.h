@@ -14,8 +14,6 @@ struct doctor_xen {
 	bool any_netdev;       /* netbuf=none */
 };
 
-/* Is this a Xen control domain? */
-bool doctor_xen_here(void);
 /* Facts from a file ("-": standard input), checked; the caller's. NULL: *err. */
 json_t *doctor_xen_peer(const char *path, struct rpl_err *err);
 /* One call of fn for each check, in a fixed order. Changes nothing. The number of FAILs, or a negative errno with *err if Xen could not

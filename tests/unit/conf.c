@@ -16,6 +16,7 @@
 
 #include <replicad/auto.h>
 #include <replicad/conf.h>
+#include <replicad/host.h>
 #include <replicad/io.h>
 
 #define UUID "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
@@ -270,6 +271,42 @@ static void what_belongs_together_is_checked(void **state)
 	REFUSES(text, "make a socket path of");
 }
 
+static struct rpl_conf *one_vm(const char *keys)
+{
+	struct rpl_conf *c = rpl_conf_new();
+	char text[256];
+	struct rpl_err err;
+
+	(void)snprintf(text, sizeof(text), "[agent]\nnode = n\n[vm a]\n%s", keys);
+	if (rpl_conf_parse(c, "t.conf", text, strlen(text), &err) < 0 || rpl_conf_finish(c, &err) < 0)
+		fail_msg("%s", err.msg);
+	return c;
+}
+
+static void settled(const char *keys, const char *backend, const char *netbuf)
+{
+	struct rpl_conf *c = one_vm(keys);
+
+	assert_string_equal(c->vms[0].backend, backend);
+	assert_string_equal(c->vms[0].netbuf, netbuf);
+	rpl_conf_free(c);
+}
+
+/* A Xen host is known by what the kernel says of it, so here it is mostly what an operator's own words make of the rest. */
+static void what_runs_the_guest_and_holds_its_output_is_found_out(void **state)
+{
+	bool xen = rpl_host_controls_xen();
+
+	(void)state;
+	settled("", xen ? "xen" : "qemu", xen ? "plug" : "relay");
+	settled("qmp = /run/a.qmp\n", "qemu", "relay");
+	settled("backend = xen\n", "xen", "plug");
+	settled("backend = xen\nrelay = /run/a.relay\n", "xen", "relay");
+	settled("backend = xen\nnetbuf = relay\n", "xen", "relay");
+	settled("backend = qemu\nnetbuf = plug\n", "qemu", "plug");
+	settled("backend = sim\n", "sim", "relay");
+}
+
 static void addresses_are_split(void **state)
 {
 	static const struct { const char *text, *host, *port; } good[] = {
@@ -426,6 +463,7 @@ int main(void)
 		cmocka_unit_test(ordinary_spellings_are_accepted),
 		cmocka_unit_test(timing_relations_are_checked),
 		cmocka_unit_test(what_belongs_together_is_checked),
+		cmocka_unit_test(what_runs_the_guest_and_holds_its_output_is_found_out),
 		cmocka_unit_test(addresses_are_split),
 		cmocka_unit_test(dependent_defaults_are_filled_in),
 		cmocka_unit_test(a_later_file_wins),
