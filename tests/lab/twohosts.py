@@ -39,7 +39,7 @@ LOOK_S = 0.25
 THINK_MS = 40           # an unprotected guest that is asked without a pause keeps its one CPU from the copy
 # The pace of an emulated host: a checkpoint takes it a few hundred milliseconds, a claim up to a second.
 VM_KEYS = {"interval_ms": 500, "heartbeat_ms": 200, "suspect_ms": 6000, "takeover_delay_ms": 500, "arm_timeout_ms": 20000,
-           "op_timeout_ms": 30000, "netbuf": "plug"}
+           "op_timeout_ms": 30000}  # backend and netbuf: as they are found out
 
 
 def section(name, keys):
@@ -126,7 +126,7 @@ class TwoHosts:
         return os.path.join(self.lab.share, f"state-{host}", self.name)
 
     def configuration(self, host):
-        vm = {"uuid": self.lab.guest_uuid(self.name), "backend": "xen", "standby": f"/root/{self.name}.cfg", "backup": OTHER[host],
+        vm = {"uuid": self.lab.guest_uuid(self.name), "standby": f"/root/{self.name}.cfg", "backup": OTHER[host],
               **self.keys}
         agent = {"node": host, "listen": f"{REPL[host]}:{PORT}", "state_dir": f"/lab/state-{host}/{self.name}",
                  "arbiter": "etcd", "arbiter_location": self.etcd.url, "arbiter_timeout_ms": 5000, "tls": self.tls,
@@ -274,7 +274,7 @@ class TwoHosts:
         verdict = self.judged(oracle.Facts(when, when, at, self.counted))
         figures = {"kind": self.kind, "heir": self.home,
                    "detection_ms": self.keys["suspect_ms"] + self.keys["takeover_delay_ms"],
-                   "interval_ms": self.keys["interval_ms"], "netbuf": self.keys["netbuf"],
+                   "interval_ms": self.keys["interval_ms"], "netbuf": self.keys.get("netbuf", "plug"),
                    "kill_to_running_ms": round((at - when) / 1e6),
                    "detect_ms": event["detect_ms"], "claim_ms": event["claim_ms"], "run_ms": event["run_ms"],
                    "client_gap_ms": self.gap_ms(when), "pause_p50_us": status.get("pause_p50_us"),
