@@ -30,7 +30,10 @@
 #include <replicad/log.h>
 
 #define CONNECT_RETRY_S 0.02
-#define CONNECT_MAX_NS (10000 * RPL_MS) /* a keeper that does not listen by then is killed and started again */
+/* After this a keeper is killed and started again: one that listened and does so no more; one that never has, since on a busy
+ * host a program may need many seconds until it gets that far. */
+#define CLOSED_MAX_NS (10000 * RPL_MS)
+#define LISTEN_MAX_NS (30000 * RPL_MS)
 #define BACKOFF_FIRST_S 0.1
 #define BACKOFF_MAX_S 5.0
 #define LIVED_NS (10000 * RPL_MS)       /* one that lived this long did not fail at starting */
@@ -473,7 +476,7 @@ static void on_retry(struct ev_loop *loop, ev_timer *timer, int revents)
 	}
 	if (w->keeper != RPL_WARD_STARTING || try_connect(w) == 0)
 		return;
-	if (rpl_now_ns() - w->unheard_ns > CONNECT_MAX_NS && w->pidfd >= 0) {
+	if (rpl_now_ns() - w->unheard_ns > (w->was_heard ? CLOSED_MAX_NS : LISTEN_MAX_NS) && w->pidfd >= 0) {
 		rpl_agent_note(w->agent, "keeper-died", w->name, "keeper %d %s; killed", (int)w->pid,
 			       w->was_heard ? "closed its socket and has not ended since" : "does not listen");
 		(void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0); /* its end is seen by pidfd */
