@@ -91,6 +91,7 @@ struct rpl_guest_info {
 	 * backend cannot tell. The guest's; valid until detach. */
 	char *interfaces;
 	const char *replica; /* xen, a standby: "memfd" or "domain"; else NULL */
+	char ahead[160];     /* a standby that was prepared: "yes", or "no: REASON"; else "" */
 };
 
 typedef void rpl_guest_done_fn(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err);
@@ -130,6 +131,14 @@ void rpl_guest_adopt(struct rpl_guest *g);
  * closed when the operation is done. Afterwards the guest is an ordinary attached one: it can be paused, saved and
  * tracked, and rpl_guest_free() leaves it running. */
 void rpl_guest_activate(struct rpl_guest *g, int state_fd, size_t len);
+
+/* For a standby whose activation is likely: begin what rpl_guest_activate() of this state would do, as far as it can be undone; the guest
+ * does not run, has no device, and the RAM must not change until rpl_guest_unprepare(). An activation of the same state goes on from
+ * there, any other begins anew. There is no callback: what comes to nothing is logged and stands in info.ahead. -ENOTSUP: nothing
+ * can be done before; -EBUSY: not now. state_fd stays the caller's and is not written to any more. */
+int rpl_guest_prepare(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);
+/* Undo that, in the background. Harmless if there is nothing. */
+void rpl_guest_unprepare(struct rpl_guest *g);
 
 const struct rpl_guest_info *rpl_guest_info(const struct rpl_guest *g); /* after ATTACH or STANDBY */
 int rpl_guest_state_fd(const struct rpl_guest *g);     /* memfd with the last saved device state; the guest's */

@@ -29,8 +29,8 @@
 struct rpl_replica;
 
 /* Map a staging area of `bytes` in `fd` (kept open by the caller; its size must be `bytes`) above `ram` (the
- * caller's). `fresh`: format and populate it (the mover). Otherwise only rpl_replica_activate() is legal (the
- * activator): what the file says is checked before it is believed. */
+ * caller's). `fresh`: format and populate it (the mover). Otherwise only rpl_replica_folded(), and rpl_replica_newest() and
+ * rpl_replica_activate() (the activator), are legal: what the file says is checked before it is believed. */
 struct rpl_replica *rpl_replica_open(int fd, uint64_t bytes, struct rpl_memory *ram, bool fresh, struct rpl_err *err);
 void rpl_replica_close(struct rpl_replica *r); /* accepts NULL */
 
@@ -65,6 +65,12 @@ void rpl_replica_where(const struct rpl_replica *r, struct rpl_replica_where *re
 uint64_t rpl_replica_free_bytes(const struct rpl_replica *r);
 /* What can be in flight at most: a fresh area's free bytes, less one folded epoch's device state. */
 uint64_t rpl_replica_capacity(const struct rpl_replica *r);
+
+/* ---- beside a mover that lives: the device state of `epoch` of `session`, as a copy that is valid until close. The caller has heard from
+ * the mover that this epoch is folded and knows that none after it was acked: so the RAM is as of it, and stays so until another
+ * is. -ENODATA if the area does not say the same. */
+int rpl_replica_folded(struct rpl_replica *r, const struct rpl_uuid *session, uint64_t epoch, const void **ret_state,
+		       size_t *ret_state_len, struct rpl_err *err);
 
 /* ---- activator (the mover is dead): fold every whole epoch of `session` up to the newest, in order, and find its
  * device state (valid until close). -ENODATA if the area holds no complete replica of that session (R7); -EBADMSG if

@@ -363,6 +363,23 @@ void rpl_guest_activate(struct rpl_guest *g, int state_fd, size_t len)
 	began(g, r, &err);
 }
 
+int rpl_guest_prepare(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err)
+{
+	rpl_assert(!g->busy);
+	if (!g->ops->prepare || g->phase != RPL_GP_STANDBY)
+		return rpl_fail(err, -ENOTSUP, "%s: there is nothing to be done before an activation", g->conf.name);
+	if (len == 0 || len > RPL_GUEST_STATE_MAX)
+		return rpl_fail(err, -EINVAL, "%s: prepare: %zu bytes of device state; 1 to %d are possible", g->conf.name, len,
+				RPL_GUEST_STATE_MAX);
+	return g->ops->prepare(g, state_fd, len, err);
+}
+
+void rpl_guest_unprepare(struct rpl_guest *g)
+{
+	if (g->ops->unprepare && g->phase == RPL_GP_STANDBY)
+		g->ops->unprepare(g);
+}
+
 void rpl_guest_quit(struct rpl_guest *g)
 {
 	struct rpl_err err = { 0 };

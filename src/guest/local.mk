@@ -80,9 +80,15 @@ src_guest_libxenstandby_la_SOURCES = src/guest/xen_standby_xl.h src/guest/xen_st
 	src/guest/xen_standby_image.c
 
 pkglibexec_PROGRAMS += replicad-xen-restore
-replicad_xen_restore_SOURCES = src/guest/xen_restore_main.c src/guest/xen_standby_conf.h src/guest/xen_standby_conf.c src/guest/xen_emulated.c
-replicad_xen_restore_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
-replicad_xen_restore_LDADD = src/guest/libxenstandby.la src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(JANSSON_LIBS)
+replicad_xen_restore_SOURCES = src/guest/xen_restore_main.c src/guest/xen_restore_build.h src/guest/xen_restore_build.c src/guest/xen_unborn.h \
+	src/guest/xen_standby_conf.h src/guest/xen_standby_conf.c src/guest/xen_emulated.c
+if XEN
+replicad_xen_restore_SOURCES += src/guest/xen_unborn.c src/guest/xen_compat.c
+else
+replicad_xen_restore_SOURCES += src/guest/xen_unborn_none.c
+endif
+replicad_xen_restore_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
+replicad_xen_restore_LDADD = src/guest/libxenstandby.la src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(JANSSON_LIBS) $(XEN_LIBS)
 replicad_xen_restore_LDFLAGS = $(RPL_PIE_LDFLAGS)
 noinst_HEADERS += src/guest/xen_standby.h src/guest/xen_standby_domain.h src/guest/xen_helper.h
 

@@ -450,6 +450,16 @@ static int do_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl
 	return xen_standby_activate(xen_of(g)->standby, state_fd, len, on_activated, err);
 }
 
+static int do_prepare(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err)
+{
+	return xen_standby_prepare(xen_of(g)->standby, state_fd, len, err);
+}
+
+static void do_unprepare(struct rpl_guest *g)
+{
+	xen_standby_unprepare(xen_of(g)->standby);
+}
+
 static int do_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
@@ -781,6 +791,8 @@ const struct rpl_guest_ops rpl_guest_xen = {
 	.standby = do_standby,
 	.fit = do_fit,
 	.activate = do_activate,
+	.prepare = do_prepare,
+	.unprepare = do_unprepare,
 	.standby_ms = XEN_STANDBY_TIMEOUT_MS,
 	.memory = do_memory,
 	.pid = do_pid,

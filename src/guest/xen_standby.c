@@ -1,6 +1,7 @@
 /* xen_standby.c - a replica in a memfd or in a domain that waits, and a program that has the toolstack make the domain
  *
- * A memfd becomes a domain at the takeover (`activate`). A replica of kind `domain` (xen_helper.h) is one from the start
+ * A memfd becomes a domain at the takeover (`activate`), or, when one is likely, before it, but for its end: the program feeds xl the
+ * memory and waits for our word with the rest (xen_restore_build.c says why nothing runs before). A replica of kind `domain` (xen_helper.h) is one from the start
  * (`standby`): then the program runs as long as the standby does, and its end tells how the activation went. Which of the
  * two is the configuration's choice; with `auto` it is the domain, and the memfd if that cannot be.
  *
@@ -31,9 +32,9 @@
 #include "xen_standby_domain.h"
 
 #define XL_LOCK_FILE "/var/lock/xl" /* of xl.conf(5), if that does not name another */
-#define ARGS_MAX 8
+#define ARGS_MAX 10
 #define FD_TEXT 12
-#define PASSED_MAX 3 /* descriptors that the program inherits */
+#define PASSED_MAX 4 /* descriptors that the program inherits */
 
 struct xen_standby {
 	struct rpl_guest *g;
@@ -47,6 +48,12 @@ struct xen_standby {
 	int sock;                  /* to its helper */
 	ev_io heard;
 	struct rpl_err over;       /* what the helper failed with */
+	/* the domain that is built of a memfd */
+	int word;                  /* to the program that builds it; -1: none, or it is to take it apart */
+	ev_io spoke;
+	int state_fd;              /* what it is built with, or will be: ours */
+	size_t state_len;
+	bool ahead;                /* it was begun before the takeover */
 	/* the program under way */
 	pid_t pid;
 	int pidfd, said;
@@ -64,7 +71,7 @@ struct xen_standby *xen_standby_new(struct rpl_guest *g, struct rpl_err *err)
 		return NULL;
 	}
 	s->g = g;
-	s->ram_fd = s->pidfd = s->said = s->sock = -1;
+	s->ram_fd = s->pidfd = s->said = s->sock = s->word = s->state_fd = -1;
 	return s;
 }
 
@@ -89,10 +96,20 @@ static void forget_domain(struct xen_standby *s)
 	s->domain = false;
 }
 
+/* The program sees that and ends, and with it the domain, unless it was told GO. */
+static void close_word(struct xen_standby *s)
+{
+	if (s->word >= 0)
+		ev_io_stop(s->g->loop, &s->spoke);
+	rpl_close(&s->word);
+}
+
 void xen_standby_free(struct xen_standby *s)
 {
 	if (!s)
 		return;
+	close_word(s);
+	rpl_close(&s->state_fd);
 	forget_domain(s);
 	forget_program(s);
 	rpl_close(&s->ram_fd);
@@ -110,6 +127,7 @@ void xen_standby_abandon(struct xen_standby *s)
 	(void)kill(-s->pid, SIGKILL);
 	(void)pidfd_send_signal(s->pidfd, SIGKILL, NULL, 0); /* if it had no session of its own yet */
 	(void)waitid(P_PIDFD, (id_t)s->pidfd, &si, WEXITED);
+	close_word(s);
 	forget_domain(s);
 	forget_program(s);
 }
@@ -206,6 +224,7 @@ static int lay_out(struct xen_standby *s, const struct rpl_ram_layout *l, struct
 
 	if (fd < 0 || ftruncate(fd, (off_t)(pages << RPL_PAGE_SHIFT)) < 0)
 		return rpl_fail_errno(err, errno, "%s: a replica of %" PRIu64 " pages", s->g->conf.name, pages);
+	xen_standby_unprepare(s);
 	rpl_close(&s->ram_fd);
 	s->ram_fd = rpl_steal_fd(&fd);
 	s->layout = s->g->info.layout = *l;
@@ -460,20 +479,7 @@ int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *
 	return 0;
 }
 
-/* ---- activation */
-
-static void on_activated(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
-{
-	xen_activated_fn *done = s->activated;
-	char fed[16] = "?", restored[16] = "?";
-
-	(void)rpl_xen_definition_get(said, "fed_ms", fed, sizeof(fed));
-	(void)rpl_xen_definition_get(said, "restored_ms", restored, sizeof(restored));
-	rpl_log(RPL_LOG_INFO, "vm=%s activated=%d fed_ms=%s restored_ms=%s", s->g->conf.name, r == 0, fed, restored);
-	if (r == 0)
-		rpl_close(&s->ram_fd); /* the domain has it now */
-	done(s->g, r, err);
-}
+/* ---- a domain of a memfd */
 
 /* The description of the memory, for a program of the same build. */
 static int put_desc(struct xen_standby *s, int *ret_fd, struct rpl_err *err)
@@ -488,6 +494,138 @@ static int put_desc(struct xen_standby *s, int *ret_fd, struct rpl_err *err)
 	return r < 0 ? rpl_fail_errno(err, -r, "%s: the layout", s->g->conf.name) : 0;
 }
 
+static void activated(struct xen_standby *s, int r, const struct rpl_err *err)
+{
+	xen_activated_fn *done = s->activated;
+
+	s->activated = NULL;
+	if (r == 0)
+		rpl_close(&s->ram_fd); /* the domain has it now */
+	done(s->g, r, err);
+}
+
+static void on_spoke(EV_P_ ev_io *w, int revents)
+{
+	struct xen_standby *s = w->data;
+	struct xen_build_say m;
+	size_t n = 0;
+	ssize_t len = rpl_recv_fds(s->word, &m, sizeof(m), NULL, &n);
+
+	(void)revents;
+	if (len == -EAGAIN)
+		return;
+	if (len != (ssize_t)sizeof(m)) {
+		ev_io_stop(loop, w); /* its last line says why, and comes */
+		return;
+	}
+	rpl_log(RPL_LOG_INFO, "vm=%s domain=%u built=%s ms=%" PRIu64 " ahead=%d", s->g->conf.name, m.domid,
+		m.kind == XEN_BUILD_RUNS ? "runs" : "fed", m.ms, s->ahead);
+	if (m.kind == XEN_BUILD_RUNS && s->activated)
+		activated(s, 0, NULL);
+}
+
+static int begin_building(struct xen_standby *s, bool ahead, struct rpl_err *err);
+
+static int say_go(struct xen_standby *s, struct rpl_err *err)
+{
+	const struct xen_build_say m = { .kind = XEN_BUILD_GO };
+	int r = rpl_send_fds(s->word, &m, sizeof(m), NULL, 0);
+
+	return r < 0 ? rpl_fail_errno(err, -r, "%s: tell " XEN_RESTORE_PROGRAM " to go on", s->g->conf.name) : 0;
+}
+
+static int build_now(struct xen_standby *s, struct rpl_err *err)
+{
+	int r = begin_building(s, false, err);
+
+	return r < 0 ? r : say_go(s, err);
+}
+
+/* What was begun ahead and failed is done anew when it is needed; then a reason is final. */
+static void on_built(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
+{
+	struct rpl_err mine = { 0 };
+
+	(void)said;
+	close_word(s);
+	if (s->ahead && r < 0) {
+		rpl_log(RPL_LOG_INFO, "vm=%s built_ahead=no reason=\"%s\"", s->g->conf.name, err->msg);
+		(void)snprintf(s->g->info.ahead, sizeof(s->g->info.ahead), "no: %.140s", err->msg);
+		if (!s->activated)
+			return;
+		r = build_now(s, &mine);
+		err = &mine;
+		if (r == 0)
+			return;
+	}
+	if (s->activated)
+		activated(s, r, err);
+}
+
+static int begin_building(struct xen_standby *s, bool ahead, struct rpl_err *err)
+{
+	RPL_AUTO_FD int desc_fd = -1, theirs = -1;
+	char fd_text[PASSED_MAX][FD_TEXT], len_text[24];
+	char *argv[ARGS_MAX] = { program(s), (char *)"activate", (char *)(uintptr_t)s->g->conf.standby_path, (char *)(uintptr_t)s->g->conf.name,
+				 fd_text[0], fd_text[1], fd_text[2], len_text, fd_text[3], NULL };
+	int pair[2], r;
+
+	r = put_desc(s, &desc_fd, err);
+	if (r < 0)
+		return r;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return rpl_fail_errno(err, errno, "%s: a socket to " XEN_RESTORE_PROGRAM, s->g->conf.name);
+	s->word = pair[0];
+	theirs = pair[1];
+	int passed[PASSED_MAX] = { s->ram_fd, s->state_fd, desc_fd, theirs };
+
+	for (size_t i = 0; i < PASSED_MAX; i++)
+		(void)snprintf(fd_text[i], FD_TEXT, "%d", passed[i]);
+	(void)snprintf(len_text, sizeof(len_text), "%zu", s->state_len);
+	s->ahead = ahead;
+	ev_io_init(&s->spoke, on_spoke, s->word, EV_READ);
+	s->spoke.data = s;
+	r = run(s, argv, passed, PASSED_MAX, on_built, err);
+	if (r == 0)
+		ev_io_start(s->g->loop, &s->spoke);
+	else
+		rpl_close(&s->word);
+	return r;
+}
+
+/* The device state, for as long as it is needed here. */
+static int keep_state(struct xen_standby *s, int state_fd, size_t len, struct rpl_err *err)
+{
+	rpl_close(&s->state_fd);
+	s->state_fd = fcntl(state_fd, F_DUPFD_CLOEXEC, 0);
+	s->state_len = len;
+	return s->state_fd < 0 ? rpl_fail_errno(err, errno, "%s: the device state", s->g->conf.name) : 0;
+}
+
+int xen_standby_prepare(struct xen_standby *s, int state_fd, size_t len, struct rpl_err *err)
+{
+	int r;
+
+	if (s->domain || !s->laid_out)
+		return rpl_fail(err, -ENOTSUP, "%s: %s", s->g->conf.name, s->domain ? "its domain is there already" : "no primary ever filled this replica");
+	if (s->pid)
+		return rpl_fail(err, -EBUSY, "%s: the domain that was begun before is still being taken apart", s->g->conf.name);
+	r = keep_state(s, state_fd, len, err);
+	if (r == 0)
+		r = begin_building(s, true, err);
+	if (r == 0)
+		(void)snprintf(s->g->info.ahead, sizeof(s->g->info.ahead), "yes");
+	return r;
+}
+
+void xen_standby_unprepare(struct xen_standby *s)
+{
+	close_word(s);
+	s->g->info.ahead[0] = '\0';
+}
+
+/* ---- activation */
+
 static int activate_domain(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err)
 {
 	int r = xen_domain_activate(s->sock, state_fd, len, err);
@@ -497,26 +635,35 @@ static int activate_domain(struct xen_standby *s, int state_fd, size_t len, xen_
 	return r;
 }
 
+static bool same_bytes(int a, int b, size_t len)
+{
+	const void *x = mmap(NULL, len, PROT_READ, MAP_SHARED, a, 0), *y = mmap(NULL, len, PROT_READ, MAP_SHARED, b, 0);
+	bool same = x != MAP_FAILED && y != MAP_FAILED && memcmp(x, y, len) == 0;
+
+	if (x != MAP_FAILED)
+		(void)munmap((void *)(uintptr_t)x, len);
+	if (y != MAP_FAILED)
+		(void)munmap((void *)(uintptr_t)y, len);
+	return same;
+}
+
 int xen_standby_activate(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err)
 {
-	RPL_AUTO_FD int desc_fd = -1;
-	char fd_text[PASSED_MAX][FD_TEXT], len_text[24];
-	char *argv[ARGS_MAX] = { program(s), (char *)"activate", (char *)(uintptr_t)s->g->conf.standby_path, fd_text[0],
-				 fd_text[1], fd_text[2], len_text, NULL };
+	bool built = s->word >= 0 && len == s->state_len && same_bytes(state_fd, s->state_fd, len);
 	int r;
 
 	if (!s->laid_out)
 		return rpl_fail(err, -ENODATA, "%s: no primary ever filled this replica", s->g->conf.name);
 	if (s->domain)
 		return activate_domain(s, state_fd, len, done, err);
-	r = put_desc(s, &desc_fd, err);
-	if (r < 0)
-		return r;
-	int passed[PASSED_MAX] = { s->ram_fd, state_fd, desc_fd };
-
-	for (size_t i = 0; i < PASSED_MAX; i++)
-		(void)snprintf(fd_text[i], FD_TEXT, "%d", passed[i]);
-	(void)snprintf(len_text, sizeof(len_text), "%zu", len);
-	s->activated = done;
-	return run(s, argv, passed, PASSED_MAX, on_activated, err);
+	r = keep_state(s, state_fd, len, err);
+	if (r == 0 && built)
+		r = say_go(s, err);
+	else if (r == 0 && !s->pid)
+		r = build_now(s, err);
+	else if (r == 0)
+		xen_standby_unprepare(s); /* on_built() begins anew when it is gone */
+	if (r == 0)
+		s->activated = done;
+	return r;
 }

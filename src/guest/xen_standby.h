@@ -29,11 +29,27 @@ int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *
  * xen_standby_abandon() or _free(). */
 typedef void xen_activated_fn(struct rpl_guest *g, int r, const struct rpl_err *err);
 int xen_standby_activate(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err);
+/* guest.h: rpl_guest_prepare(), _unprepare() */
+int xen_standby_prepare(struct xen_standby *s, int state_fd, size_t len, struct rpl_err *err);
+void xen_standby_unprepare(struct xen_standby *s);
 void xen_standby_abandon(struct xen_standby *s);
 
 /* Exchanged with the program: "key=value" lines that it prints. */
 #define XEN_RESTORE_PROGRAM "replicad-xen-restore"
 #define XEN_RESTORE_SAYS_MAX 16384
 #define XEN_RESTORE_DONE "done" /* its last line, if it did what it was to do */
+
+/* Between the keeper and `activate`, over one SOCK_SEQPACKET socket; same machine, same build. The keeper's end closing before
+ * GO means that there is no use for the domain. */
+enum xen_build_kind {
+	XEN_BUILD_FED = 1, /* program: all of the memory is with xl */
+	XEN_BUILD_GO,      /* keeper: the takeover is won, the store is promoted: let it run */
+	XEN_BUILD_RUNS,    /* program: the domain was unpaused; xl's end is still to come */
+};
+
+struct xen_build_say {
+	uint32_t kind, domid; /* domid 0: not known */
+	uint64_t ms;          /* since xl was started */
+};
 
 #endif

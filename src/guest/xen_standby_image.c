@@ -167,8 +167,8 @@ static int write_xl_header(const struct writer *w, const char *config, struct rp
 	return r == 0 && config ? w->sink(w->sink_ctx, config, len, err) : r;
 }
 
-int xen_image_write(const struct xen_image *im, const char *config, xen_image_sink *sink, void *sink_ctx,
-		    uint64_t *ret_pages, struct rpl_err *err)
+int xen_image_write_memory(const struct xen_image *im, const char *config, xen_image_sink *sink, void *sink_ctx,
+			   uint64_t *ret_pages, struct rpl_err *err)
 {
 	struct writer *w = malloc(sizeof(*w));
 	int r;
@@ -185,10 +185,16 @@ int xen_image_write(const struct xen_image *im, const char *config, xen_image_si
 		r = sink(sink_ctx, im->head, im->head_len, err);
 	if (r == 0)
 		r = write_memory(w, err);
-	if (r == 0)
-		r = sink(sink_ctx, im->rest, im->rest_len, err);
 	if (ret_pages)
 		*ret_pages = w->pages;
 	free(w);
 	return r;
+}
+
+int xen_image_write(const struct xen_image *im, const char *config, xen_image_sink *sink, void *sink_ctx,
+		    uint64_t *ret_pages, struct rpl_err *err)
+{
+	int r = xen_image_write_memory(im, config, sink, sink_ctx, ret_pages, err);
+
+	return r < 0 ? r : sink(sink_ctx, im->rest, im->rest_len, err);
 }

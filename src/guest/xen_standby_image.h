@@ -34,6 +34,9 @@ int xen_image_split(const void *blob, size_t len, size_t *ret_at, struct rpl_err
 /* The stream, behind an xl header, into `sink` (0 or a negative errno; *err is set by it). `config` is the domain's JSON,
  * NUL-terminated; NULL: none, for an xl that is given a configuration file. *ret_pages (may be NULL) counts pages with data. */
 typedef int xen_image_sink(void *ctx, const void *bytes, size_t len, struct rpl_err *err);
+/* The same without `rest`: no toolstack makes a guest of that. */
+int xen_image_write_memory(const struct xen_image *im, const char *config, xen_image_sink *sink, void *sink_ctx,
+			   uint64_t *ret_pages, struct rpl_err *err);
 int xen_image_write(const struct xen_image *im, const char *config, xen_image_sink *sink, void *sink_ctx,
 		    uint64_t *ret_pages, struct rpl_err *err);
 

@@ -120,6 +120,18 @@ static int reap(struct xl_run *x)
 	return status;
 }
 
+void xl_feed_end(struct xl_run *x)
+{
+	rpl_close(&x->feed);
+}
+
+bool xl_has_ended(const struct xl_run *x)
+{
+	siginfo_t si = { .si_pid = 0 };
+
+	return waitid(P_PID, (id_t)x->pid, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid != 0;
+}
+
 int xl_end(struct xl_run *x, char **ret_said, struct rpl_err *err)
 {
 	RPL_AUTO_FREE char *said = NULL;

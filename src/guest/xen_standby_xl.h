@@ -30,6 +30,10 @@ struct xl_run {
 int xl_start(struct xl_run *x, char *const argv[], bool feed, struct rpl_err *err);
 /* Everything to its standard input. When xl ended before: -EPIPE, and xl_end() says why. */
 int xl_feed(struct xl_run *x, const void *bytes, size_t len, struct rpl_err *err);
+/* Nothing more comes: close its input. */
+void xl_feed_end(struct xl_run *x);
+/* Without waiting; it is still to be reaped by one of the next two. */
+bool xl_has_ended(const struct xl_run *x);
 /* Close its input and wait for its end. 0, or -EIO with the last thing that it said; *ret_said (may be NULL; the caller's) is all of
  * it, also on failure. */
 int xl_end(struct xl_run *x, char **ret_said, struct rpl_err *err);

@@ -72,6 +72,15 @@ struct standby {
 	size_t n_memory_fds;
 };
 
+/* A takeover that is likely, begun (ahead.c). */
+struct ahead {
+	uint64_t epoch;          /* with this one; 0: it is not */
+	uint64_t heard_ns;       /* when the peer had been heard last then */
+	uint64_t began_ns;       /* the last time; 0: never */
+	struct rpl_uuid session; /* of which the replica's RAM is ... */
+	uint64_t folded;         /* ... as of this epoch, and of none after it that was acked */
+};
+
 /* When what happened, for people (CLOCK_MONOTONIC ns, 0: not yet). */
 struct moments {
 	uint64_t heard, suspect, claim_sent, claim_granted, running;
@@ -145,6 +154,7 @@ struct keeper {
 	struct rpl_trace *trace;
 	struct session session;
 	struct standby standby;
+	struct ahead ahead;
 	struct keeper_made made;
 	struct remains remains;
 
@@ -280,6 +290,12 @@ void session_fini(struct keeper *k);
 /* adopt.c */
 bool adopt_begin(struct keeper *k, const struct keeper_past *past); /* true: under way; ends in keeper_start_core() or a refusal */
 void adopt_on_done(struct keeper *k, int r, const struct rpl_err *err);
+
+/* ahead.c */
+void ahead_look(struct keeper *k); /* often */
+void ahead_folded(struct keeper *k, const struct rpl_uuid *session, uint64_t epoch); /* the mover said so */
+void ahead_drop(struct keeper *k, const char *why); /* harmless if there is nothing */
+void ahead_use(struct keeper *k, uint64_t epoch); /* the guest is about to be activated with this epoch */
 
 /* standby.c */
 #define STAGING_NAME "replicad-staging"

@@ -4,7 +4,7 @@ replicad_keeper_SOURCES = src/keeper/main.c src/keeper/keeper.h src/keeper/shell
 	src/keeper/life.c src/keeper/rooms.c src/keeper/session.c src/keeper/standby.c src/keeper/checkpoint.c src/keeper/checkpoint.h \
 	src/keeper/movers.c src/keeper/movers.h src/keeper/movers_conf.c src/keeper/conf.c src/keeper/conf.h \
 	src/keeper/control.c src/keeper/control.h src/keeper/command.c src/keeper/status.c src/keeper/persist.c \
-	src/keeper/programs.c src/keeper/programs.h src/keeper/remains.c src/keeper/adopt.c src/keeper/roles.c src/keeper/interfaces.c src/keeper/listener.c
+	src/keeper/programs.c src/keeper/programs.h src/keeper/remains.c src/keeper/adopt.c src/keeper/roles.c src/keeper/interfaces.c src/keeper/listener.c src/keeper/ahead.c
 replicad_keeper_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 replicad_keeper_LDFLAGS = $(RPL_PIE_LDFLAGS)
 replicad_keeper_LDADD = failover/core/libcore.la failover/arbiter/libarbiter.la netbuf/libnetbuf.la disk/libdisk.la \

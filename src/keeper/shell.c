@@ -57,6 +57,7 @@ static void on_poll(EV_P_ ev_timer *w, int revents)
 	(void)revents;
 	movers_beat(k->movers);
 	look_for_peer(k);
+	ahead_look(k);
 	show_progress(k);
 }
 

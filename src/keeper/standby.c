@@ -180,6 +180,7 @@ static void lay_out_anew(struct keeper *k)
 	struct standby *b = &k->standby;
 	struct rpl_err err;
 
+	ahead_drop(k, "the replica is laid out anew");
 	rpl_log(RPL_LOG_INFO, "vm=%s standby=laid-out bytes=%llu", k->conf.vm,
 		(unsigned long long)rpl_guest_info(k->guest)->ram_bytes);
 	movers_kill(k->movers);
@@ -285,6 +286,7 @@ static void on_staged(struct keeper *k, const struct rpl_mover_msg *msg)
 	ev.u.staged.checks = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED;
 	k->checkpoints++;
 	rpl_fault_die(RPL_FAULT_DIE_KEEPER_S4);
+	ahead_drop(k, "the primary sent an epoch");
 	keeper_event(k, &ev);
 }
 
@@ -330,6 +332,7 @@ void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 		break;
 	case RPL_MOVER_FOLDED:
 		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_FOLDED);
+		ahead_folded(k, &msg->uuid, msg->epoch);
 		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S8);
 		break;
 	case RPL_MOVER_PEER_FRAME:
@@ -358,6 +361,7 @@ void standby_abandon(struct keeper *k)
 
 	if (!b->ready)
 		return;
+	ahead_drop(k, "the standby ends");
 	b->ready = b->accepted = false;
 	movers_kill(k->movers);
 	drop_memory(b);
@@ -382,6 +386,7 @@ void standby_freeze(struct keeper *k)
 
 void standby_forget(struct keeper *k)
 {
+	ahead_drop(k, "the replica is not needed any more");
 	k->standby.accepted = false;
 	movers_kill(k->movers);
 	drop_staging(&k->standby);
@@ -416,6 +421,8 @@ static int fold_and_extract(struct keeper *k, uint64_t epoch, int state_fd, size
 			     (unsigned long long)got, (unsigned long long)epoch);
 	if (r == 0)
 		r = rpl_write_full(state_fd, state, *ret_len);
+	if (r == 0)
+		ahead_use(k, got); /* what read the RAM while more was folded into it comes to nothing by that */
 	if (r == 0)
 		rpl_log(RPL_LOG_INFO, "vm=%s activate=%llu acked=%llu state_bytes=%zu", k->conf.vm,
 			(unsigned long long)got, (unsigned long long)epoch, *ret_len);

@@ -129,6 +129,8 @@ static void put_safety(const struct keeper *k, json_t *doc)
 	put_text(doc, "tracker", k->conf.tracker);
 	if (k->standby.ready && rpl_guest_info(k->guest)->replica)
 		put_text(doc, "replica", rpl_guest_info(k->guest)->replica);
+	if (k->standby.ready)
+		put_text(doc, "ahead", rpl_guest_info(k->guest)->ahead);
 	put_text(doc, "netbuf", k->conf.netbuf);
 	put_text(doc, "tls", tls[k->conf.tls]);
 	put_text(doc, "durability", durability[k->conf.core.durability]);

@@ -99,6 +99,25 @@ int rpl_replica_newest(struct rpl_replica *r, struct rpl_uuid *ret_session, uint
 	return result;
 }
 
+int rpl_replica_folded(struct rpl_replica *r, const struct rpl_uuid *session, uint64_t epoch, const void **ret_state,
+		       size_t *ret_state_len, struct rpl_err *err)
+{
+	const struct area_header *h = area_header(&r->area, epoch);
+	int result = area_check_super(&r->area, err);
+
+	if (result == 0 && (area_state(h) != AREA_FOLDED || h->epoch != epoch || !rpl_uuid_equal(&h->session, session)))
+		result = rpl_fail(err, -ENODATA, "staging area: epoch %" PRIu64 " is not folded", epoch);
+	if (result == 0)
+		result = area_check_header(&r->area, h, rpl_memory_layout(r->ram), err);
+	if (result == 0)
+		result = collect_state(r, h, err);
+	if (result < 0)
+		return result;
+	*ret_state = r->state;
+	*ret_state_len = h->state_len;
+	return 0;
+}
+
 int rpl_replica_void(int fd, struct rpl_err *err)
 {
 	static const struct area_super nothing;

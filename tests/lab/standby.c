@@ -5,7 +5,8 @@
  * IMAGE is a plain stream of `xl save` (behind xl's header). What a keeper and its mover do with the epochs of a session is done
  * with it: a standby of kind REPLICA (memfd, domain, auto) for the configuration CONFIG, its memory laid out and filled by one
  * opening of the memory, the PAGES first pages (default 400) once more by another, as the activator does with the last
- * epoch, and the activation. One line of JSON tells what took how long.
+ * epoch, and the activation. One line of JSON tells what took how long. With $STANDBY_AHEAD seconds the activation is begun so long
+ * before (guest.h: rpl_guest_prepare()), and there is no last epoch.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -270,8 +271,30 @@ static unsigned ms(uint64_t from, uint64_t to)
 	return (unsigned)((to - from) / 1000000);
 }
 
+static void take_over(EV_P_ ev_timer *w, int revents)
+{
+	(void)loop;
+	(void)w;
+	(void)revents;
+	run.folded = rpl_now_ns();
+	rpl_guest_activate(run.guest, run.state_fd, run.state_len);
+}
+
+static void begin_ahead(const char *seconds)
+{
+	static ev_timer later;
+	struct rpl_err err = { 0 };
+
+	if (rpl_guest_prepare(run.guest, run.state_fd, run.state_len, &err) < 0)
+		die("prepare", err.msg);
+	ev_now_update(run.loop);
+	ev_timer_init(&later, take_over, atof(seconds), 0.);
+	ev_timer_start(run.loop, &later);
+}
+
 static void stood(void)
 {
+	const char *ahead = getenv("STANDBY_AHEAD");
 	struct rpl_err err = { 0 };
 	struct rpl_memory *m;
 
@@ -285,6 +308,10 @@ static void stood(void)
 	run.filled = rpl_now_ns();
 	if (getenv("STANDBY_WAIT")) /* for who wants to look at it, or to break it */
 		(void)sleep((unsigned)atoi(getenv("STANDBY_WAIT")));
+	if (ahead) {
+		begin_ahead(ahead);
+		return;
+	}
 	m = open_memory();
 	run.folded = rpl_now_ns();
 	fill(m, run.again);

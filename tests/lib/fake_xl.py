@@ -4,7 +4,8 @@
 With REPLICAD_STANDBY_FD restore is libxl and its save helper in one, as far as a keeper can see (src/guest/xen_helper.h);
 $FAKE_XL_HELPER says what it does wrong: "refuse" at once, "leave" when it has said READY.
 
-restore reads all of its stream into $FAKE_XL/stream.DOMID, and takes the name out of the configuration in front of it.
+restore makes the domain, paused, and reads all of its stream into $FAKE_XL/stream.DOMID; without an end of it there is no
+domain. The name comes out of the configuration in front of the stream.
 $FAKE_XL_FAIL names one sub-command that fails.
 """
 import json
@@ -30,8 +31,10 @@ def load(domid):
 
 
 def store(domid, dom):
-    with open(path(domid), "w", encoding="utf-8") as f:
+    new = os.path.join(DIR, "new.%d" % os.getpid())
+    with open(new, "w", encoding="utf-8") as f:
         json.dump(dom, f)
+    os.rename(new, path(domid))
 
 
 def domains():
@@ -74,6 +77,23 @@ def play_helper():
             return
 
 
+def receive(f, domid):
+    end = b""
+    with open(os.path.join(DIR, "stream.%d" % domid), "wb") as out:
+        while True:
+            part = f.read(1 << 20)
+            if not part:
+                break
+            out.write(part)
+            end = (end + part)[-8:]
+    if "REPLICAD_STANDBY_FD" in os.environ:
+        play_helper()
+    if os.environ.get("FAKE_XL_FAIL") == "restore-late":
+        sys.exit("libxl: error: libxl_create.c:1: Domain 1: out of patience\nlibxl: consequence")
+    if end != bytes(8):
+        sys.exit("libxl: error: the stream ended before its end")
+
+
 def restore(args):
     flags = [a for a in args if a.startswith("-")]
     files = [a for a in args if not a.startswith("-")]
@@ -86,19 +106,15 @@ def restore(args):
         if not config and len(files) < 2:
             sys.exit("Config file not specified and none in save file")
         domid = max([0, *domains()]) + 1
-        with open(os.path.join(DIR, "stream.%d" % domid), "wb") as out:
-            while True:
-                part = f.read(1 << 20)
-                if not part:
-                    break
-                out.write(part)
-    if "REPLICAD_STANDBY_FD" in os.environ:
-        play_helper()
-    if os.environ.get("FAKE_XL_FAIL") == "restore-late":
-        sys.exit("libxl: error: libxl_create.c:1: Domain 1: out of patience\nlibxl: consequence")
-    name = config["c_info"]["name"] if len(files) < 2 else os.path.basename(files[0])
-    if name in [d["name"] for d in domains().values()]:
-        sys.exit("libxl: error: domain with name \"%s\" already exists." % name)
+        name = config["c_info"]["name"] if len(files) < 2 else os.path.basename(files[0])
+        if name in [d["name"] for d in domains().values()]:
+            sys.exit("libxl: error: domain with name \"%s\" already exists." % name)
+        store(domid, {"name": name, "paused": True})
+        try:
+            receive(f, domid)
+        except SystemExit:
+            os.unlink(path(domid))
+            raise
     store(domid, {"name": name, "paused": "-p" in flags, "monitor": "-e" not in flags,
                   "config": files[0] if len(files) > 1 else None})
 

@@ -260,6 +260,38 @@ static void there_is_no_newest(struct box *b, const char *why)
 		fail_msg("says '%s', expected '%s'", b->err.msg, why);
 }
 
+/* Beside the mover: what it said is folded is found with its state; nothing else is, and nothing is folded by looking. */
+static void what_is_folded_is_found(void **state)
+{
+	struct rpl_replica *look;
+	const void *device;
+	struct box b;
+	size_t len;
+
+	(void)state;
+	set_up(&b);
+	bulk(&b, 200);
+	stage(&b, 1, 5000);
+	stage(&b, 2, 6000);
+	look = rpl_replica_open(b.staging_fd, STAGING, b.memory, false, &b.err);
+	assert_non_null(look);
+	assert_int_equal(rpl_replica_folded(look, &b.session, 2, &device, &len, &b.err), -ENODATA);
+	assert_int_equal(rpl_replica_acked(b.replica, 2, &b.err), 0);
+	while (rpl_replica_fold(b.replica, 1000, &b.err) > 0)
+		;
+	stage(&b, 3, 4096); /* staged, and not acked */
+	assert_int_equal(rpl_replica_folded(look, &b.session, 2, &device, &len, &b.err), 0);
+	assert_int_equal(len, 6000);
+	for (size_t i = 0; i < len; i++)
+		assert_int_equal(((const uint8_t *)device)[i], 2);
+	assert_int_equal(rpl_replica_folded(look, &b.session, 3, &device, &len, &b.err), -ENODATA);
+	assert_int_equal(rpl_replica_folded(look, &(struct rpl_uuid){ { 9 } }, 2, &device, &len, &b.err), -ENODATA);
+	rpl_replica_close(look);
+	mover_dies(&b);
+	activate(&b, 3, 4096);
+	tear_down(&b);
+}
+
 /* A keeper that knows nothing finds session and epoch in the area, whatever the mover was at; looking folds nothing. */
 static void a_stranger_finds_what_is_whole(void **state)
 {
@@ -573,6 +605,7 @@ int main(void)
 		cmocka_unit_test(folding_is_idempotent),
 		cmocka_unit_test(a_torn_epoch_is_not_there),
 		cmocka_unit_test(an_aborted_epoch_leaves_no_trace),
+		cmocka_unit_test(what_is_folded_is_found),
 		cmocka_unit_test(a_stranger_finds_what_is_whole),
 		cmocka_unit_test(without_a_complete_replica_there_is_nothing),
 		cmocka_unit_test(a_new_session_forgets),

@@ -66,6 +66,16 @@ static int activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_er
 	return xen_standby_activate(g->priv, state_fd, len, activated, err);
 }
 
+static int prepare(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err)
+{
+	return xen_standby_prepare(g->priv, state_fd, len, err);
+}
+
+static void unprepare(struct rpl_guest *g)
+{
+	xen_standby_unprepare(g->priv);
+}
+
 static void abandon(struct rpl_guest *g)
 {
 	xen_standby_abandon(g->priv);
@@ -78,7 +88,8 @@ static void fini(struct rpl_guest *g, bool keep)
 }
 
 const struct rpl_guest_ops rpl_guest_xen = { .name = "xen", .init = init, .standby = standby, .fit = fit, .memory = memory,
-					     .activate = activate, .abandon = abandon, .fini = fini,
+					     .activate = activate, .prepare = prepare, .unprepare = unprepare,
+					     .abandon = abandon, .fini = fini,
 					     .standby_ms = XEN_STANDBY_TIMEOUT_MS };
 
 /* ---- the stage */
@@ -474,6 +485,169 @@ static void test_activation_fails(void **state)
 	(void)unsetenv("FAKE_XL_FAIL");
 }
 
+/* ---- a domain that is begun before the takeover */
+
+#define PATIENCE_MS 30000
+
+static char *said_of(unsigned domid)
+{
+	static char path[120];
+
+	(void)snprintf(path, sizeof(path), "%s/domain.%u", domains, domid);
+	return path;
+}
+
+/* Until xl has made the domain, or has none any more. */
+static void wait_domain(unsigned domid, bool there)
+{
+	for (unsigned i = 0; (access(said_of(domid), F_OK) == 0) != there; i++) {
+		if (i == PATIENCE_MS)
+			fail_msg("%s is %sthere after %d s", said_of(domid), there ? "not " : "", PATIENCE_MS / 1000);
+		(void)ev_run(EV_DEFAULT, EVRUN_NOWAIT);
+		(void)usleep(1000);
+	}
+}
+
+static bool is_paused(unsigned domid)
+{
+	RPL_AUTO_FREE char *text = NULL;
+
+	assert_int_equal(rpl_read_file(said_of(domid), 1000, &text, NULL, NULL), 0);
+	return strstr(text, "\"paused\": true");
+}
+
+static void filled(struct seen *s)
+{
+	struct rpl_err err = { 0 };
+
+	started(s);
+	assert_int_equal(rpl_guest_fit(s->g, primary_text, &err), 1);
+	fill_replica(s->g);
+}
+
+static void prepared(struct seen *s, int fd, int len)
+{
+	struct rpl_err err = { 0 };
+
+	filled(s);
+	if (rpl_guest_prepare(s->g, fd, (size_t)len, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_string_equal(rpl_guest_info(s->g)->ahead, "yes");
+	wait_domain(1, true);
+	assert_true(is_paused(1));
+}
+
+static void runs(struct seen *s, unsigned domid)
+{
+	char path[120];
+
+	ends_well(s);
+	(void)snprintf(path, sizeof(path), "%s/stream.%u", domains, domid);
+	check_stream(path, &rpl_guest_info(s->g)->layout);
+	assert_false(is_paused(domid));
+	rpl_guest_free(s->g);
+	assert_int_equal(unlink(said_of(domid)), 0);
+}
+
+/* The same state: what was begun is ended. One domain, with all of the stream, and not before. */
+static void test_ahead(void **state)
+{
+	RPL_AUTO_FD int fd = -1, same = -1;
+	struct seen s;
+	int len = make_state(&fd, false);
+
+	(void)state;
+	(void)make_state(&same, false);
+	prepared(&s, fd, len);
+	(void)usleep(100000);
+	assert_true(is_paused(1));
+	rpl_guest_activate(s.g, same, (size_t)len);
+	runs(&s, 1);
+}
+
+/* Called off; then once more. */
+static void test_ahead_called_off(void **state)
+{
+	RPL_AUTO_FD int fd = -1;
+	struct rpl_err err = { 0 };
+	struct seen s;
+	int len = make_state(&fd, false), r;
+
+	(void)state;
+	prepared(&s, fd, len);
+	assert_int_equal(rpl_guest_prepare(s.g, fd, (size_t)len, &err), -EBUSY);
+	rpl_guest_unprepare(s.g);
+	assert_string_equal(rpl_guest_info(s.g)->ahead, "");
+	wait_domain(1, false);
+	while ((r = rpl_guest_prepare(s.g, fd, (size_t)len, &err)) == -EBUSY)
+		(void)ev_run(EV_DEFAULT, EVRUN_ONCE);
+	assert_int_equal(r, 0);
+	wait_domain(1, true);
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	runs(&s, 1);
+}
+
+/* Another state, or called off a moment before: the first domain has to be gone before the second is made. */
+static void test_ahead_of_another(void **state)
+{
+	RPL_AUTO_FD int fd = -1, other = -1;
+	uint8_t changed = 0x5a;
+	struct seen s;
+	int len = make_state(&fd, false);
+
+	(void)state;
+	(void)make_state(&other, false);
+	assert_int_equal(pwrite(other, &changed, 1, len - 100), 1);
+	for (unsigned called_off = 0; called_off < 2; called_off++) {
+		prepared(&s, other, len);
+		if (called_off)
+			rpl_guest_unprepare(s.g);
+		rpl_guest_activate(s.g, fd, (size_t)len);
+		runs(&s, 1);
+	}
+}
+
+/* It cannot be begun: the takeover does without. */
+static void test_ahead_fails(void **state)
+{
+	RPL_AUTO_FD int fd = -1;
+	struct rpl_err err = { 0 };
+	struct seen s;
+	int len = make_state(&fd, false);
+
+	(void)state;
+	filled(&s);
+	(void)setenv("FAKE_XL_FAIL", "restore", 1);
+	assert_int_equal(rpl_guest_prepare(s.g, fd, (size_t)len, &err), 0);
+	while (strcmp(rpl_guest_info(s.g)->ahead, "yes") == 0)
+		(void)ev_run(EV_DEFAULT, EVRUN_ONCE);
+	if (!strstr(rpl_guest_info(s.g)->ahead, "no: web1: xl restore: exit status 1: libxl: error: told to fail: restore"))
+		fail_msg("%s", rpl_guest_info(s.g)->ahead);
+	(void)unsetenv("FAKE_XL_FAIL");
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	runs(&s, 1);
+	/* it fails when it is told to go on: begun anew once, then it is over */
+	(void)setenv("FAKE_XL_FAIL", "restore-late", 1);
+	prepared(&s, fd, len);
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	ends_failed(&s, "out of patience");
+	(void)unsetenv("FAKE_XL_FAIL");
+	wait_domain(1, false);
+}
+
+/* The keeper ends, or is killed: nobody can say GO any more. */
+static void test_ahead_alone(void **state)
+{
+	RPL_AUTO_FD int fd = -1;
+	struct seen s;
+	int len = make_state(&fd, false);
+
+	(void)state;
+	prepared(&s, fd, len);
+	rpl_guest_free(s.g);
+	wait_domain(1, false);
+}
+
 /* ---- a replica that is a domain */
 
 static bool no_helper(void)
@@ -600,6 +774,9 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_name_in_use), cmocka_unit_test(test_fit),
 		cmocka_unit_test(test_activate), cmocka_unit_test(test_activation_fails),
+		cmocka_unit_test(test_ahead),    cmocka_unit_test(test_ahead_called_off),
+		cmocka_unit_test(test_ahead_of_another), cmocka_unit_test(test_ahead_fails),
+		cmocka_unit_test(test_ahead_alone),
 		cmocka_unit_test(test_domain),   cmocka_unit_test(test_domain_not_possible),
 		cmocka_unit_test(test_domain_is_lost),
 	};
