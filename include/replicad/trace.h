@@ -26,7 +26,8 @@
 	X(FOLDED)   /* backup: the replica holds it (s8) */               \
 	X(SUSPENDED) /* primary: the guest stands still */                  \
 	X(SEALED)   /* primary: its output up to there is told apart */     \
-	X(SAVED)    /* primary: dirty set and device state are known */
+	X(SAVED)    /* primary: dirty set and device state are known */     \
+	X(TOLD)     /* primary: the guest was told to go on */
 
 enum rpl_trace_step {
 #define RPL_X(name) RPL_TRACE_##name,

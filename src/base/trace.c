@@ -26,7 +26,7 @@ struct trace_record {
 };
 
 _Static_assert(sizeof(struct trace_header) == 64, "replicad-trace(7): the header has 64 bytes");
-_Static_assert(sizeof(struct trace_record) == 104, "replicad-trace(7): a record has 104 bytes");
+_Static_assert(sizeof(struct trace_record) == 112, "replicad-trace(7): a record has 112 bytes");
 
 struct trace_file {
 	struct trace_header header;

@@ -81,6 +81,7 @@ static void trace_capture(struct keeper *k, const struct checkpoint_times *t)
 	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SUSPENDED, suspended);
 	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SEALED, suspended + t->seal);
 	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SAVED, suspended + t->guest);
+	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_TOLD, t->resumed_ns);
 }
 
 static void on_captured(void *arg, enum checkpoint_kind kind, const struct checkpoint_times *t, int r,

@@ -105,6 +105,9 @@ static void put_checkpoints(const struct keeper *k, json_t *doc)
 		put(doc, "dirty_pages_avg", k->dirty_pages_sum / h->count);
 	}
 	put(doc, "dirty_pages_last", c->last_dirty_pages);
+	put(doc, "scan_us", c->scan_ns / 1000);
+	put(doc, "copy_us", c->copy_ns / 1000);
+	put(doc, "encode_us", c->encode_ns / 1000);
 	put(doc, "raw_bytes", c->raw_bytes);
 	put(doc, "wire_bytes", c->wire_bytes);
 	if (percent >= 0)

@@ -12,7 +12,7 @@ HEADER = struct.Struct("<8sIIII")
 HEADER_SIZE = 64
 RECORD_HEAD = struct.Struct("<QQ")
 STEPS = ("begun", "staged", "resumed", "sent", "acked", "released", "received", "folded", "suspended",
-         "sealed", "saved")
+         "sealed", "saved", "told")
 
 
 @dataclass

@@ -175,21 +175,30 @@ static int subscribe(const struct meter *m, xenevtchn_handle *evtchn)
 	return local;
 }
 
+/* An event channel fires once when it is bound, too. */
+static bool wait_suspended(const struct meter *m, xenevtchn_handle *evtchn)
+{
+	struct pollfd fd = { .fd = xenevtchn_fd(evtchn), .events = POLLIN };
+	struct xen_dominfo info = { 0 };
+
+	while (!info.shutdown) {
+		int port = poll(&fd, 1, FLOOR_WAIT_MS) == 1 ? xenevtchn_pending(evtchn) : -1;
+
+		if (port < 0 || xenevtchn_unmask(evtchn, (evtchn_port_t)port) < 0 || xen_compat_dominfo(m->xc, m->domid, &info) < 0)
+			return false;
+	}
+	return true;
+}
+
 /* Ask, wait, let it go on. */
 static int round_trip(struct meter *m, const char *path, xenevtchn_handle *evtchn)
 {
-	struct pollfd fd = { .fd = xenevtchn_fd(evtchn), .events = POLLIN };
-	int port;
-
 	m->requested = now_ns();
-	if (!xs_write(m->xs, XBT_NULL, path, "suspend", strlen("suspend")) || poll(&fd, 1, FLOOR_WAIT_MS) != 1) {
+	if (!xs_write(m->xs, XBT_NULL, path, "suspend", strlen("suspend")) || !wait_suspended(m, evtchn)) {
 		fprintf(stderr, "pausemeter: domain %u does not suspend\n", m->domid);
 		return -1;
 	}
-	port = xenevtchn_pending(evtchn);
 	m->suspended = now_ns();
-	if (port >= 0)
-		(void)xenevtchn_unmask(evtchn, (evtchn_port_t)port);
 	if (xc_domain_resume(m->xc, m->domid, 1) < 0) {
 		perror("pausemeter: resume");
 		return -1;

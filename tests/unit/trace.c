@@ -16,7 +16,7 @@
 #include <replicad/trace.h>
 
 #define HEADER_BYTES 64u
-#define RECORD_BYTES 104u
+#define RECORD_BYTES 112u
 #define FILE_MAX (1024 * 1024)
 
 static char path[] = "/tmp/rpl-trace-XXXXXX";
