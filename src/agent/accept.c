@@ -144,8 +144,13 @@ static void on_preamble(struct ev_loop *loop, ev_io *io, int revents)
 static void on_late(struct ev_loop *loop, ev_timer *timer, int revents)
 {
 	struct pending *p = timer->data;
+	uint8_t bytes[RPL_PREAMBLE_SIZE];
 
-	(void)loop, (void)revents;
+	(void)revents;
+	if (recv(p->fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT) == (ssize_t)sizeof(bytes)) { /* it is us who are late */
+		on_preamble(loop, &p->read_w, EV_READ);
+		return;
+	}
 	rpl_log(RPL_LOG_WARNING, "event=link-refused peer=%s reason=\"no preamble in %.0f s\"", p->from, PREAMBLE_TIMEOUT_S);
 	end_pending(p);
 }

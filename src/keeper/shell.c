@@ -14,6 +14,7 @@
 
 #define POLL_MS 10       /* how often the mover's counters are looked at */
 #define PROGRESS_MS 1000
+#define SEED_PATIENCE 5  /* times suspect: how long a primary whose connection stands may be silent in the first copy */
 #define GOODBYE_MS 50    /* replies and events get out before the loop ends */
 
 /* The counters tell when the peer was last heard. Looked at before every deadline too: a keeper that was not
@@ -29,6 +30,10 @@ static void look_for_peer(struct keeper *k)
 	if (k->core.state == RPL_ST_P_SYNC && k->session.connected)
 		keeper_say(k, RPL_EV_HEARD);
 	heard = atomic_load_explicit(&movers_counters(k->movers)->last_heard_ns, memory_order_relaxed);
+	/* Nor is there anything to take over: a backup that gave up would have it copied from the start. */
+	if (k->core.state == RPL_ST_B_SEED && movers_counters(k->movers)->link_up &&
+	    rpl_now_ns() < heard + SEED_PATIENCE * k->conf.core.suspect_ns)
+		keeper_say(k, RPL_EV_HEARD);
 	if (heard <= k->heard_ns)
 		return;
 	k->heard_ns = heard;
