@@ -51,6 +51,8 @@ enum rpl_guest_event {
 	RPL_GUEST_CRASH,    /* the guest's kernel panicked */
 	RPL_GUEST_LOST,     /* its process died, or its monitor closed, without a shutdown event; nothing follows. A guest
 			     * that only does not answer gives -ETIMEDOUT from operations instead */
+	RPL_GUEST_REPLACED, /* it ended in a way that may have the toolstack make another guest of it: for its protection a
+			     * shutdown, and msg is for the operator */
 	RPL_GUEST_CHANGED,  /* a device was plugged, unplugged or changed; msg says which */
 	RPL_GUEST_STOPPED,  /* somebody else paused it */
 	RPL_GUEST_RESUMED,  /* somebody else resumed it */

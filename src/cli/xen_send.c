@@ -91,7 +91,7 @@ static void on_event(void *arg, enum rpl_guest_event event, const char *msg)
 {
 	struct xen_send *s = arg;
 
-	if (event != RPL_GUEST_SHUTDOWN && event != RPL_GUEST_CRASH && event != RPL_GUEST_LOST)
+	if (event != RPL_GUEST_SHUTDOWN && event != RPL_GUEST_REPLACED && event != RPL_GUEST_LOST)
 		return;
 	s->gone = true;
 	stop(s, -ESRCH, "%s", msg);

@@ -46,9 +46,10 @@ static const char *reason_name(unsigned reason)
 	return reason < RPL_ARRAY_LEN(names) ? names[reason] : "shut down for an unknown reason";
 }
 
-static bool is_crash(unsigned reason)
+/* xl does what the domain's configuration says of such an end. Where that is to start it again, it is another domain. */
+static enum rpl_guest_event event_of(unsigned reason)
 {
-	return reason == SHUTDOWN_crash || reason == SHUTDOWN_watchdog;
+	return reason == SHUTDOWN_poweroff ? RPL_GUEST_SHUTDOWN : RPL_GUEST_REPLACED;
 }
 
 /* The domain has ended, or will, and not by an accident of ours. */
@@ -69,7 +70,11 @@ static void ended(struct xen *x, enum rpl_guest_event event, const char *why)
 	}
 	if (g->phase != RPL_GP_LIVE)
 		return;
-	rpl_guest_tell(g, event, "domain %u %s", x->domid, why);
+	if (event == RPL_GUEST_REPLACED)
+		rpl_guest_tell(g, event, "domain %u %s: that ends its protection; if xl makes another domain of it: replicad protect %s",
+			       x->domid, why, g->conf.name);
+	else
+		rpl_guest_tell(g, event, "domain %u %s", x->domid, why);
 }
 
 /* Xenstored does not see our suspends, unless it looks at all domains while ours stands still, since another one ended. Then
@@ -120,7 +125,7 @@ static void look_again(struct xen *x)
 	} else if (r < 0 || d.dying) {
 		ended(x, RPL_GUEST_SHUTDOWN, "was destroyed");
 	} else if (d.shutdown && d.reason != SHUTDOWN_suspend) {
-		ended(x, is_crash(d.reason) ? RPL_GUEST_CRASH : RPL_GUEST_SHUTDOWN, reason_name(d.reason));
+		ended(x, event_of(d.reason), reason_name(d.reason));
 	} else if (d.shutdown && x->asked) {
 		x->asked = false;
 		if (g->busy && g->op == RPL_GUEST_PAUSE && !ev_is_pending(&g->finish))

@@ -44,6 +44,10 @@ void life_on_event(void *arg, enum rpl_guest_event event, const char *msg)
 	case RPL_GUEST_SHUTDOWN:
 		keeper_say(k, RPL_EV_GUEST_SHUTDOWN);
 		break;
+	case RPL_GUEST_REPLACED:
+		keeper_alarm(k, msg);
+		keeper_say(k, RPL_EV_GUEST_SHUTDOWN);
+		break;
 	case RPL_GUEST_REBOOT:
 		keeper_say(k, RPL_EV_GUEST_RESET);
 		break;
