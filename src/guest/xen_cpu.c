@@ -13,6 +13,8 @@
 
 #define BIT(n) (UINT32_C(1) << (n))
 #define NAME_MAX_LEN 24
+/* AMD: bits of 1.edx once more. Xen gives them to a domain and leaves them out of what it says it can give. */
+#define COMMON_1D UINT32_C(0x0183f3ff)
 
 const struct rpl_cpu_word rpl_cpu_words[] = {
 	{ "1.edx", 0x1, RPL_CPUID_NO_SUBLEAF, RPL_EDX, BIT(9) | BIT(28), /* apic, htt */
@@ -31,7 +33,7 @@ const struct rpl_cpu_word rpl_cpu_words[] = {
 	  "amx_tile amx_int8 spec_ctrl stibp flush_l1d arch_capabilities core_capabilities ssbd" },
 	{ "7.1.eax", 0x7, 1, RPL_EAX, 0, "- - - - avx_vnni avx512_bf16 - - - - fzrm fsrs fsrcs" },
 	{ "d.1.eax", 0xd, 1, RPL_EAX, 0, "xsaveopt xsavec xgetbv1 xsaves" },
-	{ "80000001.edx", 0x80000001, RPL_CPUID_NO_SUBLEAF, RPL_EDX, BIT(9),
+	{ "80000001.edx", 0x80000001, RPL_CPUID_NO_SUBLEAF, RPL_EDX, COMMON_1D,
 	  "- - - - - - - - - - - syscall - - - - - - - mp nx - mmxext - - fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow" },
 	{ "80000001.ecx", 0x80000001, RPL_CPUID_NO_SUBLEAF, RPL_ECX, BIT(1), /* cmp_legacy */
 	  "lahf_lm cmp_legacy svm extapic cr8_legacy lzcnt sse4a misalignsse 3dnowprefetch osvw ibs xop skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext" },

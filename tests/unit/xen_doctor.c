@@ -256,6 +256,23 @@ static void test_names(void **state)
 	json_decref(none);
 }
 
+/* A domain on an AMD host, as Xen says it: 80000001.edx repeats bits of 1.edx, which the host's policy leaves out. */
+static void test_repeated_bits(void **state)
+{
+	json_t *domain = json_pack("{s:I}", "80000001.edx", (json_int_t)0x2bd3fbff);
+	json_t *host = json_pack("{s:I}", "80000001.edx", (json_int_t)0x2a500800);
+	json_t *older = json_pack("{s:I}", "80000001.edx", (json_int_t)0x0a500800);
+	char names[40];
+
+	(void)state;
+	assert_int_equal(rpl_xen_cpu_missing(domain, host, names, sizeof(names)), 0);
+	assert_int_equal(rpl_xen_cpu_missing(domain, older, names, sizeof(names)), 1);
+	assert_string_equal(names, "lm");
+	json_decref(domain);
+	json_decref(host);
+	json_decref(older);
+}
+
 static int start(void **state)
 {
 	(void)state;
@@ -273,7 +290,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nothing_against), cmocka_unit_test(test_host), cmocka_unit_test(test_domain),
-		cmocka_unit_test(test_peer), cmocka_unit_test(test_peer_file), cmocka_unit_test(test_names),
+		cmocka_unit_test(test_peer), cmocka_unit_test(test_peer_file), cmocka_unit_test(test_repeated_bits), cmocka_unit_test(test_names),
 	};
 
 	return cmocka_run_group_tests(tests, start, finish);
