@@ -50,6 +50,12 @@ tests_unit_stream_rules_SOURCES = tests/unit/stream_rules.c tests/lib/stream_wor
 tests_unit_stream_rules_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_stream_rules_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS)
 
+check_PROGRAMS += tests/unit/stream_legacy
+TESTS += tests/unit/stream_legacy
+tests_unit_stream_legacy_SOURCES = tests/unit/stream_legacy.c tests/lib/legacy_make.c tests/lib/stream_make.c
+tests_unit_stream_legacy_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_stream_legacy_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS)
+
 noinst_HEADERS += tests/lib/stream_words.h
 check_PROGRAMS += tests/unit/stream_bits tests/unit/stream_golden
 TESTS += tests/unit/stream_bits tests/unit/stream_golden

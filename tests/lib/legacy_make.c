@@ -1,5 +1,6 @@
 #include "legacy_make.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +15,7 @@
 
 struct maker {
 	struct rpl_out o;
-	unsigned width;
+	unsigned width, guest; /* of the toolstack's unsigned long, of the PV guest */
 	bool pv;
 	uint64_t rnd;
 };
@@ -33,10 +34,9 @@ static void random_bytes(struct maker *m, size_t len)
 		rpl_out_u8(&m->o, (uint8_t)make_random(&m->rnd));
 }
 
-/* The guest is as wide as the toolstack here. */
 static void pv_head(struct maker *m)
 {
-	uint32_t basic = m->width == 8 ? RPL_PV_BASIC_64 : RPL_PV_BASIC_32, fpp = RPL_STREAM_PAGE / m->width;
+	uint32_t basic = m->guest == 8 ? RPL_PV_BASIC_64 : RPL_PV_BASIC_32, fpp = RPL_STREAM_PAGE / m->guest;
 
 	ulong_(m, UINT64_MAX);
 	rpl_out_le32(&m->o, 8 + basic + 8 + 8 + 4);
@@ -55,7 +55,7 @@ static void pv_head(struct maker *m)
 /* Contexts name the first batch's first two pages: start_info and the top-level page table. */
 static void basic(struct maker *m)
 {
-	bool wide = m->width == 8;
+	bool wide = m->guest == 8;
 	size_t len = wide ? RPL_PV_BASIC_64 : RPL_PV_BASIC_32, rdx = wide ? 616 : 524, cr3 = wide ? 4984 + 24 : 2716 + 12;
 
 	for (size_t i = 0; i < len; i++)
@@ -64,7 +64,7 @@ static void basic(struct maker *m)
 
 static void batch(struct maker *m, uint32_t first)
 {
-	uint32_t table = !m->pv ? 0 : m->width == 8 ? 0xc : 0xb;
+	uint32_t table = !m->pv ? 0 : m->guest == 8 ? 0xc : 0xb;
 	uint32_t types[] = { 0, table, 0xd, 0xf, 0, 0xe };
 
 	rpl_out_le32(&m->o, 8);
@@ -150,9 +150,10 @@ static void hvm_tail(struct maker *m)
 	random_bytes(m, 333);
 }
 
-size_t make_legacy(bool pv, unsigned width, uint64_t seed, void *buf, size_t cap)
+size_t make_legacy(unsigned guest, unsigned width, uint64_t seed, void *buf, size_t cap)
 {
-	struct maker m = { .o = rpl_out(buf, cap), .width = width, .pv = pv, .rnd = seed };
+	bool pv = guest != 0;
+	struct maker m = { .o = rpl_out(buf, cap), .width = width, .guest = guest, .pv = pv, .rnd = seed };
 
 	ulong_(&m, P2M_SIZE);
 	if (pv)

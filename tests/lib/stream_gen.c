@@ -2,7 +2,8 @@
  *
  *   stream_gen GUEST FORMAT VERSION CHECKPOINTS SEED [producer] [colo] [tiny]   a small one
  *   stream_gen bulk MIB                                                    an HVM libxl stream of MIB MiB of pages
- *   stream_gen legacy pv|hvm 32|64 SEED                                    a stream from before Xen 4.6
+ *   stream_gen legacy hvm|pv|pv32|pv64 32|64 SEED                          a stream from before Xen 4.6; pv: as wide as the
+ *                                                                          toolstack
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,17 @@ static int small(int argc, char **argv)
 	return emit(stream, made.len);
 }
 
+static int legacy(char **argv)
+{
+	unsigned width = strcmp(argv[3], "64") == 0 ? 8 : 4, guest = strcmp(argv[2], "pv") == 0 ? width : 0;
+
+	if (strcmp(argv[2], "pv32") == 0)
+		guest = 4;
+	if (strcmp(argv[2], "pv64") == 0)
+		guest = 8;
+	return emit(stream, make_legacy(guest, width, strtoull(argv[4], NULL, 0), stream, sizeof(stream)));
+}
+
 int main(int argc, char **argv)
 {
 	int r = 2;
@@ -95,8 +107,7 @@ int main(int argc, char **argv)
 	if (argc == 3 && strcmp(argv[1], "bulk") == 0)
 		r = bulk(strtoull(argv[2], NULL, 0));
 	else if (argc == 5 && strcmp(argv[1], "legacy") == 0)
-		r = emit(stream, make_legacy(strcmp(argv[2], "pv") == 0, strcmp(argv[3], "64") == 0 ? 8 : 4,
-					     strtoull(argv[4], NULL, 0), stream, sizeof(stream)));
+		r = legacy(argv);
 	else if (argc >= 6)
 		r = small(argc, argv);
 	if (r == 2)
