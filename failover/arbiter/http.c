@@ -4,6 +4,7 @@
  * it may free everything. A resolver's thread that hangs is left behind, not waited for (QUICK_EXIT). That any of the body
  * was sent is known from curl having asked us for it.
  */
+#include "curl_late.h"
 #include "http.h"
 
 #include <errno.h>
@@ -11,7 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <curl/curl.h>
 #include <ev.h>
 
 #include <replicad/auto.h>
@@ -106,7 +106,7 @@ static int set_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *o
 		w->h = h;
 		w->io.data = w;
 		ev_init(&w->io, io_cb);
-		(void)curl_multi_assign(h->multi, fd, w);
+		(void)rpl_curl.multi_assign(h->multi, fd, w);
 	}
 	ev_io_set(&w->io, fd, events);
 	if (events)
@@ -132,12 +132,12 @@ static int set_timer(CURLM *multi, long timeout_ms, void *arg)
 
 static void fill_in(struct rpl_http *h, CURLcode code, struct rpl_http_answer *a)
 {
-	const char *why = h->why[0] ? h->why : curl_easy_strerror(code);
+	const char *why = h->why[0] ? h->why : rpl_curl.easy_strerror(code);
 
 	*a = (struct rpl_http_answer){ .maybe_sent = h->asked, .body = h->answer, .len = h->answer_len };
 	h->answer[h->answer_len] = '\0';
 	if (code == CURLE_OK)
-		(void)curl_easy_getinfo(h->easy, CURLINFO_RESPONSE_CODE, &a->status);
+		(void)rpl_curl.easy_getinfo(h->easy, CURLINFO_RESPONSE_CODE, &a->status);
 	else if (h->too_long)
 		a->r = rpl_fail(&a->err, -EMSGSIZE, "an answer of more than %zu bytes", h->answer_max);
 	else if (code == CURLE_OPERATION_TIMEDOUT)
@@ -155,11 +155,11 @@ static void see_whether_done(struct rpl_http *h)
 	const CURLMsg *m;
 	int left;
 
-	while ((m = curl_multi_info_read(h->multi, &left))) {
+	while ((m = rpl_curl.multi_info_read(h->multi, &left))) {
 		if (m->msg != CURLMSG_DONE)
 			continue;
 		fill_in(h, m->data.result, &answer);
-		(void)curl_multi_remove_handle(h->multi, h->easy);
+		(void)rpl_curl.multi_remove_handle(h->multi, h->easy);
 		h->busy = false;
 		h->done(h->arg, &answer); /* may have freed us */
 		return;
@@ -170,7 +170,7 @@ static void enter_curl(struct rpl_http *h, curl_socket_t fd, int events)
 {
 	int running;
 
-	(void)curl_multi_socket_action(h->multi, fd, events, &running);
+	(void)rpl_curl.multi_socket_action(h->multi, fd, events, &running);
 	see_whether_done(h);
 }
 
@@ -203,14 +203,14 @@ int rpl_http_post(struct rpl_http *h, const char *url, const char *body, size_t 
 	h->body_at = h->answer_len = h->header_len = 0;
 	h->asked = h->too_long = false;
 	h->why[0] = '\0';
-	if (curl_easy_setopt(h->easy, CURLOPT_URL, url) != CURLE_OK)
+	if (rpl_curl.easy_setopt(h->easy, CURLOPT_URL, url) != CURLE_OK)
 		return rpl_fail(err, -ENOMEM, "%s: no memory", url);
-	(void)curl_easy_setopt(h->easy, CURLOPT_POSTFIELDSIZE, (long)len);
-	(void)curl_easy_setopt(h->easy, CURLOPT_CONNECTTIMEOUT_MS, connect_ms);
-	(void)curl_easy_setopt(h->easy, CURLOPT_TIMEOUT_MS, total_ms);
-	m = curl_multi_add_handle(h->multi, h->easy);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_POSTFIELDSIZE, (long)len);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_CONNECTTIMEOUT_MS, connect_ms);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_TIMEOUT_MS, total_ms);
+	m = rpl_curl.multi_add_handle(h->multi, h->easy);
 	if (m != CURLM_OK)
-		return rpl_fail(err, -EIO, "%s: %s", url, curl_multi_strerror(m));
+		return rpl_fail(err, -EIO, "%s: %s", url, rpl_curl.multi_strerror(m));
 	h->busy = true;
 	return 0;
 }
@@ -220,7 +220,7 @@ bool rpl_http_cancel(struct rpl_http *h)
 	if (!h->busy)
 		return false;
 	h->busy = false;
-	(void)curl_multi_remove_handle(h->multi, h->easy);
+	(void)rpl_curl.multi_remove_handle(h->multi, h->easy);
 	return h->asked;
 }
 
@@ -234,50 +234,50 @@ static int check_file(const char *what, const char *path, struct rpl_err *err)
 static void set_files(struct rpl_http *h, const struct rpl_http_conf *conf)
 {
 	if (conf->ca && *conf->ca) {
-		(void)curl_easy_setopt(h->easy, CURLOPT_CAINFO, conf->ca);
-		(void)curl_easy_setopt(h->easy, CURLOPT_CAPATH, NULL); /* it alone */
+		(void)rpl_curl.easy_setopt(h->easy, CURLOPT_CAINFO, conf->ca);
+		(void)rpl_curl.easy_setopt(h->easy, CURLOPT_CAPATH, NULL); /* it alone */
 	}
 	if (conf->cert && *conf->cert)
-		(void)curl_easy_setopt(h->easy, CURLOPT_SSLCERT, conf->cert);
+		(void)rpl_curl.easy_setopt(h->easy, CURLOPT_SSLCERT, conf->cert);
 	if (conf->key && *conf->key)
-		(void)curl_easy_setopt(h->easy, CURLOPT_SSLKEY, conf->key);
+		(void)rpl_curl.easy_setopt(h->easy, CURLOPT_SSLKEY, conf->key);
 }
 
 static void set_options(struct rpl_http *h)
 {
-	(void)curl_easy_setopt(h->easy, CURLOPT_PROTOCOLS_STR, "http,https");
-	(void)curl_easy_setopt(h->easy, CURLOPT_PROXY, ""); /* also not the environment's */
-	(void)curl_easy_setopt(h->easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-	(void)curl_easy_setopt(h->easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-	(void)curl_easy_setopt(h->easy, CURLOPT_FRESH_CONNECT, 1L);
-	(void)curl_easy_setopt(h->easy, CURLOPT_FORBID_REUSE, 1L);
-	(void)curl_easy_setopt(h->easy, CURLOPT_NOSIGNAL, 1L);
-	(void)curl_easy_setopt(h->easy, CURLOPT_QUICK_EXIT, 1L);
-	(void)curl_easy_setopt(h->easy, CURLOPT_TCP_NODELAY, 1L);
-	(void)curl_easy_setopt(h->easy, CURLOPT_HTTPHEADER, h->headers);
-	(void)curl_easy_setopt(h->easy, CURLOPT_ERRORBUFFER, h->why);
-	(void)curl_easy_setopt(h->easy, CURLOPT_POST, 1L);
-	(void)curl_easy_setopt(h->easy, CURLOPT_READFUNCTION, give_body);
-	(void)curl_easy_setopt(h->easy, CURLOPT_READDATA, h);
-	(void)curl_easy_setopt(h->easy, CURLOPT_WRITEFUNCTION, take_body);
-	(void)curl_easy_setopt(h->easy, CURLOPT_WRITEDATA, h);
-	(void)curl_easy_setopt(h->easy, CURLOPT_HEADERFUNCTION, take_header);
-	(void)curl_easy_setopt(h->easy, CURLOPT_HEADERDATA, h);
-	(void)curl_multi_setopt(h->multi, CURLMOPT_SOCKETFUNCTION, set_socket);
-	(void)curl_multi_setopt(h->multi, CURLMOPT_SOCKETDATA, h);
-	(void)curl_multi_setopt(h->multi, CURLMOPT_TIMERFUNCTION, set_timer);
-	(void)curl_multi_setopt(h->multi, CURLMOPT_TIMERDATA, h);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_PROTOCOLS_STR, "http,https");
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_PROXY, ""); /* also not the environment's */
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_FRESH_CONNECT, 1L);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_FORBID_REUSE, 1L);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_NOSIGNAL, 1L);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_QUICK_EXIT, 1L);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_TCP_NODELAY, 1L);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_HTTPHEADER, h->headers);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_ERRORBUFFER, h->why);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_POST, 1L);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_READFUNCTION, give_body);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_READDATA, h);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_WRITEFUNCTION, take_body);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_WRITEDATA, h);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_HEADERFUNCTION, take_header);
+	(void)rpl_curl.easy_setopt(h->easy, CURLOPT_HEADERDATA, h);
+	(void)rpl_curl.multi_setopt(h->multi, CURLMOPT_SOCKETFUNCTION, set_socket);
+	(void)rpl_curl.multi_setopt(h->multi, CURLMOPT_SOCKETDATA, h);
+	(void)rpl_curl.multi_setopt(h->multi, CURLMOPT_TIMERFUNCTION, set_timer);
+	(void)rpl_curl.multi_setopt(h->multi, CURLMOPT_TIMERDATA, h);
 }
 
 static int open_curl(struct rpl_http *h)
 {
 	struct curl_slist *more;
 
-	h->global = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
-	h->multi = h->global ? curl_multi_init() : NULL;
-	h->easy = h->global ? curl_easy_init() : NULL;
-	h->headers = curl_slist_append(NULL, "Content-Type: application/json");
-	more = h->headers ? curl_slist_append(h->headers, "Expect:") : NULL; /* no waiting for "100 Continue" */
+	h->global = rpl_curl.global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
+	h->multi = h->global ? rpl_curl.multi_init() : NULL;
+	h->easy = h->global ? rpl_curl.easy_init() : NULL;
+	h->headers = rpl_curl.slist_append(NULL, "Content-Type: application/json");
+	more = h->headers ? rpl_curl.slist_append(h->headers, "Expect:") : NULL; /* no waiting for "100 Continue" */
 	h->answer = malloc(h->answer_max + 1);
 	return h->multi && h->easy && more && h->answer ? 0 : -ENOMEM;
 }
@@ -301,6 +301,10 @@ struct rpl_http *rpl_http_new(const struct rpl_http_conf *conf, struct ev_loop *
 	h->answer_max = conf->answer_max;
 	ev_init(&h->timer, timer_cb);
 	h->timer.data = h;
+	if (rpl_curl_load(err) < 0) {
+		free(h);
+		return NULL;
+	}
 	if (open_curl(h) < 0) {
 		(void)rpl_fail(err, -ENOMEM, "http: libcurl could not be initialised");
 		rpl_http_free(h);
@@ -317,13 +321,13 @@ void rpl_http_free(struct rpl_http *h)
 		return;
 	(void)rpl_http_cancel(h);
 	if (h->easy)
-		curl_easy_cleanup(h->easy);
+		rpl_curl.easy_cleanup(h->easy);
 	if (h->multi)
-		(void)curl_multi_cleanup(h->multi); /* takes its sockets back: set_socket() frees the watchers */
+		(void)rpl_curl.multi_cleanup(h->multi); /* takes its sockets back: set_socket() frees the watchers */
 	ev_timer_stop(h->loop, &h->timer);
-	curl_slist_free_all(h->headers);
+	rpl_curl.slist_free_all(h->headers);
 	if (h->global)
-		curl_global_cleanup();
+		rpl_curl.global_cleanup();
 	free(h->answer);
 	free(h);
 }

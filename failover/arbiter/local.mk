@@ -6,12 +6,13 @@ failover_arbiter_libarbiter_la_SOURCES = failover/arbiter/arbiter.c failover/arb
 	failover/arbiter/base64.h failover/arbiter/etcd_text.c failover/arbiter/etcd_text.h failover/arbiter/endpoints.c \
 	failover/arbiter/endpoints.h failover/arbiter/http.h failover/arbiter/manual.c
 if HAVE_CURL
-failover_arbiter_libarbiter_la_SOURCES += failover/arbiter/etcd.c failover/arbiter/http.c
+failover_arbiter_libarbiter_la_SOURCES += failover/arbiter/etcd.c failover/arbiter/http.c \
+	failover/arbiter/curl_late.c failover/arbiter/curl_late.h
 else
 failover_arbiter_libarbiter_la_SOURCES += failover/arbiter/etcd_standin.c
 endif
+failover_arbiter_libarbiter_la_CPPFLAGS = $(AM_CPPFLAGS) -DRPL_CURL_SONAME='"$(CURL_SONAME)"'
 failover_arbiter_libarbiter_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(CURL_CFLAGS) -pthread
-failover_arbiter_libarbiter_la_LIBADD = $(CURL_LIBS)
 
 check_PROGRAMS += tests/unit/arbiter
 TESTS += tests/unit/arbiter
