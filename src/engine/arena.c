@@ -76,6 +76,9 @@ void arena_release(struct arena *a, uint64_t epoch)
 		a->first = (a->first + 1) % RPL_MOVER_UNCOMMITTED_MAX;
 		a->count--;
 	}
+	/* Nothing is staged: the next epoch goes where the last one was, into memory that caches and page tables still know. */
+	if (a->count == 0)
+		a->head = a->tail = 0;
 }
 
 struct arena_epoch *arena_find(struct arena *a, uint64_t epoch)

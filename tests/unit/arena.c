@@ -116,11 +116,29 @@ static void too_small_is_refused(void **state)
 	arena_fini(&a);
 }
 
+static void an_empty_one_begins_anew(void **state)
+{
+	struct rpl_err err;
+	struct arena a;
+
+	(void)state;
+	assert_int_equal(arena_init(&a, BYTES, &err), 0);
+	assert_int_equal(arena_push(&a, 1, 10, 1, false)->start, 0);
+	assert_int_equal(arena_push(&a, 2, 10, 1, false)->start, 11);
+	arena_release(&a, 1);
+	assert_int_equal(arena_push(&a, 3, 10, 1, false)->start, 22);
+	arena_release(&a, 3);
+	assert_int_equal(arena_free(&a), SLOTS);
+	assert_int_equal(arena_push(&a, 4, 10, 1, false)->start, 0);
+	arena_fini(&a);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_queued_stays_until_released),
 		cmocka_unit_test(direct_epochs_take_a_place_only),
+		cmocka_unit_test(an_empty_one_begins_anew),
 		cmocka_unit_test(too_small_is_refused),
 	};
 
