@@ -13,6 +13,7 @@ The boot id stays, no answer is missing or given twice, the guest finds no bad p
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -211,10 +212,9 @@ class Interop:
                 raise LabError(f"domains on host {host} after {MIGRATE_S} s: {self.domains(host)}")
             time.sleep(1)
 
-    def failing(self, receiver, meanwhile=None):
+    def failing(self, before, receiver, meanwhile=None):
         """What happens in its middle lets it fail: the guest has not noticed, and nothing of it is on the other host."""
         here, far = self.home, OTHER[self.home]
-        before = protected.footprint(self, here)
         rune = self.listen(far, receiver, "slow" if meanwhile else "listen")
         client = Client(self.lab)
         sender = subprocess.Popen(self.lab.ssh_argv(here, ["--", f"replicad migrate --quiet --json -s '' {self.name} '{rune}'"]),
@@ -236,29 +236,30 @@ class Interop:
         self.wait_domains(far, False)
         self.expect_domain(here)
         after = protected.footprint(self, here)
-        if after.pop("channels") > before.pop("channels") + 1 or after != before:
+        if {**after, "channels": 0} != {**before, "channels": 0} or after["channels"] > before["channels"] + 1:
             raise LabError(f"left of a failed migration: {after}; before it: {before}")
         self.check_guest()
         return {"said": report["error"], "pages": report["pages"], "client": seen}
 
     def failures(self):
         """The receiver is killed; the link is cut and stays so."""
-        far, figures = OTHER[self.home], {}
-        figures["killed"] = self.failing("replicad receive", lambda host: self.lab.sh(host, "kill -9 $(pidof replicad)"))
+        far, figures, before = OTHER[self.home], {}, protected.footprint(self, self.home)
+        figures["killed"] = self.failing(before, "replicad receive", lambda host: self.lab.sh(host, "kill -9 $(pidof replicad)"))
         try:
-            figures["cut"] = self.failing(f"replicad receive --silence {SILENCE_S}", lambda host: self.lab.cut("repl", host, False))
+            figures["cut"] = self.failing(before, f"replicad receive --silence {SILENCE_S}", lambda host: self.lab.cut("repl", host, False))
         finally:
             self.lab.cut("repl", far, True)
         return figures
 
     def no_memory(self):
         """The other host has none left."""
-        far, figures = OTHER[self.home], {}
-        self.lab.sh(far, f"sed s/memory=4/memory={protected.FILL_MB}/ >/root/{FILL}.cfg && xl create -p /root/{FILL}.cfg",
+        far, figures, before = OTHER[self.home], {}, protected.footprint(self, self.home)
+        free = int(re.search(r"free_memory\s*:\s*(\d+)", self.lab.sh(far, "xl info")).group(1))
+        self.lab.sh(far, f"sed s/memory=4/memory={free - protected.LEFT_MB}/ >/root/{FILL}.cfg && xl create -p /root/{FILL}.cfg",
                     data=self.lab.guest_config("tinypv", FILL))
         try:
             for receiver in ("replicad receive", "xl migrate-receive"):
-                figures[receiver] = self.failing(receiver)
+                figures[receiver] = self.failing(before, receiver)
         finally:
             self.lab.sh(far, f"xl destroy {FILL}")
         return figures
