@@ -62,10 +62,12 @@ void rpl_stream_check_refused(struct rpl_stream_check *c, const struct rpl_strea
 static void check_header(struct rpl_stream_check *c, const struct rpl_stream_event *ev)
 {
 	enum rpl_stream_rule rule = RPL_RULE_NONE;
+	unsigned at = 0; /* of what is reserved */
 
 	switch ((int)ev->kind) {
 	case RPL_EV_XL_HEADER:
 		rule = RPL_RULE_XL_RESERVED;
+		at = 40;
 		if (ev->xl.config_len && ev->xl.mandatory_flags == RPL_XL_FLAG_STREAM_V2)
 			rpl_stream_check_say(c, ev, ev->offset + 36, RPL_RULE_XL_CONFIG_JSON,
 					     "flags 0x%x in front of a v2 stream, expected 0x%x: its configuration is JSON",
@@ -74,19 +76,22 @@ static void check_header(struct rpl_stream_check *c, const struct rpl_stream_eve
 	case RPL_EV_LIBXL_HEADER:
 		c->has_libxl = true;
 		rule = RPL_RULE_LIBXL_OPTIONS;
+		at = 12;
 		break;
 	case RPL_EV_IMAGE_HEADER:
 		c->version = ev->image_version;
 		rule = RPL_RULE_IMAGE_RESERVED;
+		at = 16;
 		break;
 	case RPL_EV_DOMAIN_HEADER:
 		c->type = ev->domain.type;
 		c->xen_major = ev->domain.xen_major;
 		rule = RPL_RULE_DOMAIN_RESERVED;
+		at = 6;
 		break;
 	}
 	if (ev->remarks & RPL_REMARK_RESERVED)
-		rpl_stream_check_say(c, ev, ev->offset, rule, "reserved bits are set, expected zero");
+		rpl_stream_check_say(c, ev, ev->offset + at, rule, "reserved bits are set, expected zero");
 }
 
 static void check_config(struct rpl_stream_check *c, const struct rpl_stream_event *ev)

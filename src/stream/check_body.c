@@ -159,9 +159,14 @@ static void check_descs(struct rpl_stream_check *c, const struct rpl_stream_even
 
 void rpl_check_pfns(struct rpl_stream_check *c, const struct rpl_stream_event *ev)
 {
-	if (ev->remarks & RPL_REMARK_RESERVED)
-		rpl_stream_check_say(c, ev, ev->offset, RPL_RULE_PAGE_RESERVED,
-				     "descriptor bits 52-59 are set, expected zero");
+	uint32_t i = 0;
+
+	if (ev->remarks & RPL_REMARK_RESERVED) {
+		while (i + 1 < ev->pfns.count && !(ev->pfns.descs[i] & RPL_DESC_RESERVED))
+			i++;
+		rpl_stream_check_say(c, ev, ev->offset + (uint64_t)i * 8, RPL_RULE_PAGE_RESERVED,
+				     "descriptor %u is 0x%016" PRIx64 ", expected bits 52-59 to be zero", i, ev->pfns.descs[i]);
+	}
 	if (ev->pfns.count > RPL_STREAM_PAGES_PER_RECORD)
 		rpl_stream_check_say(c, ev, ev->rec.offset + 8, RPL_RULE_PAGE_BATCH, "%u descriptors, expected %u at most",
 				     ev->pfns.count, RPL_STREAM_PAGES_PER_RECORD);

@@ -1,4 +1,4 @@
-/* The encoder against memcpy of the same pages into the same buffers, alternating in one process: the ratio is what counts.
+/* The encoder against memcpy of the same pages into the same buffers, record by record in turn: the ratio is what counts.
  * Pages are scattered over a working set larger than the caches; each output buffer is one record of 1024 pages. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,8 +8,9 @@
 #include <replicad/stream.h>
 
 #define SET_PAGES 65536u /* 256 MiB */
-#define RECORDS 256u     /* 1 GiB per run */
+#define RECORDS 256u     /* 1 GiB per run and side */
 #define RUNS 7u
+#define WANTED 0.8
 #define BATCH RPL_STREAM_PAGES_PER_RECORD
 #define BUFFERS 4u
 
@@ -26,30 +27,40 @@ static double now(void)
 }
 
 /* To the very addresses that the encoder writes to: where a page lies to a cache line matters as much as its copying. */
-static double run_memcpy(void)
+static void copy_record(unsigned r)
 {
 	size_t head = rpl_stream_page_data_head_size(BATCH);
-	double start = now();
 
-	for (unsigned r = 0; r < RECORDS; r++)
-		for (unsigned i = 0; i < BATCH; i++)
-			memcpy(out[r % BUFFERS] + head + (size_t)i * RPL_STREAM_PAGE, where[r][i],
-			       RPL_STREAM_PAGE);
-	return now() - start;
+	for (unsigned i = 0; i < BATCH; i++)
+		memcpy(out[r % BUFFERS] + head + (size_t)i * RPL_STREAM_PAGE, where[r][i], RPL_STREAM_PAGE);
 }
 
-static double run_encoder(size_t cap)
+static void encode_record(unsigned r, size_t cap)
 {
-	double start = now();
+	struct rpl_out o = rpl_out(out[r % BUFFERS], cap);
 
-	for (unsigned r = 0; r < RECORDS; r++) {
-		struct rpl_out o = rpl_out(out[r % BUFFERS], cap);
+	rpl_stream_put_page_data(&o, descs[r], BATCH, where[r]);
+	if (o.bad)
+		abort();
+}
 
-		rpl_stream_put_page_data(&o, descs[r], BATCH, where[r]);
-		if (o.bad)
-			abort();
+/* Every other record is copied, the others encoded; then the other way round. So whatever else the machine does within these
+ * seconds is met by both. */
+static void run(size_t cap, double *ret_copy, double *ret_encode)
+{
+	*ret_copy = *ret_encode = 0;
+	for (unsigned i = 0; i < 2 * RECORDS; i++) {
+		unsigned r = i % RECORDS;
+		double start = now();
+
+		if ((i / RECORDS + r) % 2) {
+			copy_record(r);
+			*ret_copy += now() - start;
+		} else {
+			encode_record(r, cap);
+			*ret_encode += now() - start;
+		}
 	}
-	return now() - start;
 }
 
 static int compare(const void *a, const void *b)
@@ -62,7 +73,7 @@ static int compare(const void *a, const void *b)
 int main(void)
 {
 	size_t cap = rpl_stream_page_data_head_size(BATCH) + (size_t)BATCH * RPL_STREAM_PAGE;
-	double copy[RUNS], encode[RUNS];
+	double copy[RUNS], encode[RUNS], ratio[RUNS];
 	uint64_t rnd = 1;
 
 	set = malloc((size_t)SET_PAGES * RPL_STREAM_PAGE);
@@ -78,14 +89,15 @@ int main(void)
 			where[r][i] = set + descs[r][i] * RPL_STREAM_PAGE;
 		}
 	}
-	(void)run_memcpy();
+	run(cap, &copy[0], &encode[0]); /* to have all of it in memory */
 	for (unsigned i = 0; i < RUNS; i++) {
-		copy[i] = run_memcpy();
-		encode[i] = run_encoder(cap);
+		run(cap, &copy[i], &encode[i]);
+		ratio[i] = copy[i] / encode[i];
 	}
 	qsort(copy, RUNS, sizeof(copy[0]), compare);
 	qsort(encode, RUNS, sizeof(encode[0]), compare);
-	(void)printf("memcpy %.2f GB/s, encoder %.2f GB/s, ratio %.2f (median of %u)\n", 1.073741824 / copy[RUNS / 2],
-		     1.073741824 / encode[RUNS / 2], copy[RUNS / 2] / encode[RUNS / 2], RUNS);
-	return copy[RUNS / 2] / encode[RUNS / 2] >= 0.8 ? 0 : 1;
+	qsort(ratio, RUNS, sizeof(ratio[0]), compare);
+	(void)printf("memcpy %.2f GB/s, encoder %.2f GB/s, ratio %.2f (median of %u, from %.2f to %.2f)\n",
+		     1.073741824 / copy[RUNS / 2], 1.073741824 / encode[RUNS / 2], ratio[RUNS / 2], RUNS, ratio[0], ratio[RUNS - 1]);
+	return ratio[RUNS / 2] >= WANTED ? 0 : 1;
 }

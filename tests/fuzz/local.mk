@@ -4,8 +4,8 @@
 #   tests_fuzz_fuzz_NAME_LDFLAGS = $(fuzz_ldflags)
 #   tests_fuzz_fuzz_NAME_LDADD = its archive
 #   EXTRA_DIST += tests/fuzz/corpus/NAME
-# and inputs in tests/fuzz/corpus/NAME, which `make check` replays. --enable-fuzzers (clang) makes them libFuzzer
-# programs; otherwise main.c feeds them files, which is also what AFL++ wants (main.c with afl-clang-fast, input @@).
+# and inputs in tests/fuzz/corpus/NAME, which `make check` replays. --enable-fuzzers makes them libFuzzer programs with
+# clang, and programs for AFL++ (which have a persistent loop) with afl-clang-fast; otherwise main.c feeds them files.
 fuzz_targets =
 if FUZZERS
 fuzz_main = tests/fuzz/fuzz.h

@@ -151,6 +151,13 @@ static void put_xl_more(struct rpl_out *o)
 	o->p[44] = 11; /* 4 of the length, 3 of the configuration, 4 more */
 }
 
+static void put_xl_empty(struct rpl_out *o)
+{
+	rpl_stream_put_xl_header(o, 3, 0);
+	rpl_out_le32(o, 0);
+	o->p[44] = 4; /* the length of the configuration is all there is */
+}
+
 static void put_zeros(struct rpl_out *o, size_t n)
 {
 	while (n--)
@@ -194,6 +201,8 @@ static bool libxl_word(struct rpl_out *o, const char *w)
 		put_xl(o, "{}", 3);
 	else if (is_word(w, "XLn"))
 		put_xl(o, "{}", 2);
+	else if (is_word(w, "XL0"))
+		put_xl_empty(o);
 	else if (is_word(w, "XLx"))
 		put_xl_more(o);
 	else if (is_word(w, "CS"))
@@ -310,6 +319,7 @@ const struct clean_stream clean_streams[] = {
 	{ XC, HVM }, { XC, PV }, { XLI, LIBXL }, { XLI, "L LX " PV " LE" },
 	{ XC, "I2 DH P T HP HC E" }, { XC, "I2 DP V8 F P T SI B8 E" },
 	{ XC, "I3 DP V4 S F4 P SI B4 E" },
+	{ XC, "I3 DP V8 S x:0300000018000000" "00000000ff030000" "ff03000000000000" "0000000000000000 P SI B8 E" }, /* the last pfn */
 	{ XL, "XL " LIBXL }, { XL, "XLx " LIBXL }, /* with optional data that nobody knows */
 	{ XC, "I3 DH CP MP S P T HP HL E" },
 	{ XC, "I3 DP V8 CP MP S F P T SI B8 XT X MS E" },
@@ -326,6 +336,8 @@ static void on_finding(void *ctx, const struct rpl_stream_finding *f)
 {
 	struct seen *s = ctx;
 
+	if (!s->count[f->rule])
+		s->at[f->rule] = f->offset;
 	if (!s->total++)
 		(void)snprintf(s->first, sizeof(s->first), "%s: %.200s", rpl_stream_rule_def(f->rule)->name, f->text);
 	s->count[f->rule]++;

@@ -28,7 +28,7 @@ void put_params(struct rpl_out *o);
 void put_hvm_context(struct rpl_out *o);
 
 struct seen {
-	uint64_t count[RPL_RULES];
+	uint64_t count[RPL_RULES], at[RPL_RULES]; /* findings, and the offset of the first */
 	uint64_t total, errors;
 	char first[240];
 };

@@ -156,11 +156,145 @@ static void every_cut_is_refused_with_its_offset(void **state)
 	}
 }
 
+/* ---- what no legacy stream may say: each with the offset of what says it */
+static struct rpl_out begin_hvm(void)
+{
+	struct rpl_out o = rpl_out(legacy, sizeof(legacy));
+
+	rpl_out_le64(&o, 0x1000); /* pfns; a 64-bit toolstack */
+	rpl_out_le32(&o, 1);
+	rpl_out_le64(&o, 5);
+	o.len += RPL_STREAM_PAGE;
+	return o;
+}
+
+static void chunk(struct rpl_out *o, int32_t type, uint32_t first)
+{
+	rpl_out_le32(o, (uint32_t)type);
+	rpl_out_le32(o, first);
+}
+
+static void end_hvm(struct rpl_out *o, uint32_t context_len, uint32_t model_len)
+{
+	rpl_out_le32(o, 0);
+	for (unsigned i = 0; i < 3; i++)
+		rpl_out_le64(o, i);
+	rpl_out_le32(o, context_len);
+	o->len += context_len < 4096 ? context_len : 0;
+	rpl_out_bytes(o, "DeviceModelRecord0002", 21);
+	rpl_out_le32(o, model_len);
+	rpl_out_le32(o, 0);
+}
+
+static void toolstack(struct rpl_out *o, uint32_t size, uint32_t version, uint32_t count, uint32_t name_len)
+{
+	chunk(o, -18, size);
+	rpl_out_le32(o, version);
+	rpl_out_le32(o, count);
+	rpl_out_le64(o, 1);
+	rpl_out_le64(o, 2);
+	rpl_out_le64(o, 3);
+	rpl_out_le32(o, name_len);
+	rpl_out_bytes(o, "name", 5);
+	rpl_out_le32(o, 0);
+}
+
+#define TOOLSTACK_LEN (8 + 28 + 5 + 4)
+
+static void write_bad(struct rpl_out *o, unsigned which)
+{
+	switch (which) {
+	case 0: /* the good one */
+		toolstack(o, TOOLSTACK_LEN, 1, 1, 5);
+		chunk(o, -2, 4095);
+		o->len += 4096 / 8;
+		break;
+	case 1:
+		toolstack(o, (64 << 10) + 1, 1, 1, 5);
+		break;
+	case 2:
+		toolstack(o, TOOLSTACK_LEN, 2, 1, 5);
+		break;
+	case 3:
+		toolstack(o, TOOLSTACK_LEN, 1, 2, 5);
+		break;
+	case 4:
+		toolstack(o, TOOLSTACK_LEN, 1, 1, 4);
+		break;
+	case 5:
+		toolstack(o, 7, 1, 1, 5);
+		break;
+	case 6:
+		chunk(o, -2, 4096);
+		break;
+	case 7:
+		rpl_out_le32(o, 1025);
+		break;
+	case 8:
+		rpl_out_le32(o, 1);
+		rpl_out_le64(o, 0x50000001);
+		break;
+	case 9:
+		rpl_out_le32(o, 1);
+		rpl_out_le64(o, 0x100000001);
+		break;
+	case 10:
+		for (unsigned i = 0; i < 33; i++) {
+			chunk(o, -8, 0);
+			rpl_out_le64(o, i);
+		}
+		break;
+	}
+}
+
+static void what_is_impossible_is_refused_with_its_offset(void **state)
+{
+	static const struct {
+		uint32_t context_len, model_len;
+		unsigned which;
+		const char *text; /* NULL: converted */
+	} cases[] = {
+		{ 8, 4, 0, NULL },
+		{ 8, 4, 1, "toolstack data of 65537 bytes" },
+		{ 8, 4, 2, "toolstack data of version 2" },
+		{ 8, 4, 3, "toolstack data: a name of 0 bytes" },
+		{ 8, 4, 4, "toolstack data: a name of 4 bytes" },
+		{ 8, 4, 5, "toolstack data of version" },
+		{ 8, 4, 6, "highest vCPU id 4096" },
+		{ 8, 4, 7, "a batch of 1025 pages" },
+		{ 8, 4, 8, "descriptor 0 is 0x50000001" },
+		{ 8, 4, 9, "descriptor 0 is 0x100000001" },
+		{ 8, 4, 10, "more than 32 HVM parameters" },
+		{ 0, 4, 0, "HVM context of 0 bytes" },
+		{ RPL_STREAM_BODY_MAX + 1, 4, 0, "HVM context of 134217729 bytes" },
+		{ 8, 0, 0, "device-model record of 0 bytes" },
+		{ 8, RPL_STREAM_BODY_MAX, 0, "device-model record of 134217728 bytes" },
+		{ 8, 3, 0, "bytes behind the end" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
+		struct rpl_out o;
+		struct rpl_err err = { 0 };
+		int r;
+
+		memset(legacy, 0, sizeof(legacy));
+		o = begin_hvm();
+		write_bad(&o, cases[i].which);
+		end_hvm(&o, cases[i].context_len, cases[i].model_len);
+		assert_false(o.bad);
+		r = convert(o.len, RPL_FORMAT_LIBXL, 3, &err);
+		if (cases[i].text ? r != -EBADMSG || strncmp(err.msg, "offset ", 7) || !strstr(err.msg, cases[i].text) : r != 0)
+			fail_msg("case %zu: %d: %s, expected %s", i, r, err.msg, cases[i].text ? cases[i].text : "no error");
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_kind_becomes_the_records_it_holds),
 		cmocka_unit_test(every_cut_is_refused_with_its_offset),
+		cmocka_unit_test(what_is_impossible_is_refused_with_its_offset),
 	};
 
 	return cmocka_run_group_tests_name("stream_legacy", tests, NULL, NULL);

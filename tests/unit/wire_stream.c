@@ -163,6 +163,31 @@ static void pages_may_come_another_way(void **state)
 	assert_int_equal(rpl_stream_ending(&r), RPL_ENDING_CHECKPOINT);
 }
 
+/* As many ranges and as long texts as there may be, and one more. */
+static void a_producer_may_be_as_large_as_its_limits(void **state)
+{
+	struct rpl_stream_producer p = { .kind = RPL_PRODUCER_SIM, .n_ranges = RPL_PRODUCER_RANGES_MAX }, got;
+	struct rpl_out o = rpl_out(stream, sizeof(stream));
+	struct rpl_err err;
+	uint16_t more = RPL_PRODUCER_RANGES_MAX + 1;
+
+	(void)state;
+	for (unsigned i = 0; i < RPL_PRODUCER_RANGES_MAX; i++)
+		p.ranges[i].pfn = p.ranges[i].offset = i;
+	memset(p.name, 'n', RPL_PRODUCER_TEXT_MAX);
+	memset(p.machine, 'm', RPL_PRODUCER_TEXT_MAX);
+	rpl_stream_put_producer(&o, &p);
+	assert_false(o.bad);
+	assert_int_equal(rpl_stream_get_producer(stream + 8, RPL_PRODUCER_MAX, &got, &err), 0);
+	assert_memory_equal(&got, &p, sizeof(p));
+	memcpy(stream + 8 + 8, &more, 2);
+	assert_int_equal(rpl_stream_get_producer(stream + 8, RPL_PRODUCER_MAX + 24, &got, &err), -EBADMSG);
+	memcpy(stream + 8 + 8, &(uint16_t){ 0 }, 2);
+	memcpy(stream + 8 + 10, &(uint16_t){ RPL_PRODUCER_TEXT_MAX + 1 }, 2);
+	memcpy(stream + 8 + 12, &(uint16_t){ 0 }, 2);
+	assert_int_equal(rpl_stream_get_producer(stream + 8, 16 + RPL_PRODUCER_TEXT_MAX + 1, &got, &err), -EBADMSG);
+}
+
 static void the_writer_refuses_what_no_reader_takes(void **state)
 {
 	uint64_t bad_type = rpl_desc(1, 5), bad_bits = UINT64_C(1) << 52, many[1025] = { 0 };
@@ -267,6 +292,7 @@ int main(void)
 		cmocka_unit_test(headers_have_their_golden_bytes),
 		cmocka_unit_test(typed_values_come_back),
 		cmocka_unit_test(pages_may_come_another_way),
+		cmocka_unit_test(a_producer_may_be_as_large_as_its_limits),
 		cmocka_unit_test(the_writer_refuses_what_no_reader_takes),
 		cmocka_unit_test(random_streams_round_trip_in_any_spans),
 		cmocka_unit_test(a_cut_leaves_the_last_complete_checkpoint),
