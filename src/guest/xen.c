@@ -34,7 +34,6 @@
 
 #define WATCH_TOKEN "replicad"
 #define SUSPEND_REQUEST "suspend"
-#define PORT_TEXT 64
 
 /* ---- ends and events */
 
@@ -168,100 +167,11 @@ static void on_evtchn(EV_P_ ev_io *w, int revents)
 	look_again(x);
 }
 
-/* ---- the event channel of a finished suspend */
-
-/* A port cannot be closed from outside the guest, so the one of an earlier attach to this domain is used again. Its number
- * is kept in a file, which says for which domain. A keeper's run directory, .../vm/NAME, goes with the protection; the file
- * stays in .../xen, where those keep their notes who save or move a domain. */
-static void port_dir(const struct xen *x, char path[XEN_PATH])
-{
-	const char *run = x->g->conf.run_dir, *last = strrchr(run, '/');
-
-	(void)snprintf(path, XEN_PATH, last && strcmp(last + 1, x->g->conf.name) == 0 ? "%s/../../xen" : "%s", run);
-}
-
-static void port_path(const struct xen *x, char path[XEN_PATH])
-{
-	char dir[XEN_PATH];
-
-	port_dir(x, dir);
-	(void)rpl_path(path, XEN_PATH, NULL, "%s/%s.suspend-port", dir, x->g->conf.name); /* too long: there is no such file */
-}
-
-static int old_port(const struct xen *x)
-{
-	char path[XEN_PATH], uuid[RPL_UUID_TEXT], said[RPL_UUID_TEXT] = "";
-	RPL_AUTO_FREE char *text = NULL;
-	unsigned domid = 0;
-	int port = -1;
-	size_t len;
-
-	port_path(x, path);
-	if (rpl_read_file(path, PORT_TEXT, &text, &len, NULL) < 0)
-		return -1;
-	if (sscanf(text, "%36s %u %d", said, &domid, &port) != 3 || domid != x->domid ||
-	    strcmp(said, rpl_uuid_text(&x->g->info.uuid, uuid)) != 0)
-		return -1;
-	return port;
-}
-
-static void keep_port(const struct xen *x, int port)
-{
-	char path[XEN_PATH], uuid[RPL_UUID_TEXT];
-	FILE *f;
-
-	port_dir(x, path);
-	(void)mkdir(path, 0755);
-	port_path(x, path);
-	f = fopen(path, "we");
-	if (!f)
-		return; /* the next attach makes a new one */
-	(void)fprintf(f, "%s %u %d\n", rpl_uuid_text(&x->g->info.uuid, uuid), x->domid, port);
-	(void)fclose(f);
-}
-
-/* The domain is gone, and the port with it. */
-static void forget_port(const struct xen *x)
-{
-	char path[XEN_PATH];
-
-	port_path(x, path);
-	(void)unlink(path);
-}
-
-static int subscribe(struct xen *x, struct rpl_err *err)
-{
-	int port = old_port(x);
-
-	x->suspend_port = port > 0 ? xenevtchn_bind_interdomain(x->evtchn, x->domid, (evtchn_port_t)port) : -1;
-	if (x->suspend_port < 0) {
-		port = xc_evtchn_alloc_unbound(x->xc, x->domid, 0);
-		if (port < 0)
-			return rpl_fail_errno(err, errno, "domain %u: make an event channel", x->domid);
-		x->suspend_port = xenevtchn_bind_interdomain(x->evtchn, x->domid, (evtchn_port_t)port);
-		if (x->suspend_port < 0)
-			return rpl_fail_errno(err, errno, "domain %u: bind its event channel %d", x->domid, port);
-		keep_port(x, port);
-	}
-	if (xc_domain_subscribe_for_suspend(x->xc, x->domid, (evtchn_port_t)port) < 0)
-		return rpl_fail_errno(err, errno, "domain %u: subscribe to its suspends", x->domid);
-	return 0;
-}
-
-/* Xenstored is told of suspends again; what a stock save or migration waits for. */
-static void unsubscribe(struct xen *x)
-{
-	if (x->suspend_port < 0)
-		return;
-	(void)xc_domain_subscribe_for_suspend(x->xc, x->domid, 0);
-	(void)xenevtchn_unbind(x->evtchn, (evtchn_port_t)x->suspend_port);
-	x->suspend_port = -1;
-}
-
 /* ---- one at a time */
 
 /* Xen has one dirty bitmap for a domain: a second reader would take what the first then misses. So whoever attaches holds a
- * lock on the byte of privcmd that has the domain's number: a protection, a save, a migration. Stock xl knows nothing of it. */
+ * lock on the byte of privcmd that has the domain's number: a protection, a save, a migration. Stock xl knows nothing of it;
+ * what keeps it out is in xen_channel.c. */
 static int take_lock(struct xen *x, struct rpl_err *err)
 {
 	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = x->domid, .l_len = 1 };
@@ -310,7 +220,7 @@ static void close_xen(struct xen *x)
 	if (ev_is_active(&x->evtchn_io))
 		ev_io_stop(x->g->loop, &x->evtchn_io);
 	if (x->xc) {
-		unsubscribe(x);
+		xen_unsubscribe(x);
 		xen_log_off(x);
 		xen_p2m_close(x);
 	}
@@ -361,7 +271,7 @@ static int attach(struct xen *x, struct rpl_err *err)
 	if (r == 0)
 		r = map_state(x, err);
 	if (r == 0 && g->conf.run_dir)
-		r = subscribe(x, err);
+		r = xen_subscribe(x, err);
 	if (r < 0)
 		return r;
 	memcpy(&half, g->info.uuid.b, sizeof(half));
@@ -596,6 +506,12 @@ static int resume_domain(struct xen *x, struct rpl_err *err)
 	x->wanted = false; /* a suspend that is still under way is undone when it comes */
 	if (e && (r < 0 || (d.shutdown && d.reason == SHUTDOWN_suspend)))
 		return rpl_fail_errno(err, e, "%s: resume: domain %u", g->conf.name, x->domid);
+	if (e && !d.shutdown && !g->info.running && !g->info.paused_by_us) { /* what was copied is of no one moment */
+		g->info.running = true;
+		note_set(&x->note, false);
+		return rpl_fail(err, -EBUSY, "%s: resume: another program resumed domain %u in the middle of a pause", g->conf.name,
+				x->domid);
+	}
 	note_set(&x->note, false);
 	tell_xenstored(x);
 	rpl_guest_op_done(g, 0, NULL);
@@ -749,7 +665,7 @@ static int do_init(struct rpl_guest *g, struct rpl_err *err)
 	if (!x)
 		return rpl_fail(err, -ENOMEM, "%s: no memory", g->conf.name);
 	x->g = g;
-	x->suspend_port = x->destroyer = x->lock = -1;
+	x->suspend_port = x->suspend_lock = x->destroyer = x->lock = -1;
 	return g->conf.run_dir ? note_open(&x->note, g->conf.run_dir, g->conf.name, err) : 0;
 }
 
@@ -766,7 +682,7 @@ static void do_fini(struct rpl_guest *g, bool keep_standby)
 	close_xen(x);
 	xen_standby_free(x->standby);
 	if (x->over && g->conf.run_dir)
-		forget_port(x);
+		xen_forget_port(x);
 	/* a guest that is still suspended by us needs its note */
 	note_close(&x->note, !x->note.page || x->over || g->info.running || g->phase != RPL_GP_LIVE);
 	if (x->state)

@@ -323,6 +323,9 @@ static int log_on(struct xen *x, struct rpl_err *err)
 {
 	int r = xc_shadow_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, NULL, 0);
 
+	if (r < 0 && errno == EINVAL && x->kind != XEN_HVM && x->suspend_port >= 0 && !x->inherited)
+		return rpl_fail(err, -EBUSY, "domain %u: its writes are logged for another program already: wait for the end of xl migrate or "
+				"xl remus (if none runs, one was killed: xl save -c ends what it left)", x->domid);
 	if (r < 0 && errno != EOPNOTSUPP) { /* the rest of an earlier session, or tracking of its video memory */
 		(void)xc_shadow_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0);
 		r = xc_shadow_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY, NULL, 0);

@@ -63,6 +63,9 @@ struct xen {
 	uint64_t max_mfn;    /* of the host */
 	int lock;            /* held while attached: nobody else follows its writes */
 	int suspend_port;    /* ours: fires when the domain has suspended; -1: xenstore tells */
+	int suspend_lock;    /* libxenguest's, with the port: keeps stock's saves and migrations out */
+	bool offers;         /* the port is what xenstore offers for suspends */
+	bool inherited;      /* it was before we came: somebody of ours was killed, and its log may be on */
 	bool attached;
 	bool over;           /* shut down, lost or destroyed: nothing more is told */
 	bool asked;          /* a suspend request of ours is not answered yet */
@@ -105,6 +108,11 @@ int xen_find(struct xen *x, const char *name, struct rpl_err *err); /* sets domi
 int xen_inspect(struct xen *x, struct rpl_err *err);                /* fills g->info */
 /* Read a node; NULL if it is not there. Free it. */
 char *xen_read(struct xen *x, const char *fmt, ...) RPL_PRINTF(2, 3);
+
+/* ---- xen_channel.c */
+int xen_subscribe(struct xen *x, struct rpl_err *err);
+void xen_unsubscribe(struct xen *x);
+void xen_forget_port(const struct xen *x); /* the domain is gone, and the port with it */
 
 /* ---- xen_interfaces.c */
 int xen_interfaces(struct xen *x, struct rpl_err *err); /* fills g->info.interfaces */

@@ -25,7 +25,7 @@
 #define SHINFO_MFN 50
 #define NR_GPFNS 0xff000
 #define NODES 32
-#define PORT 7
+#define PORT FAKE_PORT
 #define LIST_VADDR UINT64_C(0xffffc90000000000)
 #define NONE UINT64_MAX
 #define TYPE_XTAB 0xfu
@@ -154,6 +154,14 @@ void xen_fake_put_node(const char *path, const char *value)
 	abort();
 }
 
+const char *xen_fake_node(const char *path)
+{
+	for (size_t i = 0; i < NODES; i++)
+		if (strcmp(nodes[i].path, path) == 0)
+			return nodes[i].value;
+	return NULL;
+}
+
 const char *xen_fake_name(void)
 {
 	return nodes[0].value;
@@ -219,6 +227,11 @@ void xen_fake_shutdown(unsigned reason)
 		ring(event, &event_pending);
 	else
 		ring(watch, &watch_pending);
+}
+
+void xen_fake_resume(void)
+{
+	shut = fake.suspended = false;
 }
 
 void xen_fake_destroy(void)
@@ -353,6 +366,10 @@ int xc_shadow_control(xc_interface *xc, uint32_t domid, unsigned op, unsigned *m
 	}
 	if (FAILS)
 		return -1;
+	if (fake.logging) {
+		errno = EINVAL;
+		return -1;
+	}
 	fake.logging = true;
 	memset(dirty, 0, sizeof(dirty));
 	if (fake.on_clean)
@@ -418,6 +435,10 @@ int xc_domain_resume(xc_interface *xc, uint32_t domid, int fast)
 	(void)fast;
 	if (FAILS)
 		return -1;
+	if (!fake.suspended) {
+		errno = EINVAL;
+		return -1;
+	}
 	shut = fake.suspended = false;
 	fake.resumes++;
 	return 0;
@@ -738,17 +759,23 @@ int xenevtchn_unmask(xenevtchn_handle *h, evtchn_port_t port)
 	return 0;
 }
 
-xenevtchn_port_or_error_t xenevtchn_bind_interdomain(xenevtchn_handle *h, uint32_t domid, evtchn_port_t port)
+int xc_suspend_evtchn_init_sane(xc_interface *xc, xenevtchn_handle *h, uint32_t domid, int port, int *lockfd)
 {
 	(void)h;
-	(void)domid;
-	return FAILS ? -1 : (int)port;
+	errno = EINVAL;
+	if (fake.locked || FAILS || xc_domain_subscribe_for_suspend(xc, domid, (evtchn_port_t)port) < 0)
+		return -1;
+	*lockfd = 0;
+	return port;
 }
 
-int xenevtchn_unbind(xenevtchn_handle *h, evtchn_port_t port)
+int xc_suspend_evtchn_release(xc_interface *xc, xenevtchn_handle *h, uint32_t domid, int port, int *lockfd)
 {
+	(void)xc;
 	(void)h;
+	(void)domid;
 	(void)port;
+	*lockfd = -1;
 	return 0;
 }
 

@@ -23,12 +23,14 @@
 #define FAKE_BALLOON 900         /* no memory from here */
 #define FAKE_BALLOON_END 920
 #define FAKE_BROKEN 21
+#define FAKE_PORT 7              /* of the event channel that tells of suspends */
 #define FAKE_CALLS 1000
 
 struct xen_fake {
 	bool pv;
 	/* what the test changes */
 	bool gone, refuses;          /* the domain is destroyed; does not answer a request to suspend */
+	bool locked;                 /* another program has the lock of its suspends */
 	bool no_shadow, no_hap;      /* this Xen cannot log a PV guest's, a PVH guest's writes */
 	uint32_t domain_7b, system_7b; /* CPUID 7.0, ebx, of the domain and of what this Xen can give */
 	unsigned reason;             /* with which it shuts down when asked to suspend */
@@ -61,10 +63,13 @@ void xen_fake_set_mfn(uint64_t pfn, uint64_t mfn);
 void xen_fake_p2m_generation(uint64_t generation);
 void xen_fake_p2m_count(uint64_t count);
 void xen_fake_put_node(const char *path, const char *value); /* in xenstore */
+const char *xen_fake_node(const char *path);                 /* NULL: none */
 const char *xen_fake_name(void);
 void xen_fake_set_name(const char *name);
 /* It shuts down by itself. */
 void xen_fake_shutdown(unsigned reason);
 void xen_fake_destroy(void);
+/* Another program has it go on. */
+void xen_fake_resume(void);
 
 #endif

@@ -363,7 +363,7 @@ static const struct {
 	{ false, "xc_cpu_policy_serialise", ENOBUFS, -ENOBUFS, "its CPU policy" },
 	{ false, "xc_domain_hvm_getcontext", EBUSY, -EBUSY, "an HVM context of" },
 	{ false, "xc_domain_get_tsc_info", EINVAL, -EINVAL, "time stamp counter" },
-	{ false, "xs_write", EACCES, -EACCES, "control/shutdown" },
+	{ false, "xs_write", EACCES, -EACCES, "device/suspend" },
 	{ false, "xs_directory", EIO, -EIO, "xenstore: list" },
 	{ true, "xenforeignmemory_map", ENOMEM, -ENOMEM, "domain 5: map its shared info" },
 	{ true, "xc_vcpu_getcontext", ESRCH, -ESRCH, "vCPU 0: its context" },
@@ -672,6 +672,52 @@ static void test_one_at_a_time(void **state)
 	is_sent();
 }
 
+/* Stock's saves and migrations: kept out by the lock that they take, noticed by what they do. */
+static void test_stock(void **state)
+{
+	static const char node[] = "/local/domain/5/device/suspend/event-channel";
+	const struct xen_send_policy p = policy();
+	struct rpl_err err = { 0 };
+	struct xen_send_report report;
+	struct xen_send *s;
+	struct sent t;
+	int fd;
+
+	(void)state;
+	for (int pv = 0; pv < 2; pv++) {
+		xen_fake_start(pv);
+		xen_fake_put_node(node, "");
+		s = xen_send_open(FAKE_NAME, &p, &err);
+		assert_non_null(s);
+		assert_true(atoi(xen_fake_node(node)) > 0); /* where libxl looks before it takes the lock */
+		xen_send_free(s);
+		assert_string_equal(xen_fake_node(node), "");
+		fake.locked = true;
+		send_it(&t);
+		check_failed(&t, -EBUSY, "xl save, xl migrate");
+		fake.locked = false;
+		fake.logging = true; /* one that began before us */
+		send_it(&t);
+		assert_int_equal(t.r, -EBUSY);
+		assert_non_null(strstr(t.err.msg, "for another program"));
+		assert_true(fake.logging);
+		check_clean(&t);
+		xen_fake_put_node(node, "7"); /* one of ours that was killed */
+		is_sent();
+		xen_fake_start(pv);
+		fd = memfd_create("stream", MFD_CLOEXEC);
+		s = xen_send_open(FAKE_NAME, &p, &err);
+		assert_non_null(s);
+		assert_int_equal(xen_send_stream(s, fd, &report, &err), 0);
+		xen_fake_resume();
+		assert_int_equal(xen_send_resume(s, &err), -EBUSY);
+		assert_non_null(strstr(err.msg, "another program resumed"));
+		xen_send_free(s);
+		(void)close(fd);
+		xen_fake_end();
+	}
+}
+
 static void test_found_suspended(void **state)
 {
 	const struct xen_send_policy p = policy();
@@ -736,6 +782,7 @@ int main(void)
 		cmocka_unit_test(test_nobody_reads),
 		cmocka_unit_test(test_downtime),
 		cmocka_unit_test(test_one_at_a_time),
+		cmocka_unit_test(test_stock),
 		cmocka_unit_test(test_found_suspended),
 	};
 
