@@ -274,20 +274,36 @@ static bool is_zero(const uint8_t *page)
 	return v == 0 && memcmp(page, page + sizeof(v), RPL_STREAM_PAGE - sizeof(v)) == 0;
 }
 
+static void page_json(const struct show *s, const struct rpl_stream_event *ev, uint64_t desc, const uint8_t *page,
+		      uint64_t offset)
+{
+	bool zero = page && is_zero(page);
+
+	(void)printf("{\"kind\":\"page\",\"pfn\":%" PRIu64 ",\"checkpoint\":%" PRIu64 ",\"record\":%" PRIu64
+		     ",\"type\":\"%s\",\"offset\":%" PRIu64 ",\"data\":%s,\"zero\":%s", rpl_desc_pfn(desc),
+		     s->run.reader.checkpoints, ev->rec.nr, rpl_stream_page_type_name(rpl_desc_type(desc)), offset,
+		     page ? "true" : "false", zero ? "true" : "false");
+	if (page && !zero) {
+		(void)printf(",\"contents\":\"");
+		for (unsigned i = 0; i < RPL_STREAM_PAGE; i++)
+			(void)printf("%02x", page[i]);
+		(void)putchar('"');
+	}
+	(void)printf("}\n");
+}
+
 static void show_page(const struct show *s, const struct rpl_stream_event *ev, uint64_t desc, const uint8_t *page)
 {
 	uint64_t offset = page ? ev->offset + (uint64_t)(page - ev->bytes) : 0;
-	char json[240];
 
-	(void)snprintf(json, sizeof(json), "{\"kind\":\"page\",\"pfn\":%" PRIu64 ",\"checkpoint\":%" PRIu64
-		       ",\"record\":%" PRIu64 ",\"type\":\"%s\",\"offset\":%" PRIu64 ",\"data\":%s,\"zero\":%s}",
-		       rpl_desc_pfn(desc), s->run.reader.checkpoints, ev->rec.nr,
-		       rpl_stream_page_type_name(rpl_desc_type(desc)), offset, page ? "true" : "false",
-		       page && is_zero(page) ? "true" : "false");
-	line(s, json, "pfn 0x%" PRIx64 ": checkpoint %" PRIu64 " record %" PRIu64 " %s%s", rpl_desc_pfn(desc),
-	     s->run.reader.checkpoints, ev->rec.nr, rpl_stream_page_type_name(rpl_desc_type(desc)),
-	     page ? is_zero(page) ? ", zero" : ", contents:" : ", no data");
-	for (unsigned i = 0; !s->json && page && !is_zero(page) && i < RPL_STREAM_PAGE; i += 16) {
+	if (s->json) {
+		page_json(s, ev, desc, page, offset);
+		return;
+	}
+	(void)printf("pfn 0x%" PRIx64 ": checkpoint %" PRIu64 " record %" PRIu64 " %s%s\n", rpl_desc_pfn(desc),
+		     s->run.reader.checkpoints, ev->rec.nr, rpl_stream_page_type_name(rpl_desc_type(desc)),
+		     page ? is_zero(page) ? ", zero" : ", contents:" : ", no data");
+	for (unsigned i = 0; page && !is_zero(page) && i < RPL_STREAM_PAGE; i += 16) {
 		(void)printf("%12" PRIu64 " ", offset + i);
 		for (unsigned k = 0; k < 16; k++)
 			(void)printf(" %02x", page[i + k]);

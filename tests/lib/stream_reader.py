@@ -236,6 +236,7 @@ class Stream:
 
     def x86_msr_policy(self, body):
         need(body and len(body) % 16 == 0 and self.version == 3, "MSR policy")
+        need(not any(struct.unpack("<IIQ", body[i:i + 16])[1] for i in range(0, len(body), 16)), "MSR policy: flags")
 
     def rpl_producer(self, body):
         version, _, ranges, name, machine, zero = struct.unpack("<IIHHHH", body[:16])
