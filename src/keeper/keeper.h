@@ -193,6 +193,7 @@ struct keeper {
 	uint64_t heard_ns;        /* newest last_heard_ns that the core knows of */
 	uint64_t acked_at_ns;
 	uint64_t dirty_pages_sum, checkpoints, takeovers;
+	uint64_t handshake_ns;    /* what it takes of late until the guest stands still */
 	char since[32];
 	const char *reason;
 	struct moments at;
