@@ -12,7 +12,7 @@ static void help(void)
 		     "       replicad stream show    [OPTION]... FILE|-     what is in it?\n"
 		     "       replicad stream convert [OPTION]... IN OUT     from one format, version or layer to another\n"
 		     "\nFILE is an xl save file, a libxl stream, a libxc image or (convert only) a stream from before Xen 4.6.\n"
-		     "verify and show take --help; replicad-stream(8) and replicad-stream(7) say more.\n");
+		     "Each takes --help; replicad-stream(8) and replicad-stream(7) say more.\n");
 }
 
 /* What could not be written was not said: that is no verdict on the stream. */

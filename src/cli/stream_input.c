@@ -156,12 +156,14 @@ int stream_run_open(struct stream_run *run, const char *path, enum rpl_stream_fo
 	run->format = format;
 	if (format == RPL_FORMAT_UNKNOWN && n > 0)
 		run->format = rpl_stream_detect(run->in.buf, (size_t)n);
-	if (run->format == RPL_FORMAT_UNKNOWN) /* too short to tell: libxl is what most are */
-		run->format = RPL_FORMAT_LIBXL;
 	run->descs = calloc(STREAM_DESCS_MAX, sizeof(*run->descs));
 	if (!run->descs)
 		return rpl_fail(err, -ENOMEM, "%s: no memory for %u descriptors", run->in.name, STREAM_DESCS_MAX);
-	rpl_stream_reader_init(&run->reader, run->format, run->descs, STREAM_DESCS_MAX);
+	if (run->format != RPL_FORMAT_UNKNOWN)
+		format = run->format;
+	else /* too short to tell: whatever it is read as, it ends too early */
+		format = RPL_FORMAT_LIBXL;
+	rpl_stream_reader_init(&run->reader, format, run->descs, STREAM_DESCS_MAX);
 	return 0;
 }
 

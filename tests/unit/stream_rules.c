@@ -400,6 +400,36 @@ static void what_a_vcpu_names_must_be_there(void **state)
 	}
 }
 
+/* A 32-bit guest's CR3 has the high bits of its frame in the low twelve. Page 2 is the pinned L3 table, 7 the p2m. */
+static void the_cr3_of_a_32_bit_guest_is_folded(void **state)
+{
+	static const struct { uint32_t cr3; unsigned findings; } cases[] = {
+		{ 2 << 12, 0 }, { 2 << 12 | 1, 1 }, { 1 << 12, 1 }, { 2, 1 },
+	};
+	static const uint64_t descs[] = { 0, 0xb000000000000002, 7 };
+	static const uint8_t page[RPL_STREAM_PAGE];
+	static const void *const where[] = { page, page, page };
+
+	(void)state;
+	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
+		uint8_t basic[RPL_PV_BASIC_32] = { 0 }, room[1024] = { 0 };
+		struct rpl_out o = rpl_out(stream, sizeof(stream));
+		struct seen s;
+
+		o.len = build("I3 DP V4 S F4");
+		rpl_stream_put_page_data(&o, descs, RPL_ARRAY_LEN(descs), where);
+		put_shared(&o);
+		memcpy(basic + 2716 + 12, &cases[i].cr3, 4);
+		rpl_stream_put_vcpu(&o, RPL_LIBXC_X86_PV_VCPU_BASIC, 0, basic, sizeof(basic));
+		rpl_stream_put_record(&o, RPL_LIBXC_END, NULL, 0);
+		types = room;
+		s = judge(XC, o.len, false);
+		types = NULL;
+		if (s.total != cases[i].findings || s.count[RPL_RULE_VCPU_FRAMES] != s.total)
+			fail_msg("CR3 0x%x: %s", cases[i].cr3, s.total ? s.first : "nothing found");
+	}
+}
+
 /* The p2m's frames are 7 and 8. */
 static void the_frames_of_the_p2m_must_be_there(void **state)
 {
@@ -451,6 +481,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(batches_above_1024_are_remarked),
 		cmocka_unit_test(page_table_entries_must_resolve),
 		cmocka_unit_test(what_a_vcpu_names_must_be_there),
+		cmocka_unit_test(the_cr3_of_a_32_bit_guest_is_folded),
 		cmocka_unit_test(the_frames_of_the_p2m_must_be_there),
 		cmocka_unit_test(a_cut_is_accepted_on_request),
 	};
