@@ -130,8 +130,8 @@ void rpl_guest_standby(struct rpl_guest *g);
 void rpl_guest_adopt(struct rpl_guest *g);
 /* Load `len` bytes of device state (as rpl_guest_save() of the peer made them) from `state_fd` offset 0 into the
  * standby, whose RAM is complete, and run it. Beyond this point there is no undo. state_fd stays the caller's and may be
- * closed when the operation is done. Afterwards the guest is an ordinary attached one: it can be paused, saved and
- * tracked, and rpl_guest_free() leaves it running. */
+ * closed when the operation is done. It ends when the guest runs, and the next operation is rpl_guest_announce(). After that
+ * the guest is an ordinary attached one: it can be paused, saved and tracked, and rpl_guest_free() leaves it running. */
 void rpl_guest_activate(struct rpl_guest *g, int state_fd, size_t len);
 
 /* For a standby whose activation is likely: begin what rpl_guest_activate() of this state would do, as far as it can be undone; the guest

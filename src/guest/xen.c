@@ -293,7 +293,7 @@ static void on_device_model(struct xen *x, int r, const struct rpl_err *err)
 		close_xen(x);
 		(void)rpl_prefix(&why, "%s: attach", g->conf.name);
 	}
-	if (r < 0 && g->op == RPL_GUEST_ACTIVATE) {
+	if (r < 0 && g->op != RPL_GUEST_ATTACH) {
 		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u runs, but \"%s\"", g->conf.name, x->domid, why.msg);
 		r = 0;
 	}
@@ -340,11 +340,24 @@ static int do_fit(struct rpl_guest *g, const char *primary, struct rpl_err *err)
 	return xen_standby_fit(xen_of(g)->standby, primary, err);
 }
 
-/* The domain runs: from here on it is one like any other. That it cannot be attached to does not undo that. */
+/* To a domain that runs since a takeover. That it cannot be done does not undo that. */
+static void attach_heir(struct xen *x)
+{
+	struct rpl_guest *g = x->g;
+	struct rpl_err err = { 0 };
+
+	x->unattached = false;
+	if (attach_all(x, &err) == 0)
+		return;
+	rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u runs, but attach=\"%s\"", g->conf.name, x->domid, err.msg);
+	rpl_guest_op_done(g, 0, NULL);
+}
+
+/* The domain runs: from here on it is one like any other. If its number is known that is told at once; what a handle of it needs
+ * takes a while beside a guest that has just woken up, and is fetched by the next operation, which is always do_announce(). */
 static void on_activated(struct rpl_guest *g, int r, const struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
-	struct rpl_err mine = { 0 };
 
 	if (r < 0) {
 		rpl_guest_op_done(g, r, err);
@@ -353,11 +366,13 @@ static void on_activated(struct rpl_guest *g, int r, const struct rpl_err *err)
 	xen_standby_free(x->standby);
 	x->standby = NULL;
 	x->over = x->asked = x->wanted = false;
-	x->domid = 0;
-	if (attach_all(x, &mine) < 0) {
-		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u runs, but attach=\"%s\"", g->conf.name, x->domid, mine.msg);
+	x->domid = (uint32_t)g->info.life;
+	x->unattached = x->domid != 0;
+	g->info.running = true;
+	if (x->unattached)
 		rpl_guest_op_done(g, 0, NULL);
-	}
+	else
+		attach_heir(x);
 }
 
 static int do_activate(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err)
@@ -375,11 +390,18 @@ static void do_unprepare(struct rpl_guest *g)
 	xen_standby_unprepare(xen_of(g)->standby);
 }
 
+static int not_attached(struct rpl_guest *g, struct rpl_err *err)
+{
+	return rpl_fail(err, -ENOTCONN, "%s: the domain runs, and could not be attached to after its takeover: see the log", g->conf.name);
+}
+
 static int do_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
 
-	return x->standby ? xen_standby_memory(x->standby, ret, fds, ret_n, err) : xen_memory(g, ret, fds, ret_n, err);
+	if (x->standby)
+		return xen_standby_memory(x->standby, ret, fds, ret_n, err);
+	return x->attached ? xen_memory(g, ret, fds, ret_n, err) : not_attached(g, err);
 }
 
 /* A guest whose drivers would not survive without knowing is asked; others are stopped. */
@@ -430,8 +452,11 @@ static int do_pause(struct rpl_guest *g, struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
 	struct xen_dominfo d;
-	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+	int r;
 
+	if (!x->attached)
+		return not_attached(g, err);
+	r = xen_compat_dominfo(x->xc, x->domid, &d);
 	if (r == 0 && d.paused)
 		return rpl_fail(err, -EBUSY, "%s: pause: another program holds the domain paused: xl unpause", g->conf.name);
 	if (x->kind == XEN_HVM && !xen_qemu_alive(x)) /* before the guest is asked to stand still for nothing */
@@ -572,11 +597,14 @@ static void do_abandon(struct rpl_guest *g)
 	}
 }
 
-/* Nothing to do: Linux' own network front end tells the switches when it wakes up in a new domain. */
+/* The switches are told by Linux' own network front end, when it wakes up in a new domain. */
 static int do_announce(struct rpl_guest *g, struct rpl_err *err)
 {
 	(void)err;
-	rpl_guest_op_done(g, 0, NULL);
+	if (xen_of(g)->unattached)
+		attach_heir(xen_of(g));
+	else
+		rpl_guest_op_done(g, 0, NULL);
 	return 0;
 }
 
@@ -626,12 +654,13 @@ static int do_quit(struct rpl_guest *g, struct rpl_err *err)
 		x->standby = NULL;
 		return destroy(x, g->conf.name, err);
 	}
-	if (!x->xc || !x->domid)
+	if (!x->domid || (!x->xc && !x->unattached))
 		return rpl_fail(err, -ESRCH, "%s: quit: its domain is not known", g->conf.name);
 	x->over = true;
 	note_set(&x->note, false);
 	xen_p2m_close(x);
-	(void)xc_domain_pause(x->xc, x->domid); /* fails if it is gone */
+	if (x->xc)
+		(void)xc_domain_pause(x->xc, x->domid); /* fails if it is gone */
 	(void)snprintf(domid, sizeof(domid), "%u", x->domid);
 	return destroy(x, domid, err);
 }

@@ -67,6 +67,7 @@ struct xen {
 	bool offers;         /* the port is what xenstore offers for suspends */
 	bool inherited;      /* it was before we came: somebody of ours was killed, and its log may be on */
 	bool attached;
+	bool unattached;     /* it runs since a takeover, and do_announce() is to attach to it */
 	bool over;           /* shut down, lost or destroyed: nothing more is told */
 	bool asked;          /* a suspend request of ours is not answered yet */
 	int destroyer;       /* pidfd of `xl destroy` */

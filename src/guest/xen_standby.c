@@ -520,8 +520,10 @@ static void on_spoke(EV_P_ ev_io *w, int revents)
 	}
 	rpl_log(RPL_LOG_INFO, "vm=%s domain=%u built=%s ms=%" PRIu64 " ahead=%d", s->g->conf.name, m.domid,
 		m.kind == XEN_BUILD_RUNS ? "runs" : "fed", m.ms, s->ahead);
-	if (m.kind == XEN_BUILD_RUNS && s->activated)
-		activated(s, 0, NULL);
+	if (m.kind != XEN_BUILD_RUNS || !s->activated)
+		return;
+	s->g->info.life = m.domid;
+	activated(s, 0, NULL);
 }
 
 static int begin_building(struct xen_standby *s, bool ahead, struct rpl_err *err);

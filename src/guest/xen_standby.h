@@ -26,7 +26,7 @@ int xen_standby_start(struct xen_standby *s, struct rpl_err *err);
 int xen_standby_fit(struct xen_standby *s, const char *primary, struct rpl_err *err);
 int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err);
 /* Ends in `done` instead, from the loop, so that the caller can attach to the domain that runs now; not after
- * xen_standby_abandon() or _free(). */
+ * xen_standby_abandon() or _free(). info.life is its number then, or 0: not known. */
 typedef void xen_activated_fn(struct rpl_guest *g, int r, const struct rpl_err *err);
 int xen_standby_activate(struct xen_standby *s, int state_fd, size_t len, xen_activated_fn *done, struct rpl_err *err);
 /* guest.h: rpl_guest_prepare(), _unprepare() */

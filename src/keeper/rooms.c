@@ -168,20 +168,25 @@ static void on_attached(struct keeper *k, int r, const struct rpl_err *err)
 
 static void on_activated(struct keeper *k, int r, const struct rpl_err *err)
 {
-	struct rpl_err mine;
-
 	if (r < 0) {
 		keeper_alarm(k, err->msg);
 		keeper_say(k, RPL_EV_GUEST_FAILED);
 		return;
 	}
 	rpl_fault_die(RPL_FAULT_DIE_PROMOTE_RUNS);
-	if (keeper_interfaces(k, rpl_guest_info(k->guest), &mine) < 0)
-		keeper_alarm(k, mine.msg); /* it runs; to protect it again will be refused */
 	k->at.running = rpl_now_ns();
 	k->blackout_us = k->at.handover && k->paused_us ? k->paused_us + (k->at.running - k->at.handover) / 1000 : 0;
 	standby_drop(k);
 	keeper_say(k, RPL_EV_GUEST_RUNNING);
+}
+
+/* From here on all is known of it, its interfaces too. */
+static void on_announced(struct keeper *k)
+{
+	struct rpl_err err;
+
+	if (keeper_interfaces(k, rpl_guest_info(k->guest), &err) < 0)
+		keeper_alarm(k, err.msg); /* it runs; to protect it again will be refused */
 }
 
 /* A process that does not die of SIGKILL hangs in the kernel: asked again until it is gone, since all that follows
@@ -235,6 +240,9 @@ static void on_guest_done(void *arg, enum rpl_guest_op op, int r, const struct r
 		break;
 	case RPL_GUEST_QUIT:
 		on_killed(k, r, err);
+		break;
+	case RPL_GUEST_ANNOUNCE:
+		on_announced(k);
 		break;
 	default:
 		break;

@@ -277,6 +277,7 @@ static void take_over(EV_P_ ev_timer *w, int revents)
 	(void)w;
 	(void)revents;
 	run.folded = rpl_now_ns();
+	rpl_log(RPL_LOG_INFO, "activation=begins");
 	rpl_guest_activate(run.guest, run.state_fd, run.state_len);
 }
 
@@ -329,6 +330,7 @@ static void done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *e
 		return;
 	}
 	run.activated = rpl_now_ns();
+	rpl_log(RPL_LOG_INFO, "activation=done");
 	(void)printf("{\"replica\": \"%s\", \"pages\": %" PRIu64 ", \"stand_ms\": %u, \"lay_out_ms\": %u, \"fill_ms\": %u, "
 		     "\"again\": %zu, \"takeover_ms\": %u}\n", run.replica, rpl_xen_guest_pages(&run.layout), ms(run.began, run.stood),
 		     ms(run.stood, run.laid_out), ms(run.laid_out, run.filled), run.again, ms(run.folded, run.activated));
