@@ -10,7 +10,7 @@
 #include "keeper.h"
 
 #include <errno.h>
-#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include <replicad/auto.h>
@@ -28,14 +28,23 @@ void ahead_folded(struct keeper *k, const struct rpl_uuid *session, uint64_t epo
 	k->ahead.folded = epoch;
 }
 
-static bool doubtful(const struct keeper *k)
+static bool silent(const struct keeper *k)
 {
 	const struct rpl_core *c = &k->core;
 	uint64_t now = rpl_now_ns();
 
-	return c->state == RPL_ST_B_READY && k->standby.ready && !k->guest_busy && now >= c->heard_ns + c->conf.suspect_ns / DOUBT_PART &&
-	       c->replica && k->ahead.folded == c->replica && rpl_uuid_equal(&k->ahead.session, &c->session) &&
+	return c->state == RPL_ST_B_READY && now >= c->heard_ns + c->conf.suspect_ns / DOUBT_PART &&
 	       (!k->ahead.began_ns || now >= k->ahead.began_ns + AGAIN_MS * RPL_MS);
+}
+
+/* There is a guest to be made of memory here, and all that was acked is in that. */
+static bool possible(const struct keeper *k)
+{
+	const char *replica = k->standby.ready && !k->guest_busy ? rpl_guest_info(k->guest)->replica : NULL;
+	uint64_t newest = k->core.replica;
+
+	return replica && strcmp(replica, "memfd") == 0 && newest && k->ahead.folded == newest &&
+	       rpl_uuid_equal(&k->ahead.session, &k->core.session);
 }
 
 static int extract(struct keeper *k, int state_fd, size_t *ret_len, struct rpl_err *err)
@@ -95,7 +104,7 @@ void ahead_look(struct keeper *k)
 	enum rpl_state s = k->core.state;
 
 	if (!k->ahead.epoch) {
-		if (doubtful(k))
+		if (silent(k) && possible(k))
 			begin(k);
 	} else if (k->core.heard_ns != k->ahead.heard_ns) {
 		ahead_drop(k, "the primary is heard again");

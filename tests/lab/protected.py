@@ -12,6 +12,9 @@ REPLIES = 10
 QUIET_EPOCHS = 3
 MIGRATION_BANNER = "xl migration receiver ready, send binary domain data.\\n"
 EVENT_S = 120
+SILENT_SUSPECT_MS = 60000   # a quarter of it is when a takeover is begun
+AHEAD_AGAIN_S = 10      # src/keeper/ahead.c
+LOOK_S = 0.5
 LEFT_MB = 40            # of Xen's memory on the backup, beside a guest that nobody needs
 
 
@@ -192,6 +195,65 @@ def chapter_stock(pair):
     return figures
 
 
+# ---- a takeover that is begun and does not come
+
+def waiting(pair, host):
+    """The domain that is about to become the guest there, if any: paused."""
+    rows = [line.split() for line in pair.lab.sh(host, "xl list").splitlines()[1:]]
+    return [row[1] for row in rows if row[0] == pair.name and "p" in row[4]]
+
+
+def until(pair, what, ask, seconds):
+    end = time.monotonic() + seconds
+    while not ask():
+        if time.monotonic() > end:
+            raise LabError(f"{what}: not within {seconds} s; {pair.status(OTHER[pair.home])}")
+        time.sleep(LOOK_S)
+
+
+def silences(lab, kind, figures):
+    """The primary's host hangs for less than the time-out. The backup has the domain ready by then, and takes it apart when the primary
+    is back; when its keeper is killed; and, if everything that could do so is killed, when it gets ready again."""
+    pair = TwoHosts(lab, f"{kind}s", kind, {"insecure": "yes", "suspect_ms": SILENT_SUSPECT_MS}, tls="none")
+    try:
+        pair.start()
+        pair.start_client()
+        pair.replies(oracle.REPLIES_MIN, 0)
+        figures["protect_s"] = round(pair.protect(), 1)
+        first = time.monotonic_ns()
+        for end in ("heard again", "keeper killed", "all killed"):
+            figures[end] = one_silence(pair, end)
+        verdict = pair.judged(oracle.Facts(first, first, time.monotonic_ns(), pair.counted))
+        if verdict.state != "passed":
+            raise LabError(f"{verdict.state}: {verdict.violations} {verdict.invalid}")
+    finally:
+        pair.close()
+
+
+def one_silence(pair, end):
+    home, heir = pair.home, OTHER[pair.home]
+    since, begin = pair.events_now(home), time.monotonic()
+    pair.lab.freeze(home)
+    try:
+        until(pair, "a domain that waits", lambda: waiting(pair, heir), SILENT_SUSPECT_MS * 0.7 / 1000)
+        figures = {"waits_after_s": round(time.monotonic() - begin, 1)}
+        if end != "heard again":
+            processes = "replicad-keeper" + (" replicad-xen-restore xl" if end == "all killed" else "")
+            pair.lab.sh(heir, f"kill -9 $(pidof {processes})")
+    finally:
+        pair.lab.thaw(home)
+    now = time.monotonic()
+    if end == "heard again":
+        expect("state", pair.status(home).get("state"), "P_PROTECTED")
+    else:
+        pair.wait_protected(since)
+    until(pair, "the domain is gone", lambda: not waiting(pair, heir), EVENT_S)
+    pair.replies(REPLIES, time.monotonic_ns())
+    expect("takeovers", takeovers(pair), 0)
+    time.sleep(AHEAD_AGAIN_S)
+    return {**figures, "over_after_s": round(time.monotonic() - now - AHEAD_AGAIN_S, 1)}
+
+
 def chapters(lab, kind, figures, names, last_end=None):
     """One after the other; the client's replies stay strictly +1 on one connection from before the first to after the last.
     Then the guest ends."""
@@ -308,7 +370,7 @@ def refusals(lab, kind, figures):
 CHAPTERS = {"stock": chapter_stock, "link": chapter_link, "processes": chapter_processes, "switchover": chapter_switchover,
             "trace": chapter_trace}
 ENDS = ("renamed", "destroyed", "powered-off", "rebooted", "crashed")
-STORIES = ("life", *CHAPTERS, *ENDS, "refused")
+STORIES = ("life", *CHAPTERS, *ENDS, "refused", "silent")
 
 
 def story(lab, name, kind, figures):
@@ -318,5 +380,7 @@ def story(lab, name, kind, figures):
         chapters(lab, kind, figures, [name])
     elif name in ENDS:
         end(lab, kind, figures, name)
+    elif name == "silent":
+        silences(lab, kind, figures)
     else:
         refusals(lab, kind, figures)
