@@ -29,7 +29,7 @@
 #include "xen_standby_xl.h"
 #include "xen_unborn.h"
 
-#define LOOK_MS 4 /* between two questions whether it runs */
+#define LOOK_MS 10 /* between two questions whether it runs */
 
 /* ---- the replica in a memfd */
 
