@@ -57,6 +57,7 @@ enum rpl_guest_event {
 	RPL_GUEST_STOPPED,  /* somebody else paused it */
 	RPL_GUEST_RESUMED,  /* somebody else resumed it */
 	RPL_GUEST_IO_ERROR, /* it stopped itself on an I/O error */
+	RPL_GUEST_LAID_OUT, /* a standby's memory is there now, after rpl_guest_memory() had said -EAGAIN */
 	RPL_GUEST_NEVENTS
 };
 
@@ -161,8 +162,9 @@ int rpl_guest_fit(struct rpl_guest *g, const char *peer_definition, struct rpl_e
 
 /* What the memory half needs, for the mover: a description and its descriptors (the caller closes them). Arms the
  * dirty tracker: from the return on every write is seen. Needs ptrace once, for which a short-lived helper runs.
- * For a standby it gives the replica's RAM, writable. May block up to a second; used when a session starts. Every
- * tracker given out before stops seeing writes: its mover must be gone. */
+ * For a standby it gives the replica's RAM, writable; -EAGAIN: it is being made, and RPL_GUEST_LAID_OUT tells when it is there
+ * (or LOST that it will not be). May block up to a second; used when a session starts. Every tracker given out before stops
+ * seeing writes: its mover must be gone. */
 int rpl_guest_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int fds[RPL_MEMORY_FDS_MAX], size_t *ret_n,
 		     struct rpl_err *err);
 

@@ -57,11 +57,15 @@ bool rpl_xen_layout_check(const struct rpl_ram_layout *l, struct rpl_err *err);
  */
 #define RPL_XEN_KEY_DOMAIN "domain"
 #define RPL_XEN_KEY_LAYOUT "layout"
+#define RPL_XEN_KEY_RINGS "rings" /* PVH: the frames of xenstore's and the console's ring */
 
 #define RPL_XEN_LAYOUT_TEXT 512 /* longer than the line's value for RPL_RAM_REGIONS_MAX regions */
+#define RPL_XEN_RINGS_TEXT 48   /* and than that of the rings */
 
 /* The layout that a definition tells of, with the table. -EBADMSG if its line is missing or makes no sense. */
 int rpl_xen_definition_layout(const char *definition, struct rpl_ram_layout *ret, struct rpl_err *err);
+/* The frames of xenstore's and the console's ring in the line `rings=`, which must have memory in this layout. -EINVAL: not so. */
+int rpl_xen_definition_rings(const char *definition, const struct rpl_ram_layout *l, uint64_t ret[2], struct rpl_err *err);
 /* The other direction: the line's value. At most `size` bytes with the NUL; false if they do not suffice. */
 bool rpl_xen_layout_text(const struct rpl_ram_layout *l, char *buf, size_t size);
 /* Copy the value of one line of a definition; false if there is none or it does not fit. */

@@ -23,7 +23,8 @@ static const struct rpl_guest_ops *const backends[] = { &rpl_guest_qemu, &rpl_gu
 static const char *const op_names[] = { "attach", "look", "pause", "save", "resume", "standby", "activate", "announce", "quit" };
 _Static_assert(RPL_ARRAY_LEN(op_names) == RPL_GUEST_NOPS, "a name per operation");
 
-static const char *const event_names[] = { "shutdown", "reboot", "crash", "lost", "replaced", "changed", "stopped", "resumed", "io-error" };
+static const char *const event_names[] = { "shutdown", "reboot", "crash", "lost", "replaced", "changed", "stopped", "resumed",
+					   "io-error", "laid-out" };
 _Static_assert(RPL_ARRAY_LEN(event_names) == RPL_GUEST_NEVENTS, "a name per event");
 
 const char *rpl_guest_op_name(enum rpl_guest_op op)

@@ -97,7 +97,7 @@ noinst_HEADERS += src/guest/xen_helper_msgs.h src/guest/xen_helper_impl.h
 if XEN_HELPER
 pkglibexec_PROGRAMS += replicad-xen-helper
 replicad_xen_helper_SOURCES = src/guest/xen_helper_main.c src/guest/xen_helper_msgs.c src/guest/xen_helper_memory.c \
-	src/guest/xen_helper_hvm.c src/guest/xen_compat.c
+	src/guest/xen_helper_hvm.c src/guest/xen_helper_early.c src/guest/xen_compat.c
 replicad_xen_helper_CFLAGS = $(AM_CFLAGS) $(XEN_CFLAGS)
 replicad_xen_helper_LDADD = src/guest/libxenstandby.la src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(XEN_LIBS)
 replicad_xen_helper_LDFLAGS = $(RPL_PIE_LDFLAGS)

@@ -197,6 +197,14 @@ static int store_page(struct rpl_memory *m, uint64_t p, const void *page, struct
 	return d->n_waiting < WINDOW ? 0 : store_waiting(m, err);
 }
 
+/* One of those that xenstored and xenconsoled look at already (xen_helper_early.c): they get no contents. */
+static bool is_ring(const struct rpl_memory *m, uint64_t pfn)
+{
+	const struct xen_shared_head *head = m->domain->shared.head;
+
+	return pfn && (pfn == head->ring[0] || pfn == head->ring[1]);
+}
+
 static int domain_copy_in(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, size_t n, struct rpl_err *err)
 {
 	int r = 0;
@@ -205,6 +213,8 @@ static int domain_copy_in(struct rpl_memory *m, const uint64_t *pfns, const void
 	for (size_t i = 0; i < n && r == 0; i++) {
 		uint64_t p;
 
+		if (is_ring(m, pfns[i]))
+			continue;
 		if (!rpl_layout_file_page(&m->desc.layout, pfns[i], &p))
 			return rpl_fail(err, -ERANGE, "replica: frame %" PRIu64 " is outside the RAM (limit %" PRIu64 ")", pfns[i],
 					m->desc.layout.pfn_limit);

@@ -30,12 +30,15 @@
 
 #include "xen_compat.h"
 #include "xen_standby_image.h"
+#include "xen_standby_xl.h"
 
 #define PROGRAM XEN_HELPER_PROGRAM
 #define MAPS_MAX (4u << 20)
 #define PATH_TEXT 64
 
 /* ---- to libxl */
+
+static bool listening = true;
 
 static void say(const struct rpl_out *o)
 {
@@ -54,6 +57,10 @@ void xen_helper_log(enum xen_helper_level level, const char *fmt, ...)
 	va_start(ap, fmt);
 	(void)vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	if (!listening) {
+		rpl_log(RPL_LOG_INFO, "%s", text);
+		return;
+	}
 	xen_helper_put_log(&o, level, -1, PROGRAM, text);
 	say(&o);
 }
@@ -73,6 +80,8 @@ int xen_helper_static_data_done(unsigned missing, struct rpl_err *err)
 	uint8_t buf[XEN_HELPER_MSG_MAX];
 	struct rpl_out o = rpl_out(buf, sizeof(buf));
 
+	if (!listening) /* it had its turn when it made the domain */
+		return missing ? rpl_fail(err, -ENOTSUP, "the device state has no CPU policy (0x%x)", missing) : 0;
 	xen_helper_put_static_data_done(&o, missing);
 	say(&o);
 	return answer("static_data_done", err);
@@ -116,15 +125,23 @@ static int order(int sock, struct xen_helper_say *ret, int *ret_fd, struct rpl_e
 	return rpl_fail(err, -EBADMSG, "%zd bytes from the keeper, a message has %zu", len, sizeof(*ret));
 }
 
-static int lay_out(struct xen_helper *h, int sock, const struct rpl_ram_layout *l, struct rpl_err *err)
+static int lay_out(struct xen_helper *h, const struct rpl_ram_layout *l, struct rpl_err *err)
 {
-	struct xen_helper_say m = { .kind = XEN_HELPER_LAID_OUT };
 	uint64_t begin = rpl_now_ns();
-	int fds[2], r;
 
+	if (h->alone)
+		return rpl_fail(err, -EBUSY, "domain %u is laid out for another primary's memory already", h->args.domid);
 	if (xen_helper_lay_out(h, l, err) < 0)
 		return err->code;
 	xen_helper_log(XEN_LEVEL_INFO, "%" PRIu64 " pages given in %" PRIu64 " ms", h->pages, (rpl_now_ns() - begin) / RPL_MS);
+	return 0;
+}
+
+static int tell_laid_out(struct xen_helper *h, int sock, struct rpl_err *err)
+{
+	struct xen_helper_say m = { .kind = XEN_HELPER_LAID_OUT, .pid = h->alone ? (uint32_t)getpid() : 0 };
+	int fds[2], r;
+
 	fds[0] = xen_compat_privcmd(h->args.domid, err);
 	if (fds[0] < 0)
 		return err->code;
@@ -149,20 +166,13 @@ static int check_state(int fd, uint64_t len, struct rpl_err *err)
 	return r;
 }
 
-static int activate(struct xen_helper *h, int sock, int fd, uint64_t len, struct rpl_err *err)
+static int activate(struct xen_helper *h, int fd, uint64_t len, struct rpl_err *err)
 {
-	struct xen_helper_say m = { .kind = XEN_HELPER_COMPLETED };
-	uint64_t begin = rpl_now_ns();
-
 	if (fd < 0 || !h->laid_out)
 		return rpl_fail(err, -EPROTO, "told to activate, but %s", h->laid_out ? "without a device state" : "there is no memory yet");
 	if (check_state(fd, len, err) < 0 || xen_helper_trim(h, err) < 0)
 		return err->code;
-	if (xen_helper_complete_hvm(h, fd, err) < 0)
-		return err->code;
-	m.len = (rpl_now_ns() - begin) / 1000;
-	(void)rpl_send_fds(sock, &m, sizeof(m), NULL, 0); /* a keeper that ended meanwhile does not stop it */
-	return 0;
+	return xen_helper_complete_hvm(h, fd, err);
 }
 
 /* ---- standing by */
@@ -177,24 +187,90 @@ static int mark(struct xs_handle *xs, uint32_t domid, bool on, struct rpl_err *e
 	return done ? 0 : rpl_fail_errno(err, errno, "xenstore: %s %s", on ? "write" : "remove", path);
 }
 
+static int become_guest(struct xen_helper *h, int sock, struct xs_handle *xs, int fd, uint64_t len, struct rpl_err *err)
+{
+	struct xen_helper_say m = { .kind = XEN_HELPER_COMPLETED };
+	uint64_t begin = rpl_now_ns();
+
+	if (activate(h, fd, len, err) < 0 || mark(xs, h->args.domid, false, err) < 0)
+		return err->code;
+	if (h->alone && xc_domain_unpause(h->xc, h->args.domid) < 0)
+		return rpl_fail_errno(err, errno, "domain %u: unpause", h->args.domid);
+	m.len = (rpl_now_ns() - begin) / 1000;
+	(void)rpl_send_fds(sock, &m, sizeof(m), NULL, 0); /* a keeper that ended meanwhile does not stop it */
+	return 0;
+}
+
+static int stay(struct xen_helper *h, int sock);
+
+/* libxl is told that the domain is complete, by us; who waits for the keeper from now on is a child, which libxl does not know. */
+static int part(struct xen_helper *h, int sock, const struct xen_helper_say *m, struct rpl_err *err)
+{
+	pid_t pid;
+
+	if (xen_helper_put_rings(h, m->store_gfn, m->console_gfn, err) < 0)
+		return err->code;
+	pid = fork();
+	if (pid == 0)
+		exit(stay(h, sock));
+	return pid < 0 ? rpl_fail_errno(err, errno, "fork") : 0;
+}
+
+/* Until there is nothing left to do: 0. */
 static int obey(struct xen_helper *h, int sock, struct xs_handle *xs, struct rpl_err *err)
 {
 	for (;;) {
 		RPL_AUTO_FD int fd = -1;
 		struct xen_helper_say m;
-		int r = order(sock, &m, &fd, err);
+		int r = h->alone ? xen_helper_wait(h, sock, xs, err) : 0;
 
-		if (r == 0 && m.kind == XEN_HELPER_LAYOUT) {
-			r = lay_out(h, sock, &m.layout, err);
-		} else if (r == 0 && m.kind == XEN_HELPER_ACTIVATE) {
-			r = activate(h, sock, fd, m.len, err);
-			return r == 0 ? mark(xs, h->args.domid, false, err) : r;
-		} else if (r == 0) {
-			r = rpl_fail(err, -EPROTO, "order %u from the keeper", m.kind);
-		}
+		if (r == 0)
+			r = order(sock, &m, &fd, err);
 		if (r < 0)
 			return r;
+		if (m.kind == XEN_HELPER_ACTIVATE)
+			return become_guest(h, sock, xs, fd, m.len, err);
+		if (m.kind != XEN_HELPER_LAYOUT)
+			return rpl_fail(err, -EPROTO, "order %u from the keeper", m.kind);
+		if (lay_out(h, &m.layout, err) < 0)
+			return err->code;
+		if (m.store_gfn)
+			return part(h, sock, &m, err);
+		if (tell_laid_out(h, sock, err) < 0)
+			return err->code;
 	}
+}
+
+static void tell_failed(int sock, const struct rpl_err *err)
+{
+	struct xen_helper_say failed = { .kind = XEN_HELPER_FAILED };
+
+	(void)snprintf(failed.reason, sizeof(failed.reason), "%s", err->msg);
+	(void)rpl_send_fds(sock, &failed, sizeof(failed), NULL, 0);
+}
+
+/* Alone: nobody else would take a domain away that does not become the guest. */
+static int stay(struct xen_helper *h, int sock)
+{
+	struct rpl_err err = { 0 }, none;
+	struct xs_handle *xs;
+	int r;
+
+	listening = false;
+	r = xen_helper_be_alone(h, &err);
+	xs = xs_open(0);
+	if (r == 0 && !xs)
+		r = rpl_fail_errno(&err, errno, "connect to xenstored");
+	if (r == 0)
+		r = tell_laid_out(h, sock, &err);
+	if (r == 0)
+		r = obey(h, sock, xs, &err);
+	if (r == 0)
+		return EXIT_SUCCESS;
+	tell_failed(sock, &err);
+	if (r != -ESRCH)
+		(void)xl_destroy(h->args.domid, &none);
+	return EXIT_FAILURE;
 }
 
 static int stand_by(struct xen_helper *h, int sock, struct rpl_err *err)
@@ -262,7 +338,6 @@ static int run(struct xen_helper *h, int sock, struct rpl_err *err)
 
 int main(int argc, char **argv)
 {
-	struct xen_helper_say failed = { .kind = XEN_HELPER_FAILED };
 	struct xen_helper h = { .shared_fd = -1 };
 	struct rpl_err err = { 0 };
 	int sock = -1, r;
@@ -282,10 +357,8 @@ int main(int argc, char **argv)
 		r = complete(&h, 0, 0, &err);
 	if (r == 0)
 		return EXIT_SUCCESS; /* the domain's memory is its own */
-	if (sock >= 0) {
-		(void)snprintf(failed.reason, sizeof(failed.reason), "%s", err.msg);
-		(void)rpl_send_fds(sock, &failed, sizeof(failed), NULL, 0);
-	}
+	if (sock >= 0)
+		tell_failed(sock, &err);
 	(void)fprintf(stderr, PROGRAM ": error: %s\n", err.msg); /* xl's own; its last words are what is reported */
 	return EXIT_FAILURE;
 }

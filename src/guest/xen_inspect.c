@@ -398,6 +398,17 @@ static const char *kind_name(enum xen_kind kind)
 	return names[kind];
 }
 
+static int add_rings(const struct xen *x, struct lines *t, struct rpl_err *err)
+{
+	uint64_t store, console;
+
+	if (xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_STORE_PFN, &store) < 0 ||
+	    xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_CONSOLE_PFN, &console) < 0)
+		return rpl_fail_errno(err, errno, "domain %u: where its rings are", x->domid);
+	add_line(t, RPL_XEN_KEY_RINGS "=0x%" PRIx64 ",0x%" PRIx64, store, console);
+	return 0;
+}
+
 static int define(struct xen *x, int version, struct rpl_err *err)
 {
 	struct rpl_guest_info *i = &x->g->info;
@@ -411,6 +422,8 @@ static int define(struct xen *x, int version, struct rpl_err *err)
 	add_line(&t, "backend=xen");
 	add_line(&t, RPL_XEN_KEY_DOMAIN "=%s", kind_name(x->kind));
 	add_line(&t, RPL_XEN_KEY_LAYOUT "=%s", layout);
+	if (x->kind == XEN_PVH && add_rings(x, &t, err) < 0)
+		return err->code;
 	if (x->kind == XEN_HVM)
 		add_line(&t, XEN_KEY_EMULATED "=%s", emulated);
 	add_line(&t, "vcpus=%u", x->vcpus);

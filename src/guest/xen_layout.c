@@ -108,3 +108,18 @@ int rpl_xen_definition_layout(const char *definition, struct rpl_ram_layout *ret
 	*ret = l;
 	return 0;
 }
+
+int rpl_xen_definition_rings(const char *definition, const struct rpl_ram_layout *l, uint64_t ret[2], struct rpl_err *err)
+{
+	char text[RPL_XEN_RINGS_TEXT];
+	uint64_t page;
+	int end = 0;
+
+	if (!rpl_xen_definition_get(definition, RPL_XEN_KEY_RINGS, text, sizeof(text)) ||
+	    sscanf(text, "0x%" SCNx64 ",0x%" SCNx64 "%n", &ret[0], &ret[1], &end) != 2 || text[end])
+		return rpl_fail(err, -EINVAL, RPL_XEN_KEY_RINGS ": the primary's definition has no usable one");
+	for (size_t i = 0; i < 2; i++)
+		if (!ret[i] || !rpl_layout_file_page(l, ret[i], &page) || page >= rpl_xen_guest_pages(l))
+			return rpl_fail(err, -EINVAL, RPL_XEN_KEY_RINGS ": frame 0x%" PRIx64 " is not in the primary's layout", ret[i]);
+	return 0;
+}

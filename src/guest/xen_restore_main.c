@@ -1,7 +1,8 @@
 /* replicad-xen-restore - ask xl what a keeper must not wait for: is this standby possible; make a domain of the replica
  *
  *   check CONFIG [domain]                             facts as "key=value" lines
- *   standby CONFIG SOCKET_FD                      have a domain made that waits for a helper of ours; it ends when that runs
+ *   standby CONFIG SOCKET_FD [early]              have a domain made that waits for a helper of ours; it ends when that runs,
+ *                                                 early: when it has its devices
  *   activate CONFIG NAME RAM_FD STATE_FD DESC_FD LEN SOCKET_FD   build the domain; when the keeper says so, let it run
  *
  * The last line is "done" (a keeper's loop may reap us before the exit status is read), or the reason of a failure; then the
@@ -60,10 +61,11 @@ static int feed_frame(struct xl_run *xl, struct rpl_err *err)
 	return xl_feed(xl, o.p, o.len, err);
 }
 
-/* As long as the domain waits, and then until it runs. */
-static int standby(const char *config, const char *sock, struct rpl_err *err)
+/* As long as the domain waits, and then until it runs. Early: until it has its devices; it stays paused. */
+static int standby(const char *config, const char *sock, bool early, struct rpl_err *err)
 {
-	char *argv[] = { (char *)"xl", (char *)"restore", (char *)(uintptr_t)config, (char *)XL_STDIN, NULL };
+	char *now[] = { (char *)"xl", (char *)"restore", (char *)"-p", (char *)(uintptr_t)config, (char *)XL_STDIN, NULL };
+	char *late[] = { (char *)"xl", (char *)"restore", (char *)(uintptr_t)config, (char *)XL_STDIN, NULL };
 	struct rpl_err fed = { 0 };
 	struct xl_run xl;
 	int r = name_helper(err), r_fed;
@@ -72,7 +74,7 @@ static int standby(const char *config, const char *sock, struct rpl_err *err)
 		return r;
 	if (setenv(XEN_HELPER_SOCKET_ENV, sock, 1) < 0)
 		return rpl_fail_errno(err, errno, "environment");
-	r = xl_start(&xl, argv, true, err);
+	r = xl_start(&xl, early ? now : late, true, err);
 	if (r < 0)
 		return r;
 	(void)close(atoi(sock)); /* the helper's alone. It has told the domain's number */
@@ -125,12 +127,14 @@ int main(int argc, char **argv)
 	} else if (argc == 4 && strcmp(argv[1], "check") == 0 && strcmp(argv[3], "domain") == 0) {
 		r = check(argv[2], true, &err);
 	} else if (argc == 4 && strcmp(argv[1], "standby") == 0) {
-		r = standby(argv[2], argv[3], &err);
+		r = standby(argv[2], argv[3], false, &err);
+	} else if (argc == 5 && strcmp(argv[1], "standby") == 0 && strcmp(argv[4], "early") == 0) {
+		r = standby(argv[2], argv[3], true, &err);
 	} else if (argc == 9 && strcmp(argv[1], "activate") == 0) {
 		r = activate(argv + 2, &err);
 	} else {
 		(void)fprintf(stderr, "usage: replicad-xen-restore check CONFIG [domain]\n"
-			      "       replicad-xen-restore standby CONFIG SOCKET_FD\n"
+			      "       replicad-xen-restore standby CONFIG SOCKET_FD [early]\n"
 			      "       replicad-xen-restore activate CONFIG NAME RAM_FD STATE_FD DESC_FD LEN SOCKET_FD\n"
 			      "Started by replicad-keeper; see replicad-xen-restore(8).\n");
 		return argc == 2 && strcmp(argv[1], "--help") == 0 ? 0 : 2;

@@ -28,6 +28,7 @@ struct xen_shared_head {
 	uint32_t pv;          /* p2m follows, page tables are to be normalised */
 	uint64_t max_mfn;     /* PV: highest machine frame of the host */
 	uint64_t running;     /* the guest ran while the last collection was made, and does while its pages are copied */
+	uint64_t ring[2];     /* a replica that has its devices: frames that the daemons of dom0 look at; 0: none */
 	uint64_t remap;       /* counts; a new value: no mapping of before may be trusted */
 };
 

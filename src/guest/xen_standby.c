@@ -1,9 +1,10 @@
 /* xen_standby.c - a replica in a memfd or in a domain that waits, and a program that has the toolstack make the domain
  *
  * A memfd becomes a domain at the takeover (`activate`), or, when one is likely, before it, but for its end: the program feeds xl the
- * memory and waits for our word with the rest (xen_restore_build.c says why nothing runs before). A replica of kind `domain` (xen_helper.h) is one from the start
- * (`standby`): then the program runs as long as the standby does, and its end tells how the activation went. Which of the
- * two is the configuration's choice; with `auto` it is the domain, and the memfd if that cannot be.
+ * memory and waits for our word with the rest (xen_restore_build.c says why nothing runs before). A replica of kind `domain`
+ * (xen_helper.h) is one from the start (`standby`): then the program runs as long as the standby does, and its end tells how the
+ * activation went; early it ends when the domain has its devices, and the helper tells. Which of the two is the configuration's
+ * choice; with `auto` it is the domain, and the memfd if that cannot be.
  *
  * What xl has to be asked takes tenths of a second each and may block, so a short-lived program asks: `check` when the
  * standby is made, `activate` at the takeover. Its standard output is a memfd of ours, read when its pidfd says that it
@@ -45,7 +46,14 @@ struct xen_standby {
 	bool try_domain;           /* the replica shall be a domain */
 	bool domain, pv;           /* it is one, which waits */
 	uint32_t domid;
+	bool early, attached;      /* its devices come while it waits; they are there */
+	uint64_t rings[2];         /* early: of xenstore and console, from the primary's definition */
+	bool told;                 /* its helper knows the layout */
+	unsigned laying;           /* layouts that it was told and has not answered */
+	int memory_fd[RPL_MEMORY_FDS_MAX];
+	size_t n_memory_fds;       /* of the last one */
 	int sock;                  /* to its helper */
+	int helper;                /* early: its pidfd, once the toolstack has nothing to do with it any more */
 	ev_io heard;
 	struct rpl_err over;       /* what the helper failed with */
 	/* the domain that is built of a memfd */
@@ -71,7 +79,7 @@ struct xen_standby *xen_standby_new(struct rpl_guest *g, struct rpl_err *err)
 		return NULL;
 	}
 	s->g = g;
-	s->ram_fd = s->pidfd = s->said = s->sock = s->word = s->state_fd = -1;
+	s->ram_fd = s->pidfd = s->said = s->sock = s->helper = s->word = s->state_fd = -1;
 	return s;
 }
 
@@ -87,13 +95,22 @@ static void forget_program(struct xen_standby *s)
 	s->then = NULL;
 }
 
+static void drop_memory(struct xen_standby *s)
+{
+	while (s->n_memory_fds)
+		(void)close(s->memory_fd[--s->n_memory_fds]);
+}
+
 /* Its helper sees that, and the domain ends if it is no guest yet. */
 static void forget_domain(struct xen_standby *s)
 {
 	if (s->sock >= 0)
 		ev_io_stop(s->g->loop, &s->heard);
 	rpl_close(&s->sock);
-	s->domain = false;
+	rpl_close(&s->helper);
+	drop_memory(s);
+	s->laying = 0;
+	s->domain = s->attached = s->told = false;
 }
 
 /* The program sees that and ends, and with it the domain, unless it was told GO. */
@@ -117,16 +134,21 @@ void xen_standby_free(struct xen_standby *s)
 	free(s);
 }
 
-/* Nobody waits for it any more, so no domain may come of it: xl unpauses last, what it leaves behind does not run. */
+/* Nobody waits for it any more, so no domain may come of it: xl, or early the helper, unpauses last, and what it leaves behind
+ * does not run. */
 void xen_standby_abandon(struct xen_standby *s)
 {
 	siginfo_t si;
 
-	if (!s || !s->pid)
+	if (!s)
 		return;
-	(void)kill(-s->pid, SIGKILL);
-	(void)pidfd_send_signal(s->pidfd, SIGKILL, NULL, 0); /* if it had no session of its own yet */
-	(void)waitid(P_PIDFD, (id_t)s->pidfd, &si, WEXITED);
+	if (s->helper >= 0)
+		(void)pidfd_send_signal(s->helper, SIGKILL, NULL, 0);
+	if (s->pid) {
+		(void)kill(-s->pid, SIGKILL);
+		(void)pidfd_send_signal(s->pidfd, SIGKILL, NULL, 0); /* if it had no session of its own yet */
+		(void)waitid(P_PIDFD, (id_t)s->pidfd, &si, WEXITED);
+	}
 	close_word(s);
 	forget_domain(s);
 	forget_program(s);
@@ -246,9 +268,9 @@ static int take_facts(struct xen_standby *s, const char *said, struct rpl_err *e
 {
 	struct rpl_guest_info *i = &s->g->info;
 	const char *definition = strstr(said, "backend=");
-	char uuid[RPL_UUID_TEXT], version[16], kind[8], name[256];
+	char uuid[RPL_UUID_TEXT], version[16], kind[8], early[8], name[256];
 
-	if (!definition || !rpl_xen_definition_get(said, "name", name, sizeof(name)) || !rpl_xen_definition_get(said, "uuid", uuid, sizeof(uuid)) ||
+	if (!definition || !rpl_xen_definition_get(said, "early", early, sizeof(early)) || !rpl_xen_definition_get(said, "name", name, sizeof(name)) || !rpl_xen_definition_get(said, "uuid", uuid, sizeof(uuid)) ||
 	    !rpl_xen_definition_get(said, "xen", version, sizeof(version)) ||
 	    !rpl_xen_definition_get(said, RPL_XEN_KEY_DOMAIN, kind, sizeof(kind)))
 		return rpl_fail(err, -EBADMSG, "%s: what " XEN_RESTORE_PROGRAM " found out is not complete", s->g->conf.name);
@@ -265,6 +287,7 @@ static int take_facts(struct xen_standby *s, const char *said, struct rpl_err *e
 		return rpl_fail(err, -ENOMEM, "%s: no memory for its definition", s->g->conf.name);
 	(void)snprintf(i->producer, sizeof(i->producer), "Xen %s", version);
 	(void)snprintf(i->machine, sizeof(i->machine), "%s", kind);
+	s->early = strcmp(early, "yes") == 0;
 	i->running = false;
 	return lay_out_nothing(s, err);
 }
@@ -327,13 +350,12 @@ static void no_domain(struct xen_standby *s, const struct rpl_err *why)
 		rpl_guest_op_done(s->g, r, &err);
 }
 
-/* The program has ended: the domain could not be made, or it runs, or somebody took it away. */
-static void on_domain_over(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
+/* The last word: the domain could not be made, or it runs, or somebody took it away. */
+static void domain_over(struct xen_standby *s, int r, const struct rpl_err *err)
 {
 	bool waited = s->domain;
 	struct rpl_err why = { 0 };
 
-	(void)said;
 	if (r < 0)
 		why = s->over.code ? s->over : *err;
 	else if (!s->activated)
@@ -345,6 +367,31 @@ static void on_domain_over(struct xen_standby *s, const char *said, int r, const
 		s->activated(s->g, r, &why);
 	else
 		rpl_guest_tell(s->g, RPL_GUEST_LOST, "the domain that was the replica is gone: %.160s", why.msg);
+}
+
+/* There is memory for movers, and a takeover would find a domain with all its devices. */
+static bool memory_is_there(const struct xen_standby *s)
+{
+	return s->n_memory_fds && (s->attached || !s->early);
+}
+
+static void tell_memory(struct xen_standby *s)
+{
+	if (memory_is_there(s))
+		rpl_guest_tell(s->g, RPL_GUEST_LAID_OUT, "domain %u has memory for %" PRIu64 " pages", s->domid,
+			       rpl_xen_guest_pages(&s->layout));
+}
+
+/* The program has ended. */
+static void on_domain_over(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
+{
+	(void)said;
+	if (r < 0 || !s->early || !(s->laying || s->n_memory_fds)) {
+		domain_over(s, r, err);
+		return;
+	}
+	s->attached = true;
+	tell_memory(s);
 }
 
 /* xl has a lock against others while it makes room for a domain by taking it from dom0; here that would be for hours. */
@@ -359,6 +406,56 @@ static int check_lock(const struct xen_standby *s, struct rpl_err *err)
 			"give dom0 a fixed size (dom0_mem=), or set autoballoon=\"off\" in xl.conf");
 }
 
+static int on_ready(struct xen_standby *s, const struct xen_helper_say *m)
+{
+	if (check_lock(s, &s->over) < 0)
+		return s->over.code;
+	s->domain = true;
+	s->pv = m->pv;
+	s->domid = m->domid;
+	s->g->info.replica = "domain";
+	rpl_log(RPL_LOG_INFO, "vm=%s replica=domain domain=%u early=%d", s->g->conf.name, m->domid, s->early);
+	rpl_guest_op_done(s->g, 0, NULL);
+	return 0;
+}
+
+/* The descriptors are ours now. Those of a layout that another one followed are of no use. */
+static void on_laid_out(struct xen_standby *s, const struct xen_helper_say *m, const int *fds, size_t n)
+{
+	drop_memory(s);
+	memcpy(s->memory_fd, fds, n * sizeof(*fds));
+	s->n_memory_fds = n;
+	rpl_close(&s->helper);
+	s->helper = m->pid ? pidfd_open((pid_t)m->pid, 0) : -1;
+	if (--s->laying)
+		drop_memory(s);
+	tell_memory(s);
+}
+
+static void on_completed(struct xen_standby *s, const struct xen_helper_say *m)
+{
+	rpl_log(RPL_LOG_INFO, "vm=%s domain=%u completed_us=%" PRIu64, s->g->conf.name, s->domid, m->len);
+	if (s->attached)
+		domain_over(s, 0, NULL);
+}
+
+/* Does it fit what was said before? Descriptors that nobody takes are closed. */
+static int on_message(struct xen_standby *s, const struct xen_helper_say *m, int *fds, size_t n)
+{
+	if (m->kind == XEN_HELPER_LAID_OUT && n == 2 && s->laying) {
+		on_laid_out(s, m, fds, n);
+		return 0;
+	}
+	for (size_t i = 0; i < n; i++)
+		(void)close(fds[i]);
+	if (m->kind == XEN_HELPER_READY && !s->domain)
+		return on_ready(s, m);
+	if (m->kind != XEN_HELPER_COMPLETED || !s->activated)
+		return rpl_fail(&s->over, -EPROTO, XEN_HELPER_PROGRAM ": message %u with %zu descriptors", m->kind, n);
+	on_completed(s, m);
+	return 0;
+}
+
 static void on_heard(EV_P_ ev_io *w, int revents)
 {
 	struct xen_standby *s = w->data;
@@ -368,37 +465,26 @@ static void on_heard(EV_P_ ev_io *w, int revents)
 	int r = xen_domain_hear(s->sock, &m, fds, &n, &s->over);
 
 	(void)revents;
-	if (r > 0)
+	if (r > 0 || (r == 0 && on_message(s, &m, fds, n) == 0))
 		return;
-	for (size_t i = 0; i < n; i++)
-		(void)close(fds[i]);
-	if (r == 0 && m.kind == XEN_HELPER_COMPLETED && s->activated) {
-		rpl_log(RPL_LOG_INFO, "vm=%s domain=%u completed_us=%" PRIu64, s->g->conf.name, s->domid, m.len);
-		return;
-	}
-	if (r == 0 && (m.kind != XEN_HELPER_READY || s->domain))
-		r = rpl_fail(&s->over, -EPROTO, XEN_HELPER_PROGRAM ": message %u", m.kind);
-	if (r == 0)
-		r = check_lock(s, &s->over);
-	if (r < 0) { /* what runs ends by that, and on_domain_over() has the last word */
-		if (s->over.code == -ECONNRESET)
-			s->over.code = 0; /* the program's own last words are better */
-		ev_io_stop(loop, w);
-		(void)shutdown(s->sock, SHUT_RDWR);
+	if (s->attached) { /* nothing else is left that could say it */
+		struct rpl_err why = s->over;
+
+		domain_over(s, why.code, &why);
 		return;
 	}
-	s->domain = true;
-	s->pv = m.pv;
-	s->domid = m.domid;
-	s->g->info.replica = "domain";
-	rpl_log(RPL_LOG_INFO, "vm=%s replica=domain domain=%u", s->g->conf.name, m.domid);
-	rpl_guest_op_done(s->g, 0, NULL);
+	/* what runs ends by that, and on_domain_over() has the last word */
+	if (s->over.code == -ECONNRESET)
+		s->over.code = 0; /* the program's own last words are better */
+	ev_io_stop(loop, w);
+	(void)shutdown(s->sock, SHUT_RDWR);
 }
 
 static int start_domain(struct xen_standby *s, struct rpl_err *err)
 {
 	char fd_text[FD_TEXT];
-	char *argv[ARGS_MAX] = { program(s), (char *)"standby", (char *)(uintptr_t)s->g->conf.standby_path, fd_text, NULL };
+	char *argv[ARGS_MAX] = { program(s), (char *)"standby", (char *)(uintptr_t)s->g->conf.standby_path, fd_text,
+				 s->early ? (char *)"early" : NULL, NULL };
 	int pair[2], r;
 
 	if (strcmp(s->g->info.machine, "hvm") == 0)
@@ -422,20 +508,33 @@ static int start_domain(struct xen_standby *s, struct rpl_err *err)
 
 /* ---- the primary's definition */
 
-/* Ours with its layout: two sorted texts and one line more. */
-static char *with_layout(const char *facts, const char *layout)
+/* A definition, which is sorted, with one line more. */
+static char *with_line(const char *facts, const char *key, const char *value)
 {
-	const char *key = RPL_XEN_KEY_LAYOUT "=", *at = facts;
-	size_t len = strlen(facts) + strlen(key) + strlen(layout) + 2;
+	size_t key_len = strlen(key), len = strlen(facts) + key_len + strlen(value) + 3;
 	char *text = malloc(len);
+	const char *at = facts;
 
-	while (*at && strncmp(at, key, strlen(key)) < 0) {
+	while (*at && strncmp(at, key, key_len) < 0) {
 		at = strchrnul(at, '\n');
 		at += *at == '\n';
 	}
 	if (text)
-		(void)snprintf(text, len, "%.*s%s%s\n%s", (int)(at - facts), facts, key, layout, at);
+		(void)snprintf(text, len, "%.*s%s=%s\n%s", (int)(at - facts), facts, key, value, at);
 	return text;
+}
+
+/* Ours, with what the primary's says of its memory. */
+static char *whole_definition(struct xen_standby *s, const char *primary, const char *layout)
+{
+	char *whole = with_line(s->facts, RPL_XEN_KEY_LAYOUT, layout), *more;
+	char rings[RPL_XEN_RINGS_TEXT];
+
+	if (!whole || !rpl_xen_definition_get(primary, RPL_XEN_KEY_RINGS, rings, sizeof(rings)))
+		return whole;
+	more = with_line(whole, RPL_XEN_KEY_RINGS, rings);
+	free(whole);
+	return more;
 }
 
 int xen_standby_fit(struct xen_standby *s, const char *primary, struct rpl_err *err)
@@ -450,7 +549,9 @@ int xen_standby_fit(struct xen_standby *s, const char *primary, struct rpl_err *
 	r = rpl_xen_definition_layout(primary, &l, err);
 	if (r < 0)
 		return r;
-	whole = with_layout(s->facts, layout);
+	if (s->domain && s->early && rpl_xen_definition_rings(primary, &l, s->rings, err) < 0)
+		return err->code;
+	whole = whole_definition(s, primary, layout);
 	r = whole ? rpl_definition_compare(whole, primary, err) : rpl_fail(err, -ENOMEM, "no memory for a definition");
 	if (r < 0) {
 		free(whole);
@@ -461,14 +562,32 @@ int xen_standby_fit(struct xen_standby *s, const char *primary, struct rpl_err *
 	if (s->laid_out && rpl_layout_equal(&l, &s->layout))
 		return 0;
 	r = lay_out(s, &l, err);
+	drop_memory(s);
+	s->told = false;
 	s->laid_out = r == 0;
 	return r < 0 ? r : 1;
+}
+
+/* The helper gives the domain its memory, which takes as long as the guest is large: nobody waits for that. */
+static int domain_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
+{
+	if (!s->told && xen_domain_lay_out(s->sock, &s->layout, s->early ? s->rings : NULL, err) < 0)
+		return err->code;
+	s->laying += !s->told;
+	s->told = true;
+	if (!memory_is_there(s))
+		return rpl_fail(err, -EAGAIN, "%s: domain %u is being given its memory", s->g->conf.name, s->domid);
+	for (size_t i = 0; i < s->n_memory_fds; i++)
+		fds[i] = fcntl(s->memory_fd[i], F_DUPFD_CLOEXEC, 0); /* one that is missing is refused by who takes it */
+	*ret = (struct rpl_memory_desc){ .kind = RPL_MEMORY_DOMAIN, .xen_pv = s->pv, .layout = s->layout };
+	*ret_n = s->n_memory_fds;
+	return 0;
 }
 
 int xen_standby_memory(struct xen_standby *s, struct rpl_memory_desc *ret, int *fds, size_t *ret_n, struct rpl_err *err)
 {
 	if (s->domain && s->laid_out)
-		return xen_domain_lay_out(s->sock, &s->layout, s->pv, ret, fds, ret_n, err);
+		return domain_memory(s, ret, fds, ret_n, err);
 	fds[0] = fcntl(s->ram_fd, F_DUPFD_CLOEXEC, 0);
 	if (fds[0] < 0)
 		return rpl_fail_errno(err, errno, "%s: the replica's memory", s->g->conf.name);

@@ -179,9 +179,21 @@ static void print_nics(const struct xen_conf *c)
 	}
 }
 
+/* Has it no devices but network interfaces? A disk must not be opened while the primary writes to it. */
+static bool can_be_early(const struct xen_conf *c)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(c->root, key, value)
+		if (json_array_size(value) > 0 && strcmp(key, "nics") != 0)
+			return false;
+	return strcmp(c->kind, "pvh") == 0;
+}
+
 void xen_conf_print(const struct xen_conf *c)
 {
-	(void)printf("name=%s\nuuid=%s\n", c->name, c->uuid);
+	(void)printf("name=%s\nuuid=%s\nearly=%s\n", c->name, c->uuid, can_be_early(c) ? "yes" : "no");
 	(void)printf("backend=xen\n" RPL_XEN_KEY_DOMAIN "=%s\n", c->kind);
 	if (*c->emulated)
 		(void)printf(XEN_KEY_EMULATED "=%s\n", c->emulated);

@@ -26,7 +26,7 @@ void xen_conf_fini(struct xen_conf *c);
 /* No domain of that name (the rest of an earlier replica is removed, which may take seconds), enough memory for the domain
  * and, where the copy is to be in dom0, for the copy. -EEXIST, -ENOMEM with the numbers. */
 int xen_conf_check_host(struct xen_conf *c, bool copy_in_dom0, struct rpl_err *err);
-/* name=, uuid=, then the definition's lines from backend= on, sorted. */
+/* name=, uuid=, early= (may its devices be attached while it waits?), then the definition's lines from backend= on, sorted. */
 void xen_conf_print(const struct xen_conf *c);
 
 #endif

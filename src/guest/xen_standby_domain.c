@@ -1,7 +1,6 @@
 #include "xen_standby_domain.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -44,27 +43,15 @@ static int tell(int sock, const struct xen_helper_say *m, const int *fds, size_t
 	return r < 0 ? rpl_fail_errno(err, -r, "tell " XEN_HELPER_PROGRAM) : 0;
 }
 
-int xen_domain_lay_out(int sock, const struct rpl_ram_layout *l, bool pv, struct rpl_memory_desc *ret, int *fds, size_t *ret_n,
-		       struct rpl_err *err)
+int xen_domain_lay_out(int sock, const struct rpl_ram_layout *l, const uint64_t rings[2], struct rpl_err *err)
 {
 	struct xen_helper_say m = { .kind = XEN_HELPER_LAYOUT, .layout = *l };
-	struct pollfd pfd = { .fd = sock, .events = POLLIN };
-	size_t n = RPL_MEMORY_FDS_MAX;
-	int r = tell(sock, &m, NULL, 0, err);
 
-	if (r == 0 && poll(&pfd, 1, XEN_LAY_OUT_TIMEOUT_MS) != 1)
-		r = rpl_fail(err, -ETIMEDOUT, "the replica's domain has no memory after %d s", XEN_LAY_OUT_TIMEOUT_MS / 1000);
-	if (r == 0)
-		r = xen_domain_hear(sock, &m, fds, &n, err);
-	if (r != 0)
-		return r < 0 ? r : rpl_fail(err, -EIO, XEN_HELPER_PROGRAM ": nothing to hear from it");
-	if (m.kind != XEN_HELPER_LAID_OUT || n != 2) {
-		drop(fds, n);
-		return rpl_fail(err, -EPROTO, XEN_HELPER_PROGRAM ": message %u with %zu descriptors", m.kind, n);
+	if (rings) {
+		m.store_gfn = rings[0];
+		m.console_gfn = rings[1];
 	}
-	*ret = (struct rpl_memory_desc){ .kind = RPL_MEMORY_DOMAIN, .xen_pv = pv, .layout = *l };
-	*ret_n = n;
-	return 0;
+	return tell(sock, &m, NULL, 0, err);
 }
 
 int xen_domain_activate(int sock, int state_fd, size_t len, struct rpl_err *err)

@@ -56,6 +56,7 @@ struct session {
 struct standby {
 	bool ready;               /* the standby guest exists and its RAM is ours to fill */
 	bool starting;
+	bool laying;              /* its memory is being made: who calls waits */
 	bool adopting;            /* ... what an earlier keeper started */
 	bool mover_gone;          /* its mover */
 	bool found;               /* at our start: a replica, of `session` and up to found_epoch */
@@ -310,6 +311,7 @@ void standby_start(struct keeper *k);
 void standby_on_started(struct keeper *k, int r, const struct rpl_err *err);
 void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
 void standby_on_gone(struct keeper *k, const char *why);
+void standby_on_laid_out(struct keeper *k);
 void standby_on_lost(struct keeper *k); /* the standby guest itself is gone */
 void standby_abandon(struct keeper *k); /* its process ends: nothing can be staged for it any more. Harmless if there is none */
 void standby_drop(struct keeper *k);    /* what only a replica needs: staging area, its RAM's descriptors */

@@ -75,6 +75,9 @@ void life_on_event(void *arg, enum rpl_guest_event event, const char *msg)
 		k->paused_by_others = false;
 		keeper_pursue(k);
 		break;
+	case RPL_GUEST_LAID_OUT:
+		standby_on_laid_out(k);
+		break;
 	case RPL_GUEST_NEVENTS:
 		break;
 	}

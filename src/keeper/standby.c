@@ -88,7 +88,7 @@ static void ensure_mover(struct keeper *k)
 {
 	struct rpl_err err;
 
-	if (!k->standby.ready || movers_running(k->movers))
+	if (!k->standby.ready || k->standby.laying || movers_running(k->movers))
 		return;
 	if (start_mover(k, &err) < 0)
 		keeper_alarm(k, err.msg);
@@ -173,12 +173,32 @@ void standby_tell_switchover(struct keeper *k, uint64_t blackout_us)
 						       (json_int_t)blackout_us));
 }
 
+static void take_memory(struct keeper *k)
+{
+	struct standby *b = &k->standby;
+	struct rpl_err err;
+	int r = rpl_guest_memory(k->guest, &b->memory, b->memory_fd, &b->n_memory_fds, &err);
+
+	b->laying = r == -EAGAIN;
+	if (r < 0 && r != -EAGAIN) {
+		b->ready = false;
+		keeper_refuse(k, &err);
+		return;
+	}
+	ensure_mover(k);
+}
+
+void standby_on_laid_out(struct keeper *k)
+{
+	if (k->standby.laying)
+		take_memory(k);
+}
+
 /* The standby was laid out anew for the primary that calls: what the mover has is nothing any more. The primary, whose
  * connection ends with the mover, comes again. */
 static void lay_out_anew(struct keeper *k)
 {
 	struct standby *b = &k->standby;
-	struct rpl_err err;
 
 	ahead_drop(k, "the replica is laid out anew");
 	rpl_log(RPL_LOG_INFO, "vm=%s standby=laid-out bytes=%llu", k->conf.vm,
@@ -188,12 +208,7 @@ static void lay_out_anew(struct keeper *k)
 	if (b->accepted)
 		keeper_say(k, RPL_EV_REPLICA_LOST);
 	b->accepted = false;
-	if (rpl_guest_memory(k->guest, &b->memory, b->memory_fd, &b->n_memory_fds, &err) < 0) {
-		b->ready = false;
-		keeper_refuse(k, &err);
-		return;
-	}
-	ensure_mover(k);
+	take_memory(k);
 }
 
 static void on_hello(struct keeper *k, const struct rpl_mover_msg *msg)
@@ -362,7 +377,7 @@ void standby_abandon(struct keeper *k)
 	if (!b->ready)
 		return;
 	ahead_drop(k, "the standby ends");
-	b->ready = b->accepted = false;
+	b->ready = b->accepted = b->laying = false;
 	movers_kill(k->movers);
 	drop_memory(b);
 }

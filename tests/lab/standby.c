@@ -5,8 +5,9 @@
  * IMAGE is a plain stream of `xl save` (behind xl's header). What a keeper and its mover do with the epochs of a session is done
  * with it: a standby of kind REPLICA (memfd, domain, auto) for the configuration CONFIG, its memory laid out and filled by one
  * opening of the memory, the PAGES first pages (default 400) once more by another, as the activator does with the last
- * epoch, and the activation. One line of JSON tells what took how long. With $STANDBY_AHEAD seconds the activation is begun so long
- * before (guest.h: rpl_guest_prepare()), and there is no last epoch.
+ * epoch, and the activation. One line of JSON tells what took how long; "running_ms" is the moment that counts for a client: the
+ * domain's processors are let go. Everything behind it competes with the guest for the host. With $STANDBY_AHEAD seconds the
+ * activation is begun so long before (guest.h: rpl_guest_prepare()), and there is no last epoch.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +21,8 @@
 #include <unistd.h>
 
 #include <ev.h>
+#include <xenctrl.h>
+#include <xen/hvm/params.h>
 
 #include <replicad/clock.h>
 #include <replicad/guest.h>
@@ -33,6 +36,8 @@
 #define PAGES_DEFAULT 400
 #define GAP 64u         /* frames: a hole up to so large does not split a region */
 #define BATCH 64
+#define DOMAINS_MAX 64
+#define LOOK_S 0.005    /* while it is activated */
 #define TEXT_MAX 32768
 
 static struct {
@@ -49,10 +54,13 @@ static struct {
 	size_t state_len;
 	int state_fd;
 	bool pv;
+	uint64_t rings[2];      /* of xenstore and console */
 	struct rpl_ram_layout layout;
 	/* moments */
-	uint64_t began, stood, laid_out, filled, folded, activated;
+	uint64_t began, stood, laid_out, filled, folded, told, running, activated;
 	size_t again;
+	xc_interface *xc;
+	ev_timer look;
 } run;
 
 RPL_NORETURN static void die(const char *what, const char *why)
@@ -118,6 +126,18 @@ static void take_pages(const uint8_t *body)
 	}
 }
 
+static void take_params(const uint8_t *body)
+{
+	uint32_t n = le32(body);
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t index = le64(body + 8 + (size_t)i * 16), value = le64(body + 16 + (size_t)i * 16);
+
+		if (index == HVM_PARAM_STORE_PFN || index == HVM_PARAM_CONSOLE_PFN)
+			run.rings[index == HVM_PARAM_CONSOLE_PFN] = value;
+	}
+}
+
 /* One record; its type. */
 static uint32_t take_record(const uint8_t **at, bool libxc)
 {
@@ -131,6 +151,8 @@ static uint32_t take_record(const uint8_t **at, bool libxc)
 		take_pages(p + 8);
 	else
 		keep(p, (size_t)(*at - p));
+	if (libxc && type == RPL_LIBXC_HVM_PARAMS)
+		take_params(p + 8);
 	if (libxc && type == RPL_LIBXC_X86_PV_P2M_FRAMES) {
 		run.pv = true;
 		need_frames((uint64_t)le32(p + 12) + 1);
@@ -190,24 +212,32 @@ static void find_layout(void)
 		die("image", "no room for a type table");
 }
 
-/* ---- what a primary's definition would be: ours, with the layout */
+/* ---- what a primary's definition would be: ours, with what is said of the memory */
+
+static const char *after(const char *at, const char *key)
+{
+	while (*at && strcmp(at, key) < 0)
+		at = strchr(at, '\n') + 1;
+	return at;
+}
 
 static char *definition(void)
 {
 	static char text[TEXT_MAX];
-	const char *ours = rpl_guest_info(run.guest)->definition, *at = ours;
-	char layout[RPL_XEN_LAYOUT_TEXT];
+	const char *ours = rpl_guest_info(run.guest)->definition, *one = after(ours, "layout="), *two = after(one, "rings=");
+	char layout[RPL_XEN_LAYOUT_TEXT], rings[64] = "";
 
 	if (!rpl_xen_layout_text(&run.layout, layout, sizeof(layout)))
 		die("layout", "too long");
-	while (*at && strncmp(at, "layout=", 7) < 0)
-		at = strchr(at, '\n') + 1;
-	(void)snprintf(text, sizeof(text), "%.*slayout=%s\n%s", (int)(at - ours), ours, layout, at);
+	if (!run.pv)
+		(void)snprintf(rings, sizeof(rings), "rings=0x%" PRIx64 ",0x%" PRIx64 "\n", run.rings[0], run.rings[1]);
+	(void)snprintf(text, sizeof(text), "%.*slayout=%s\n%.*s%s%s", (int)(one - ours), ours, layout, (int)(two - one), one, rings, two);
 	return text;
 }
 
 /* ---- filling */
 
+/* NULL: it is not there yet. */
 static struct rpl_memory *open_memory(void)
 {
 	struct rpl_memory_desc desc;
@@ -215,8 +245,11 @@ static struct rpl_memory *open_memory(void)
 	struct rpl_err err = { 0 };
 	struct rpl_memory *m;
 	size_t n;
+	int r = rpl_guest_memory(run.guest, &desc, fds, &n, &err);
 
-	if (rpl_guest_memory(run.guest, &desc, fds, &n, &err) < 0)
+	if (r == -EAGAIN)
+		return NULL;
+	if (r < 0)
 		die("memory", err.msg);
 	m = rpl_memory_new(&desc, fds, n, &err);
 	if (!m)
@@ -271,6 +304,31 @@ static unsigned ms(uint64_t from, uint64_t to)
 	return (unsigned)((to - from) / 1000000);
 }
 
+/* Is there a domain with the guest's uuid, and not paused? */
+static void on_look(EV_P_ ev_timer *w, int revents)
+{
+	static xc_domaininfo_t all[DOMAINS_MAX];
+	const struct rpl_uuid *uuid = &rpl_guest_info(run.guest)->uuid;
+	int n = xc_domain_getinfolist(run.xc, 1, DOMAINS_MAX, all);
+
+	(void)revents;
+	for (int i = 0; i < n; i++) {
+		if (memcmp(all[i].handle, uuid->b, sizeof(uuid->b)) != 0 || all[i].flags & (XEN_DOMINF_paused | XEN_DOMINF_dying))
+			continue;
+		run.running = rpl_now_ns();
+		ev_timer_stop(EV_A_ w);
+		return;
+	}
+}
+
+static void activate(void)
+{
+	run.told = rpl_now_ns();
+	ev_timer_init(&run.look, on_look, LOOK_S, LOOK_S);
+	ev_timer_start(run.loop, &run.look);
+	rpl_guest_activate(run.guest, run.state_fd, run.state_len);
+}
+
 static void take_over(EV_P_ ev_timer *w, int revents)
 {
 	(void)loop;
@@ -278,7 +336,7 @@ static void take_over(EV_P_ ev_timer *w, int revents)
 	(void)revents;
 	run.folded = rpl_now_ns();
 	rpl_log(RPL_LOG_INFO, "activation=begins");
-	rpl_guest_activate(run.guest, run.state_fd, run.state_len);
+	activate();
 }
 
 static void begin_ahead(const char *seconds)
@@ -293,16 +351,13 @@ static void begin_ahead(const char *seconds)
 	ev_timer_start(run.loop, &later);
 }
 
-static void stood(void)
+static void laid_out(void)
 {
 	const char *ahead = getenv("STANDBY_AHEAD");
-	struct rpl_err err = { 0 };
-	struct rpl_memory *m;
+	struct rpl_memory *m = open_memory();
 
-	run.stood = rpl_now_ns();
-	if (rpl_guest_fit(run.guest, definition(), &err) != 1)
-		die("fit", err.msg);
-	m = open_memory();
+	if (!m)
+		return;
 	run.laid_out = rpl_now_ns();
 	fill(m, UINT64_MAX);
 	rpl_memory_free(m);
@@ -317,7 +372,17 @@ static void stood(void)
 	run.folded = rpl_now_ns();
 	fill(m, run.again);
 	rpl_memory_free(m);
-	rpl_guest_activate(run.guest, run.state_fd, run.state_len);
+	activate();
+}
+
+static void stood(void)
+{
+	struct rpl_err err = { 0 };
+
+	run.stood = rpl_now_ns();
+	if (rpl_guest_fit(run.guest, definition(), &err) != 1)
+		die("fit", err.msg);
+	laid_out();
 }
 
 static void done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err)
@@ -332,8 +397,9 @@ static void done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *e
 	run.activated = rpl_now_ns();
 	rpl_log(RPL_LOG_INFO, "activation=done");
 	(void)printf("{\"replica\": \"%s\", \"pages\": %" PRIu64 ", \"stand_ms\": %u, \"lay_out_ms\": %u, \"fill_ms\": %u, "
-		     "\"again\": %zu, \"takeover_ms\": %u}\n", run.replica, rpl_xen_guest_pages(&run.layout), ms(run.began, run.stood),
-		     ms(run.stood, run.laid_out), ms(run.laid_out, run.filled), run.again, ms(run.folded, run.activated));
+		     "\"again\": %zu, \"fold_ms\": %u, \"running_ms\": %u, \"takeover_ms\": %u}\n", run.replica, rpl_xen_guest_pages(&run.layout), ms(run.began, run.stood),
+		     ms(run.stood, run.laid_out), ms(run.laid_out, run.filled), run.again, ms(run.folded, run.told),
+		     run.running ? ms(run.folded, run.running) : 0, ms(run.folded, run.activated));
 	(void)fflush(stdout);
 	ev_break(run.loop, EVBREAK_ALL);
 }
@@ -342,6 +408,8 @@ static void event(void *arg, enum rpl_guest_event e, const char *msg)
 {
 	(void)arg;
 	(void)fprintf(stderr, "standby: %s: %s\n", rpl_guest_event_name(e), msg);
+	if (e == RPL_GUEST_LAID_OUT)
+		laid_out();
 	if (e == RPL_GUEST_LOST)
 		exit(EXIT_FAILURE);
 }
@@ -384,6 +452,9 @@ int main(int argc, char **argv)
 	conf.replica = run.replica;
 	conf.helper_path = helper;
 	run.loop = ev_default_loop(0);
+	run.xc = xc_interface_open(NULL, NULL, 0);
+	if (!run.xc)
+		die("hypervisor", strerror(errno));
 	run.guest = rpl_guest_new(&conf, run.loop, done, event, NULL, &err);
 	if (!run.guest)
 		die("guest", err.msg);

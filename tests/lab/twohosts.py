@@ -269,10 +269,13 @@ class TwoHosts:
         protected_s = time.monotonic() - begin
         self.replies(PROTECTED_REPLIES, time.monotonic_ns())
         status = self.status(self.home)
+        replica = self.status(OTHER[self.home]).get("replica")
+        if replica != self.keys.get("replica", "memfd"):
+            raise LabError(f"the replica is {replica}, configured is {self.keys.get('replica', 'memfd')}")
         time.sleep(rng.uniform(0, 2 * self.keys["interval_ms"] / 1000))
         when, at, event = self.kill_home()
         verdict = self.judged(oracle.Facts(when, when, at, self.counted))
-        figures = {"kind": self.kind, "heir": self.home,
+        figures = {"kind": self.kind, "replica": replica, "heir": self.home,
                    "detection_ms": self.keys["suspect_ms"] + self.keys["takeover_delay_ms"],
                    "interval_ms": self.keys["interval_ms"], "netbuf": self.keys.get("netbuf", "plug"),
                    "kill_to_running_ms": round((at - when) / 1e6),

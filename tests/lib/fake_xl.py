@@ -2,7 +2,7 @@
 """Stands in for xl, for tests without Xen: domains are files in $FAKE_XL, named by number and holding name and state.
 
 With REPLICAD_STANDBY_FD restore is libxl and its save helper in one, as far as a keeper can see (src/guest/xen_helper.h);
-$FAKE_XL_HELPER says what it does wrong: "refuse" at once, "leave" when it has said READY.
+$FAKE_XL_HELPER says what it does wrong: "refuse" at once, "leave" when it has said READY, "die" when it waits alone.
 
 restore makes the domain, paused, and reads all of its stream into $FAKE_XL/stream.DOMID; without an end of it there is no
 domain. The name comes out of the configuration in front of the stream.
@@ -42,15 +42,37 @@ def domains():
 
 
 READY, LAYOUT, LAID_OUT, ACTIVATE, COMPLETED, FAILED = range(1, 7)
-SAY = struct.Struct("<IIIIQ216s256s")
+SAY = struct.Struct("<IIIIQQQ216s256s")
 
 
-def say(sock, kind, fds=(), reason=b"", value=0):
-    socket.send_fds(sock, [SAY.pack(kind, 9, 0, 0, value, b"", reason)], fds)
+def say(sock, kind, fds=(), reason=b"", value=0, pid=0):
+    socket.send_fds(sock, [SAY.pack(kind, 9, 0, pid, value, 0, 0, b"", reason)], fds)
 
 
-def play_helper():
-    """Until the domain is complete."""
+def memory(sock, pid=0):
+    say(sock, LAID_OUT, [os.memfd_create("privcmd"), os.memfd_create("shared")], pid=pid)
+
+
+def stay(sock, domid):
+    """What waits on when xl has ended: it makes a guest of the domain, or takes it away."""
+    memory(sock, os.getpid())
+    message, fds, _, _ = socket.recv_fds(sock, SAY.size, 4)
+    if not message or os.environ.get("FAKE_XL_HELPER") == "die":
+        os.unlink(path(domid))
+    if message and os.environ.get("FAKE_XL_HELPER") != "die":
+        keep_state(fds[0], SAY.unpack(message)[4])
+        store(domid, {**load(domid), "paused": False})
+        say(sock, COMPLETED, value=1000)
+    os._exit(0)
+
+
+def keep_state(fd, length):
+    with open(os.path.join(DIR, "state"), "wb") as f:
+        f.write(os.pread(fd, length, 0))
+
+
+def play_helper(domid):
+    """Until the domain is complete. What is to be done as soon as it is stored, or None."""
     sock = socket.socket(fileno=int(os.environ["REPLICAD_STANDBY_FD"]))
     if not os.access(os.environ["LIBXL_SAVE_HELPER"], os.X_OK):
         sys.exit("libxl: error: no helper")
@@ -63,18 +85,19 @@ def play_helper():
         message, fds, _, _ = socket.recv_fds(sock, SAY.size, 4)
         if not message:
             sys.exit("libxl: error: the keeper is gone")
-        kind, _, _, _, length, layout, _ = SAY.unpack(message)
+        kind, _, _, _, length, store_gfn, _, layout, _ = SAY.unpack(message)
         if how == "leave":
             sys.exit("libxl: error: told to leave")
         if kind == LAYOUT:
             with open(os.path.join(DIR, "layout"), "wb") as f:
                 f.write(layout)
-            say(sock, LAID_OUT, [os.memfd_create("privcmd"), os.memfd_create("shared")])
+            if store_gfn:
+                return lambda: os.fork() or stay(sock, domid)
+            memory(sock)
         elif kind == ACTIVATE:
-            with open(os.path.join(DIR, "state"), "wb") as f:
-                f.write(os.pread(fds[0], length, 0))
+            keep_state(fds[0], length)
             say(sock, COMPLETED, value=1000)
-            return
+            return None
 
 
 def receive(f, domid):
@@ -86,12 +109,12 @@ def receive(f, domid):
                 break
             out.write(part)
             end = (end + part)[-8:]
-    if "REPLICAD_STANDBY_FD" in os.environ:
-        play_helper()
+    then = play_helper(domid) if "REPLICAD_STANDBY_FD" in os.environ else None
     if os.environ.get("FAKE_XL_FAIL") == "restore-late":
         sys.exit("libxl: error: libxl_create.c:1: Domain 1: out of patience\nlibxl: consequence")
     if end != bytes(8):
         sys.exit("libxl: error: the stream ended before its end")
+    return then
 
 
 def restore(args):
@@ -111,12 +134,14 @@ def restore(args):
             sys.exit("libxl: error: domain with name \"%s\" already exists." % name)
         store(domid, {"name": name, "paused": True})
         try:
-            receive(f, domid)
+            then = receive(f, domid)
         except SystemExit:
             os.unlink(path(domid))
             raise
     store(domid, {"name": name, "paused": "-p" in flags, "monitor": "-e" not in flags,
                   "config": files[0] if len(files) > 1 else None})
+    if then:
+        then()
 
 
 def main():

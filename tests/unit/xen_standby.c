@@ -102,7 +102,12 @@ static const char create_json[] =
 	" \"b_info\": { \"max_vcpus\": 2, \"max_memkb\": 8192 },"
 	" \"nics\": [ { \"devid\": 0, \"mac\": \"00:16:3e:00:00:01\" }, { \"mac\": \"00:16:3e:00:00:02\" } ] }\n";
 static const char primary_text[] = "backend=xen\ndomain=pvh\nlayout=0x10+0x30,0x100+0x8\nmac.0=00:16:3e:00:00:01\n"
-				   "mac.1=00:16:3e:00:00:02\nvcpus=2\nxen=4.17";
+				   "mac.1=00:16:3e:00:00:02\nrings=0x101,0x104\nvcpus=2\nxen=4.17";
+/* It has a disk, which must not be opened while it waits. */
+static const char disk_json[] =
+	"{ \"c_info\": { \"type\": \"pvh\", \"name\": \"web1\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\" },"
+	" \"b_info\": { \"max_vcpus\": 2, \"max_memkb\": 8192 }, \"disks\": [ { \"vdev\": \"xvda\" } ],"
+	" \"nics\": [ { \"devid\": 0, \"mac\": \"00:16:3e:00:00:01\" }, { \"mac\": \"00:16:3e:00:00:02\" } ] }\n";
 
 static void put_create(const char *json)
 {
@@ -164,9 +169,15 @@ static struct {
 	char msg[256];
 } lost;
 
+static unsigned layouts;
+
 static void on_event(void *arg, enum rpl_guest_event event, const char *msg)
 {
 	(void)arg;
+	if (event == RPL_GUEST_LAID_OUT) {
+		layouts++;
+		return;
+	}
 	if (!lost.expected || event != RPL_GUEST_LOST)
 		fail_msg("event %d: %s", (int)event, msg);
 	lost.seen = true;
@@ -672,6 +683,9 @@ static void laid_out(struct seen *s, struct rpl_memory_desc *desc)
 	assert_int_equal(desc->provisional, 1); /* no primary has said what its memory is like */
 	(void)close(fds[0]);
 	assert_int_equal(rpl_guest_fit(s->g, primary_text, &err), 1);
+	assert_int_equal(rpl_guest_memory(s->g, desc, fds, &n, &err), -EAGAIN);
+	for (layouts = 0; !layouts;)
+		ev_run(EV_DEFAULT, EVRUN_ONCE);
 	if (rpl_guest_memory(s->g, desc, fds, &n, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(n, 2);
@@ -679,7 +693,8 @@ static void laid_out(struct seen *s, struct rpl_memory_desc *desc)
 	(void)close(fds[1]);
 }
 
-static void test_domain(void **state)
+/* Whether its devices come at the takeover or before. */
+static void becomes_guest(const char *json)
 {
 	RPL_AUTO_FREE char *told = NULL, *given = NULL;
 	RPL_AUTO_FD int fd = -1;
@@ -691,9 +706,7 @@ static void test_domain(void **state)
 	struct seen s;
 	size_t n;
 
-	(void)state;
-	if (no_helper())
-		skip();
+	put_create(json);
 	replica = "auto";
 	started(&s);
 	assert_string_equal(rpl_guest_info(s.g)->replica, "domain");
@@ -711,6 +724,58 @@ static void test_domain(void **state)
 	assert_int_equal(rpl_read_file(path, BLOB_MAX, &given, &n, &err), 0);
 	assert_int_equal(n, len);
 	leave_domain(&s);
+	put_create(create_json);
+	replica = NULL;
+}
+
+static void test_domain(void **state)
+{
+	(void)state;
+	if (no_helper())
+		skip();
+	becomes_guest(disk_json);
+	becomes_guest(create_json);
+}
+
+static void gone(void)
+{
+	char path[120];
+
+	(void)snprintf(path, sizeof(path), "%s/domain.1", domains);
+	for (unsigned i = 0; access(path, F_OK) == 0; i++) {
+		if (i == 500)
+			fail_msg("%s is still there", path);
+		(void)usleep(20000);
+	}
+}
+
+/* Nobody but its helper is left to take it away: a keeper that ends, and a helper that dies. */
+static void test_attached_domain_goes(void **state)
+{
+	RPL_AUTO_FD int fd = -1;
+	int len = make_state(&fd, false);
+	struct rpl_memory_desc desc;
+	struct rpl_err err = { 0 };
+	struct seen s;
+
+	(void)state;
+	if (no_helper())
+		skip();
+	replica = "domain";
+	started(&s);
+	if (rpl_guest_fit(s.g, "backend=xen\ndomain=pvh\nlayout=0x10+0x30\nmac.0=00:16:3e:00:00:01\nmac.1=00:16:3e:00:00:02\n"
+			  "rings=0x11,0x40\nvcpus=2\nxen=4.17", &err) != -EINVAL || !strstr(err.msg, "frame 0x40 is not in"))
+		fail_msg("%s", err.msg);
+	laid_out(&s, &desc);
+	rpl_guest_free(s.g);
+	gone();
+	(void)setenv("FAKE_XL_HELPER", "die", 1);
+	started(&s);
+	laid_out(&s, &desc);
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	ends_failed(&s, "has ended");
+	gone();
+	(void)unsetenv("FAKE_XL_HELPER");
 	replica = NULL;
 }
 
@@ -758,7 +823,7 @@ static void test_domain_is_lost(void **state)
 	started(&s);
 	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
 	lost.expected = true;
-	assert_true(rpl_guest_memory(s.g, &desc, fds, &n, &err) < 0);
+	assert_int_equal(rpl_guest_memory(s.g, &desc, fds, &n, &err), -EAGAIN);
 	while (!lost.seen)
 		ev_run(EV_DEFAULT, EVRUN_ONCE);
 	if (!strstr(lost.msg, "told to leave"))
@@ -778,7 +843,7 @@ int main(void)
 		cmocka_unit_test(test_ahead_of_another), cmocka_unit_test(test_ahead_fails),
 		cmocka_unit_test(test_ahead_alone),
 		cmocka_unit_test(test_domain),   cmocka_unit_test(test_domain_not_possible),
-		cmocka_unit_test(test_domain_is_lost),
+		cmocka_unit_test(test_domain_is_lost), cmocka_unit_test(test_attached_domain_goes),
 	};
 
 	return cmocka_run_group_tests(tests, stage_up, stage_down);
