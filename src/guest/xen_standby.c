@@ -350,6 +350,8 @@ static void no_domain(struct xen_standby *s, const struct rpl_err *why)
 		rpl_guest_op_done(s->g, r, &err);
 }
 
+static void activated(struct xen_standby *s, int r, const struct rpl_err *err);
+
 /* The last word: the domain could not be made, or it runs, or somebody took it away. */
 static void domain_over(struct xen_standby *s, int r, const struct rpl_err *err)
 {
@@ -360,11 +362,13 @@ static void domain_over(struct xen_standby *s, int r, const struct rpl_err *err)
 		why = s->over.code ? s->over : *err;
 	else if (!s->activated)
 		(void)rpl_fail(&why, -EPROTO, "the toolstack made a guest of it, and nobody had told it to");
+	if (r == 0)
+		s->g->info.life = s->domid;
 	forget_domain(s);
 	if (!waited)
 		no_domain(s, &why);
 	else if (s->activated)
-		s->activated(s->g, r, &why);
+		activated(s, r, &why);
 	else
 		rpl_guest_tell(s->g, RPL_GUEST_LOST, "the domain that was the replica is gone: %.160s", why.msg);
 }
