@@ -229,6 +229,9 @@ static int put_some(struct xen_send *s, const uint8_t **bytes, size_t *len, stru
 	}
 	if (errno == EINTR)
 		return go_on(s, err);
+	if (errno == EPIPE)
+		return rpl_fail(err, -EPIPE, "write the stream at byte %" PRIu64 ": who read it has ended; its own messages say why",
+				s->report.bytes);
 	if (errno != EAGAIN || !s->nonblock)
 		return rpl_fail_errno(err, errno, "write the stream at byte %" PRIu64, s->report.bytes);
 	r = await(s, s->fd, EV_WRITE, s->policy.stall_ms, err);

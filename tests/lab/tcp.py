@@ -10,6 +10,7 @@ import threading
 import time
 
 BYTES = 1 << 18
+LINGER_S = 10
 TRIES = 120 # half a second apart: the listener may still be starting
 QUICK_BYTES = 20 << 20
 PACE_S = 0.5    # between pieces of BYTES
@@ -67,8 +68,10 @@ def connect(host, port):
         try:
             carry(lambda n: os.read(0, n), s.send)
             s.shutdown(socket.SHUT_WR)
+            time.sleep(LINGER_S)    # who gave us bytes has ended; the other end may be out of reach
         except OSError:
-            os._exit(1)
+            pass
+        os._exit(1)
 
     threading.Thread(target=away, daemon=True).start()
     carry(s.recv, lambda data: os.write(1, data))
