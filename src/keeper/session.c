@@ -92,7 +92,8 @@ static void on_reached(struct keeper *k)
 	if (movers_running(k->movers) || start_mover(k, &err) == 0)
 		return; /* READY goes on */
 	stop_connecting(k);
-	keeper_alarm(k, err.msg);
+	if (strcmp(k->refused, err.msg) != 0) /* it is tried again at once, perhaps for hours: said once */
+		keeper_alarm(k, err.msg);
 	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
 	say_lost(k, false);
 }
