@@ -93,6 +93,26 @@ static void test_definition_refuses(void **state)
 			fail_msg("accepted: %s", bad[i]);
 }
 
+static void test_rings(void **state)
+{
+	static const char *const bad[] = {
+		"", "rings=\n", "rings=0xfeffc\n", "rings=0xfeffc,\n", "rings=0xfeffc,0xfefff,\n", "rings=0xfeffc 0xfefff\n",
+		"rings=0x0,0xfefff\n", "rings=0xfeffc,0x6000\n", "rings=0xfeffc,0xff000\n", /* the last begins the type table */
+		"rings=0xfeffc,0xffffffffffffffffffffffffffffffffffffffffffffffff\n",
+	};
+	struct rpl_ram_layout l = pvh();
+	uint64_t ring[2] = { 0 };
+	struct rpl_err err;
+
+	(void)state;
+	assert_int_equal(rpl_xen_definition_rings("layout=0x0+0x6000\nrings=0xfeffc,0xfefff\nvcpus=1\n", &l, ring, &err), 0);
+	assert_int_equal(ring[0], 0xfeffc);
+	assert_int_equal(ring[1], 0xfefff);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		if (rpl_xen_definition_rings(bad[i], &l, ring, &err) != -EINVAL)
+			fail_msg("accepted: %s", bad[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -100,6 +120,7 @@ int main(void)
 		cmocka_unit_test(test_check_refuses),
 		cmocka_unit_test(test_definition),
 		cmocka_unit_test(test_definition_refuses),
+		cmocka_unit_test(test_rings),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
