@@ -419,11 +419,11 @@ static int define(struct xen *x, int version, struct rpl_err *err)
 		return err->code;
 	if (!rpl_xen_layout_text(&i->layout, layout, sizeof(layout)))
 		return rpl_fail(err, -E2BIG, "the text of its layout");
+	if (x->kind == XEN_PVH && add_rings(x, &t, err) < 0) /* first: join() frees the lines */
+		return err->code;
 	add_line(&t, "backend=xen");
 	add_line(&t, RPL_XEN_KEY_DOMAIN "=%s", kind_name(x->kind));
 	add_line(&t, RPL_XEN_KEY_LAYOUT "=%s", layout);
-	if (x->kind == XEN_PVH && add_rings(x, &t, err) < 0)
-		return err->code;
 	if (x->kind == XEN_HVM)
 		add_line(&t, XEN_KEY_EMULATED "=%s", emulated);
 	add_line(&t, "vcpus=%u", x->vcpus);
