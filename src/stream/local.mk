@@ -27,7 +27,7 @@ dist_man_MANS += man/libreplicad-stream.3
 TESTS += tests/unit/stream-library
 EXTRA_DIST += tests/unit/stream-library tests/unit/stream_library.c tests/data/libreplicad-stream.abi
 
-noinst_HEADERS += tests/lib/stream_make.h
+noinst_HEADERS += tests/lib/stream_make.h tests/lib/hex.h
 check_PROGRAMS += tests/unit/wire_stream
 TESTS += tests/unit/wire_stream
 tests_unit_wire_stream_SOURCES = tests/unit/wire_stream.c tests/lib/stream_make.c
@@ -56,7 +56,7 @@ tests_unit_stream_legacy_SOURCES = tests/unit/stream_legacy.c tests/lib/legacy_m
 tests_unit_stream_legacy_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_stream_legacy_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS)
 
-noinst_HEADERS += tests/lib/stream_words.h
+noinst_HEADERS += tests/lib/stream_words.h tests/lib/stream_records.h
 check_PROGRAMS += tests/unit/stream_bits tests/unit/stream_golden
 TESTS += tests/unit/stream_bits tests/unit/stream_golden
 tests_unit_stream_bits_SOURCES = tests/unit/stream_bits.c tests/lib/stream_words.c

@@ -15,6 +15,7 @@
 #include <replicad/auto.h>
 #include <replicad/stream.h>
 
+#include "../lib/stream_records.h"
 #include "../lib/stream_words.h"
 
 /* ---- cut anywhere: a plain stream is never clean, a checkpointed one exactly behind its checkpoints */
@@ -138,12 +139,7 @@ static bool has_lengths(enum rpl_stream_layer layer, uint32_t type)
 static void no_record_is_without_lengths(void **state)
 {
 	(void)state;
-#define RPL_X(name, nr, ...) assert_true(has_lengths(RPL_LAYER_LIBXC, (uint32_t)(nr)));
-	RPL_LIBXC_RECORDS(RPL_X)
-#undef RPL_X
-#define RPL_X(name, nr, ...) assert_true(has_lengths(RPL_LAYER_LIBXL, (uint32_t)(nr)));
-	RPL_LIBXL_RECORDS(RPL_X)
-#undef RPL_X
+	assert_has_every_record(has_lengths);
 }
 
 /* ---- flipped bits */

@@ -14,6 +14,9 @@
 #include <replicad/auto.h>
 #include <replicad/stream.h>
 
+#include "../lib/hex.h"
+#include "../lib/stream_records.h"
+
 #define BYTES_MAX 8192
 #define NUMBERS 6
 #define FILL 0xaa /* what pages hold */
@@ -74,26 +77,9 @@ static const struct golden golden[] = {
 	{ LIBXL(CHECKPOINT_STATE), "05000000 04000000 03000000 00000000", 0, { 3 } },
 };
 
-static size_t from_hex(const char *hex, uint8_t *ret)
-{
-	size_t n = 0;
-
-	for (; hex && *hex; hex++) {
-		unsigned v;
-
-		if (*hex == ' ')
-			continue;
-		assert_int_equal(sscanf(hex, "%2x", &v), 1);
-		assert_true(n < BYTES_MAX);
-		ret[n++] = (uint8_t)v;
-		hex++;
-	}
-	return n;
-}
-
 static size_t golden_bytes(const struct golden *g, const char *hex, uint8_t *ret)
 {
-	size_t n = from_hex(hex, ret);
+	size_t n = from_hex(hex, ret, BYTES_MAX);
 
 	memset(ret + n, FILL, g->fill);
 	return n + g->fill;
@@ -363,12 +349,7 @@ static bool has_golden(enum rpl_stream_layer layer, uint32_t type)
 static void no_record_is_without_golden_bytes(void **state)
 {
 	(void)state;
-#define RPL_X(name, nr, ...) assert_true(has_golden(RPL_LAYER_LIBXC, (uint32_t)(nr)));
-	RPL_LIBXC_RECORDS(RPL_X)
-#undef RPL_X
-#define RPL_X(name, nr, ...) assert_true(has_golden(RPL_LAYER_LIBXL, (uint32_t)(nr)));
-	RPL_LIBXL_RECORDS(RPL_X)
-#undef RPL_X
+	assert_has_every_record(has_golden);
 }
 
 int main(void)

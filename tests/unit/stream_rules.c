@@ -360,6 +360,21 @@ static void page_table_entries_must_resolve(void **state)
 	}
 }
 
+/* Completes a PV stream behind its pages with this vCPU, and has page types judged, too. */
+static struct seen judge_with_vcpu(struct rpl_out *o, const uint8_t *basic, uint32_t len)
+{
+	uint8_t room[1024 / 2] = { 0 }; /* half a byte for each pfn of the p2m */
+	struct seen s;
+
+	put_shared(o);
+	rpl_stream_put_vcpu(o, RPL_LIBXC_X86_PV_VCPU_BASIC, 0, basic, len);
+	rpl_stream_put_record(o, RPL_LIBXC_END, NULL, 0);
+	types = room;
+	s = judge(XC, o->len, false);
+	types = NULL;
+	return s;
+}
+
 /* Pages: 1 ordinary, 2 a pinned L4 table, 3 an L3 table, 4 broken, 5 ordinary; 6 never in the stream; 7 and 8 the p2m. */
 static void what_a_vcpu_names_must_be_there(void **state)
 {
@@ -378,23 +393,18 @@ static void what_a_vcpu_names_must_be_there(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
-		uint8_t basic[RPL_PV_BASIC_64] = { 0 }, room[1024] = { 0 };
+		uint8_t basic[RPL_PV_BASIC_64] = { 0 };
 		struct rpl_out o = rpl_out(stream, sizeof(stream));
 		struct seen s;
 
 		o.len = build("I3 DP V8 S F");
 		rpl_stream_put_page_data(&o, descs, RPL_ARRAY_LEN(descs), where);
-		put_shared(&o);
 		memcpy(basic + 616, &cases[i].start_info, 8);
 		memcpy(basic + 4984 + 24, &cases[i].cr3, 8);
 		memcpy(basic + 4984 + 8, &cases[i].cr1, 8);
 		memcpy(basic + 4960, &cases[i].ents, 8);
 		memcpy(basic + 4832, &cases[i].gdt, 8);
-		rpl_stream_put_vcpu(&o, RPL_LIBXC_X86_PV_VCPU_BASIC, 0, basic, sizeof(basic));
-		rpl_stream_put_record(&o, RPL_LIBXC_END, NULL, 0);
-		types = room;
-		s = judge(XC, o.len, false);
-		types = NULL;
+		s = judge_with_vcpu(&o, basic, sizeof(basic));
 		if (s.total != (cases[i].rule != SHOULD_BE_CLEAN) || s.count[cases[i].rule] != s.total)
 			fail_msg("case %zu: %s", i, s.total ? s.first : "nothing found");
 	}
@@ -412,19 +422,14 @@ static void the_cr3_of_a_32_bit_guest_is_folded(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
-		uint8_t basic[RPL_PV_BASIC_32] = { 0 }, room[1024] = { 0 };
+		uint8_t basic[RPL_PV_BASIC_32] = { 0 };
 		struct rpl_out o = rpl_out(stream, sizeof(stream));
 		struct seen s;
 
 		o.len = build("I3 DP V4 S F4");
 		rpl_stream_put_page_data(&o, descs, RPL_ARRAY_LEN(descs), where);
-		put_shared(&o);
 		memcpy(basic + 2716 + 12, &cases[i].cr3, 4);
-		rpl_stream_put_vcpu(&o, RPL_LIBXC_X86_PV_VCPU_BASIC, 0, basic, sizeof(basic));
-		rpl_stream_put_record(&o, RPL_LIBXC_END, NULL, 0);
-		types = room;
-		s = judge(XC, o.len, false);
-		types = NULL;
+		s = judge_with_vcpu(&o, basic, sizeof(basic));
 		if (s.total != cases[i].findings || s.count[RPL_RULE_VCPU_FRAMES] != s.total)
 			fail_msg("CR3 0x%x: %s", cases[i].cr3, s.total ? s.first : "nothing found");
 	}
@@ -442,19 +447,14 @@ static void the_frames_of_the_p2m_must_be_there(void **state)
 	(void)state;
 	for (size_t i = 0; i < RPL_ARRAY_LEN(cases); i++) {
 		static const uint64_t named[] = { 0, 0xc000000000000001 };
-		uint8_t basic[RPL_PV_BASIC_64] = { [4984 + 25] = 0x10 }, room[1024] = { 0 };
+		uint8_t basic[RPL_PV_BASIC_64] = { [4984 + 25] = 0x10 };
 		struct rpl_out o = rpl_out(stream, sizeof(stream));
 		struct seen s;
 
 		o.len = build("I3 DP V8 S F");
 		rpl_stream_put_page_data(&o, named, 2, where);
 		rpl_stream_put_page_data(&o, cases[i].descs, 2, where);
-		put_shared(&o);
-		rpl_stream_put_vcpu(&o, RPL_LIBXC_X86_PV_VCPU_BASIC, 0, basic, sizeof(basic));
-		rpl_stream_put_record(&o, RPL_LIBXC_END, NULL, 0);
-		types = room;
-		s = judge(XC, o.len, false);
-		types = NULL;
+		s = judge_with_vcpu(&o, basic, sizeof(basic));
 		if (s.total != cases[i].findings || s.count[RPL_RULE_P2M_PAGES] != s.total)
 			fail_msg("case %zu: %s", i, s.total ? s.first : "nothing found");
 	}

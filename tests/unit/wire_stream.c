@@ -15,26 +15,10 @@
 #include <replicad/auto.h>
 #include <replicad/stream.h>
 
+#include "../lib/hex.h"
 #include "../lib/stream_make.h"
 
 static uint8_t stream[8 << 20];
-
-static size_t from_hex(const char *hex, uint8_t *ret, size_t cap)
-{
-	size_t n = 0;
-
-	for (; *hex; hex++) {
-		unsigned v;
-
-		if (*hex == ' ')
-			continue;
-		assert_int_equal(sscanf(hex, "%2x", &v), 1);
-		assert_true(n < cap);
-		ret[n++] = (uint8_t)v;
-		hex++;
-	}
-	return n;
-}
 
 static void assert_golden(const struct rpl_out *o, const char *what, const char *hex)
 {
