@@ -651,11 +651,14 @@ static void on_spoke(EV_P_ ev_io *w, int revents)
 
 static int begin_building(struct xen_standby *s, bool ahead, struct rpl_err *err);
 
+/* A program that has just ended cannot be told: its last line says why, and comes. */
 static int say_go(struct xen_standby *s, struct rpl_err *err)
 {
 	const struct xen_build_say m = { .kind = XEN_BUILD_GO };
 	int r = rpl_send_fds(s->word, &m, sizeof(m), NULL, 0);
 
+	if (r == -EPIPE || r == -ECONNRESET)
+		return 0;
 	return r < 0 ? rpl_fail_errno(err, -r, "%s: tell " XEN_RESTORE_PROGRAM " to go on", s->g->conf.name) : 0;
 }
 
