@@ -23,10 +23,10 @@
 	X(ACKED)    /* primary: the ack was decoded (s5) */                    \
 	X(RELEASED) /* primary: its output has left */                         \
 	X(RECEIVED) /* backup: whole, verified, staged (s4) */                 \
-	X(FOLDED)   /* backup: the replica holds it (s8) */               \
-	X(SUSPENDED) /* primary: the guest stands still */                  \
-	X(SEALED)   /* primary: its output up to there is told apart */     \
-	X(SAVED)    /* primary: dirty set and device state are known */     \
+	X(FOLDED)   /* backup: the replica holds it (s8) */                    \
+	X(SUSPENDED) /* primary: the guest stands still */                     \
+	X(SEALED)   /* primary: its output up to there is told apart */        \
+	X(SAVED)    /* primary: dirty set and device state are known */        \
 	X(TOLD)     /* primary: the guest was told to go on */
 
 enum rpl_trace_step {

@@ -7,6 +7,15 @@ replicad_keeper_SOURCES = src/keeper/main.c src/keeper/keeper.h src/keeper/shell
 	src/keeper/programs.c src/keeper/programs.h src/keeper/remains.c src/keeper/adopt.c src/keeper/roles.c src/keeper/interfaces.c src/keeper/listener.c src/keeper/ahead.c
 replicad_keeper_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 replicad_keeper_LDFLAGS = $(RPL_PIE_LDFLAGS)
-replicad_keeper_LDADD = failover/core/libcore.la failover/arbiter/libarbiter.la netbuf/libnetbuf.la disk/libdisk.la \
+replicad_keeper_LDADD = src/keeper/liblead.la failover/core/libcore.la failover/arbiter/libarbiter.la netbuf/libnetbuf.la disk/libdisk.la \
 	src/guest/libguest.la src/replica/libreplica.la src/guest/libmemory.la src/engine/libmovermsg.la \
 	src/base/libbase.la $(JANSSON_LIBS) $(EV_LIBS)
+
+noinst_LTLIBRARIES += src/keeper/liblead.la
+src_keeper_liblead_la_SOURCES = src/keeper/lead.c src/keeper/lead.h
+
+check_PROGRAMS += tests/unit/lead
+TESTS += tests/unit/lead
+tests_unit_lead_SOURCES = tests/unit/lead.c
+tests_unit_lead_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_lead_LDADD = src/keeper/liblead.la $(CMOCKA_LIBS)

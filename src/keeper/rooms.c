@@ -1,5 +1,6 @@
 /* rooms.c - the rooms that a keeper drives, and what they answer: guest, output, disk, arbiter, mover */
 #include "keeper.h"
+#include "lead.h"
 #include "programs.h"
 
 #include <errno.h>
@@ -14,8 +15,6 @@
 #include <replicad/process.h>
 
 #define LEARN_SPARE 4          /* places that are left for what the core and operators ask */
-#define LEAD_SMOOTH 4          /* a checkpoint counts for a quarter in what a handshake takes */
-#define LEAD_LEFT 4            /* see learn_lead() */
 #define NETBUF_RETRY_MS 200    /* the buffer's process is gone: look for a new one this often */
 
 /* ---- the guest */
@@ -75,16 +74,6 @@ void keeper_pursue(struct keeper *k)
 	}
 }
 
-/* A guest that is asked to stand still, as Xen's are, runs on until it does: the interval ends when it stands, so it is asked as
- * much earlier as it took of late. Never so early that it would have less than a quarter of the interval to itself before. */
-static void learn_lead(struct keeper *k, const struct checkpoint_times *t)
-{
-	uint64_t interval = k->conf.core.interval_ns, most = interval - interval / LEAD_LEFT;
-
-	k->handshake_ns = k->handshake_ns ? k->handshake_ns - k->handshake_ns / LEAD_SMOOTH + t->pause / LEAD_SMOOTH : t->pause;
-	k->core.conf.interval_ns = interval - (k->handshake_ns < most ? k->handshake_ns : most);
-}
-
 static void trace_capture(struct keeper *k, const struct checkpoint_times *t)
 {
 	uint64_t suspended = t->begun_ns + t->pause;
@@ -117,7 +106,7 @@ static void on_captured(void *arg, enum checkpoint_kind kind, const struct check
 		k->checkpoints++;
 		k->dirty_pages_sum += t->pages;
 		trace_capture(k, t);
-		learn_lead(k, t);
+		k->core.conf.interval_ns = lead_learn(&k->handshake_ns, t->pause, k->conf.core.interval_ns);
 		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S3);
 		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_CAPTURED,
 						     .u.captured = { .epoch = t->epoch, .resumed_ns = t->resumed_ns } });
