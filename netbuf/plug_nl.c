@@ -39,7 +39,6 @@ static int on_valid(struct nl_msg *m, void *arg)
 {
 	struct plug_nl *nl = arg;
 	const struct nlmsghdr *h = nlmsg_hdr(m);
-
 	uint32_t i = asked(nl, h->nlmsg_seq);
 
 	if (i < nl->n && nl->ask[i].take)

@@ -66,9 +66,8 @@ static int options(struct receive *rx, int argc, char **argv)
 		{ "silence", required_argument, NULL, 't' }, { "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
-	unsigned long mib = STAGING_MIB, seconds = SILENCE_S;
-	char *end;
-	int o;
+	json_int_t mib = STAGING_MIB, seconds = SILENCE_S;
+	int o, r;
 
 	while ((o = getopt_long(argc, argv, "rpeS:t:h", longs, NULL)) != -1) {
 		switch (o) {
@@ -82,14 +81,14 @@ static int options(struct receive *rx, int argc, char **argv)
 			rx->no_monitor = true;
 			break;
 		case 'S':
-			mib = strtoul(optarg, &end, 10);
-			if (end == optarg || *end || mib == 0 || mib > STAGING_MIB_MAX)
-				return rpl_cli_usage("receive", "--staging %s: expected 1 to %u", optarg, STAGING_MIB_MAX);
+			r = rpl_cli_number("receive", "staging", optarg, 1, STAGING_MIB_MAX, &mib);
+			if (r)
+				return r;
 			break;
 		case 't':
-			seconds = strtoul(optarg, &end, 10);
-			if (end == optarg || *end || seconds > SILENCE_S_MAX)
-				return rpl_cli_usage("receive", "--silence %s: expected 0 to %u", optarg, SILENCE_S_MAX);
+			r = rpl_cli_number("receive", "silence", optarg, 0, SILENCE_S_MAX, &seconds);
+			if (r)
+				return r;
 			break;
 		case 'h':
 			usage();
