@@ -129,7 +129,7 @@ static void look_again(struct xen *x)
 		x->asked = false;
 		if (g->busy && g->op == RPL_GUEST_PAUSE && !ev_is_pending(&g->finish))
 			suspended(x);
-	} else if (d.shutdown && !x->wanted && g->phase == RPL_GP_LIVE && g->info.running) {
+	} else if (d.shutdown && !x->wanted && g->info.running) { /* also while we still attach to it: asked by whoever was killed */
 		resume_late(x);
 	}
 }
