@@ -36,6 +36,7 @@
 #define RPL_KEEPER_FAULTS(X)                                                                                \
 	/* the primary's keeper */                                                                            \
 	X(DIE_KEEPER_S0, "die_keeper_s0")             /* the epoch ends: the guest is about to be paused */   \
+	X(DIE_KEEPER_S0_ASKED, "die_keeper_s0_asked") /* the guest was asked to stand still, and may not yet */ \
 	X(DIE_KEEPER_S1, "die_keeper_s1")             /* the guest is paused, nothing is sealed */            \
 	X(DIE_KEEPER_S1_SEALED, "die_keeper_s1_sealed") /* output sealed, device state saved, no page staged */ \
 	X(DIE_KEEPER_S2, "die_keeper_s2")             /* staged, and the guest still paused */                \

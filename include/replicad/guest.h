@@ -85,6 +85,7 @@ struct rpl_guest_info {
 	uint64_t ram_bytes;
 	bool running;
 	bool paused_by_us;             /* found paused, and the note in run_dir says that we paused it */
+	uint64_t paused_ns;            /* and since when (rpl_now_ns()), if so; else 0 */
 	uint64_t life;                 /* which of its lives, where no process tells that: a Xen domain's number; else 0 */
 	struct rpl_ram_layout layout;
 	/* The comparable definition: sorted "key=value" lines, printable ASCII, NUL-terminated. Equal texts mean

@@ -180,6 +180,7 @@ static void phase_after(struct rpl_guest *g, enum rpl_guest_op op)
 	if (op == RPL_GUEST_RESUME || op == RPL_GUEST_ACTIVATE) {
 		g->info.running = true;
 		g->info.paused_by_us = false;
+		g->info.paused_ns = 0;
 	}
 }
 

@@ -8,15 +8,15 @@
 #include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/clock.h>
 #include <replicad/process.h>
 
-
-#define NOTE_MAGIC "rplPAUS1"
+#define NOTE_MAGIC "rplPAUS2"
 
 struct note_page {
 	char magic[8];
 	uint64_t pid, start_time;
-	uint32_t paused;
+	uint64_t paused_ns; /* 0: it is not */
 };
 
 int note_open(struct note *n, const char *run_dir, const char *name, struct rpl_err *err)
@@ -46,21 +46,27 @@ bool note_claim(struct note *n, pid_t pid)
 bool note_claim_id(struct note *n, uint64_t id, uint64_t which)
 {
 	struct note_page now = { .magic = NOTE_MAGIC, .pid = id, .start_time = which };
-	bool paused;
 
 	if (!n->page)
 		return false;
-	paused = memcmp(n->page->magic, now.magic, sizeof(now.magic)) == 0 && n->page->pid == now.pid &&
-		 n->page->start_time == now.start_time && n->page->paused;
-	now.paused = paused;
+	if (memcmp(n->page->magic, now.magic, sizeof(now.magic)) == 0 && n->page->pid == now.pid &&
+		 n->page->start_time == now.start_time)
+		now.paused_ns = n->page->paused_ns;
 	*n->page = now;
-	return paused;
+	return now.paused_ns != 0;
 }
 
 void note_set(struct note *n, bool paused)
 {
-	if (n->page)
-		n->page->paused = paused;
+	if (n->page && !paused)
+		n->page->paused_ns = 0;
+	else if (n->page && !n->page->paused_ns)
+		n->page->paused_ns = rpl_now_ns();
+}
+
+uint64_t note_since(const struct note *n)
+{
+	return n->page ? n->page->paused_ns : 0;
 }
 
 void note_close(struct note *n, bool remove)

@@ -26,6 +26,7 @@ bool note_claim(struct note *n, pid_t pid);
 /* The same for a domain, known by its number and half its uuid. */
 bool note_claim_id(struct note *n, uint64_t id, uint64_t which);
 void note_set(struct note *n, bool paused);
+uint64_t note_since(const struct note *n); /* rpl_now_ns() when that was set; 0 if it is not */
 /* Close; `remove`: the note has no more to say. Accepts one that was never opened. */
 void note_close(struct note *n, bool remove);
 

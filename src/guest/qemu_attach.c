@@ -37,6 +37,7 @@ static void finish(struct qemu *q)
 	}
 	free(g->info.definition);
 	info.paused_by_us = g->info.paused_by_us;
+	info.paused_ns = g->info.paused_ns;
 	g->info = info;
 	if (g->op == RPL_GUEST_LOOK) {
 		rpl_guest_op_done(g, 0, NULL);
@@ -44,6 +45,7 @@ static void finish(struct qemu *q)
 	}
 	g->info.paused_by_us = note_claim(&q->note, pid) && !g->info.running;
 	note_set(&q->note, g->info.paused_by_us);
+	g->info.paused_ns = note_since(&q->note);
 	if (g->op == RPL_GUEST_STANDBY) {
 		qemu_standby_inspected(q);
 		return;

@@ -277,6 +277,7 @@ static int attach(struct xen *x, struct rpl_err *err)
 	memcpy(&half, g->info.uuid.b, sizeof(half));
 	g->info.paused_by_us = note_claim_id(&x->note, x->domid, half) && !g->info.running;
 	note_set(&x->note, g->info.paused_by_us);
+	g->info.paused_ns = note_since(&x->note);
 	x->wanted = g->info.paused_by_us;
 	x->xs_saw = true; /* what was before is not known */
 	x->attached = true;

@@ -98,6 +98,8 @@ void checkpoint_begin(struct checkpoint *c, uint64_t epoch, enum checkpoint_kind
 	c->step_began_ns = rpl_now_ns();
 	c->times = (struct checkpoint_times){ .epoch = epoch, .begun_ns = c->step_began_ns };
 	rpl_guest_pause(c->guest);
+	if (kind != CHECKPOINT_HOLD)
+		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S0_ASKED);
 }
 
 bool checkpoint_busy(const struct checkpoint *c)

@@ -175,6 +175,7 @@ struct keeper {
 	bool guest_busy;          /* an operation that is not the checkpoint's is under way */
 	bool killing;             /* ... and it is the last one of this handle */
 	bool paused;              /* by us, outside a checkpoint */
+	uint64_t left_paused_ns;  /* since then the guest stands still, left so by the keeper before; 0: it does not */
 	bool paused_by_others;    /* no checkpoint is taken: it would resume what somebody wants paused */
 	bool changed;             /* since the look under way began */
 	bool netbuf_here;
@@ -274,6 +275,7 @@ void keeper_attach(struct keeper *k);
 
 /* life.c: what happens to the guest by its own or by other hands */
 void life_on_event(void *arg, enum rpl_guest_event event, const char *msg);
+void life_on_left_paused(struct keeper *k); /* the guest runs again: say how long it stood, if the keeper before left it so */
 void life_look(struct keeper *k); /* the guest is free: inspect it anew */
 void life_on_looked(struct keeper *k, int r, const struct rpl_err *err);
 

@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <replicad/clock.h>
+#include <replicad/log.h>
+
 static void paused_by_others(struct keeper *k, const char *msg)
 {
 	char said[320];
@@ -81,6 +84,19 @@ void life_on_event(void *arg, enum rpl_guest_event event, const char *msg)
 	case RPL_GUEST_NEVENTS:
 		break;
 	}
+}
+
+void life_on_left_paused(struct keeper *k)
+{
+	uint64_t stood_ms = (rpl_now_ns() - k->left_paused_ns) / RPL_MS;
+
+	if (!k->left_paused_ns)
+		return;
+	k->left_paused_ns = 0;
+	rpl_log(RPL_LOG_INFO, "vm=%s guest=resumed stood_ms=%llu reason=\"the keeper before left it paused\"", k->conf.vm,
+		(unsigned long long)stood_ms);
+	keeper_tell(k, "guest", json_pack("{s:s, s:s, s:I}", "reason", "resumed", "message", "the keeper before left it paused",
+					  "stood_ms", (json_int_t)stood_ms));
 }
 
 void life_look(struct keeper *k)

@@ -148,6 +148,7 @@ static void on_attached(struct keeper *k, int r, const struct rpl_err *err)
 		return;
 	}
 	k->guest_here = k->guest_process = true;
+	k->left_paused_ns = rpl_guest_info(k->guest)->paused_ns;
 	if (keeper_interfaces(k, rpl_guest_info(k->guest), &mine) < 0) {
 		keeper_refuse(k, &mine);
 		return;
@@ -222,6 +223,8 @@ static void on_guest_done(void *arg, enum rpl_guest_op op, int r, const struct r
 		break;
 	case RPL_GUEST_PAUSE:
 	case RPL_GUEST_RESUME:
+		if (r == 0 && op == RPL_GUEST_RESUME)
+			life_on_left_paused(k);
 		if (r == 0)
 			k->paused = op == RPL_GUEST_PAUSE;
 		else

@@ -448,6 +448,7 @@ KINDS += [
     _mover(BACKUP, "die_at_s4_sealed", "the backup's mover dies with an epoch sealed, the keeper not told"),
     _mover(BACKUP, "cut_at_s4", "the backup's mover cuts the connection instead of sending an ack", SAME),
     _keeper(PRIMARY, "die_keeper_s0", "the primary's keeper dies when an epoch ends", EITHER),
+    _keeper(PRIMARY, "die_keeper_s0_asked", "the primary's keeper dies when it has asked the guest to stand still", EITHER),
     _keeper(PRIMARY, "die_keeper_s1", "the primary's keeper dies with the guest paused, nothing sealed", EITHER),
     _keeper(PRIMARY, "die_keeper_s1_sealed", "the primary's keeper dies with the guest paused, sealed and saved", EITHER),
     _keeper(PRIMARY, "die_keeper_s2", "the primary's keeper dies with the guest paused, its pages staged", EITHER),

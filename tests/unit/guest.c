@@ -419,16 +419,22 @@ static void the_note_speaks_about_one_process_only(void **state)
 {
 	struct note n = { .page = NULL };
 	char dir[] = "/tmp/rpl-note-XXXXXX";
+	uint64_t before = rpl_now_ns(), since;
 
 	(void)state;
 	assert_non_null(mkdtemp(dir));
 	assert_int_equal(note_open(&n, dir, "web1", NULL), 0);
 	assert_false(note_claim(&n, getpid()));
 	note_set(&n, true);
+	since = note_since(&n);
+	assert_in_range(since, before, rpl_now_ns());
 	note_close(&n, false); /* we crash */
 	assert_int_equal(note_open(&n, dir, "web1", NULL), 0);
 	assert_true(note_claim(&n, getpid()));
+	note_set(&n, true); /* paused by us still */
+	assert_int_equal(note_since(&n), since);
 	assert_false(note_claim(&n, getppid()));
+	assert_int_equal(note_since(&n), 0);
 	assert_false(note_claim(&n, getpid())); /* the other one's claim took it over */
 	note_close(&n, true);
 	assert_int_equal(rmdir(dir), 0);

@@ -25,6 +25,7 @@
 #include <ev.h>
 
 #include <replicad/auto.h>
+#include <replicad/clock.h>
 #include <replicad/guest.h>
 #include <replicad/io.h>
 #include <replicad/log.h>
@@ -405,11 +406,13 @@ static void a_keeper_dies(void)
 {
 	struct side s;
 	pid_t pid = start_qemu("p");
+	uint64_t before = rpl_now_ns();
 
 	in_a_child(attach_and_pause);
 	make(&s, "p", in_dir(1, "p.qmp"), NULL, 0);
 	must(&s, rpl_guest_attach, "attach");
 	check(!rpl_guest_info(s.g)->running && rpl_guest_info(s.g)->paused_by_us, "found paused by us");
+	check(rpl_guest_info(s.g)->paused_ns > before && rpl_guest_info(s.g)->paused_ns < rpl_now_ns(), "and since when");
 	must(&s, rpl_guest_resume, "resume");
 	check(rpl_guest_info(s.g)->running && !rpl_guest_info(s.g)->paused_by_us, "it runs");
 	rpl_guest_free(s.g);
