@@ -7,7 +7,8 @@ import time
 from labhost import LabError
 from twohosts import OTHER, PROTECT_S, TwoHosts, oracle, state_is
 
-GOES_ON_S = 60          # the guest answers again: stated in replicad-xen(7)
+GOES_ON_S = 60          # the guest answers again
+STOOD_MAX_MS = 30000    # a guest left in a pause, until the next keeper has it go on; see replicad-xen(7)
 REPLIES = 10
 QUIET_EPOCHS = 3
 MIGRATION_BANNER = "xl migration receiver ready, send binary domain data.\\n"
@@ -28,14 +29,13 @@ def expect(what, got, wanted):
         raise LabError(f"{what}: {got!r}, not {wanted!r}")
 
 
-def silence_ms(pair, when, what):
-    """The time without a reply that contains this moment; the next one must come in time."""
-    pair.replies(1, when, GOES_ON_S)
-    times = [r["t"] for r in pair.client.poll() if r["e"] == "recv"]
-    before, after = max(t for t in times if t < when), min(t for t in times if t >= when)
-    if after - when > GOES_ON_S * 1e9:
-        raise LabError(f"{what}: the guest answered again after {(after - when) / 1e9:.1f} s")
-    return round((after - before) / 1e6)
+def silence_ms(pair, begin, end, what):
+    """The longest time without a reply between these two moments."""
+    times = [begin] + [r["t"] for r in pair.client.poll() if r["e"] == "recv" and begin <= r["t"] <= end] + [end]
+    longest = max(b - a for a, b in zip(times, times[1:]))
+    if longest > GOES_ON_S * 1e9:
+        raise LabError(f"{what}: the guest answered nothing for {longest / 1e9:.1f} s")
+    return round(longest / 1e6)
 
 
 def takeovers(pair):
@@ -106,30 +106,72 @@ def chapter_trace(pair):
 
 # ---- processes
 
+PAUSES = (("keeper_asked", "die_keeper_s0_asked"), ("keeper_sealed", "die_keeper_s1_sealed"), ("keeper_staged", "die_keeper_s2"),
+          ("mover_staged", "die_at_s2"))
+
+
+def stood_ms(pair, host):
+    """How long the guest stood still, each time that a new keeper found it left in a pause: from its log."""
+    lines = pair.lab.sh(host, f"grep -h guest=resumed /run/replicad/vm/{pair.name}/*.log || true").splitlines()
+    return [int(re.search(r"stood_ms=(\d+)", line).group(1)) for line in lines]
+
+
+def killed_in_a_pause(pair, name, point):
+    home, begin, since = pair.home, time.monotonic_ns(), pair.events_now(pair.home)
+    keeper_fault(pair, home, point)     # it dies where it stands, and the guest is suspended there
+    pair.events[home].wait(f"{name} dead", lambda e: e["event"] == "keeper-died" or "mover" in name and e["event"] == "state" and
+                           e["from"] == "P_PROTECTED", EVENT_S, since)
+    protected_again(pair, since)
+    return silence_ms(pair, begin, time.monotonic_ns(), name)
+
+
 def chapter_processes(pair):
-    """Keeper and mover die inside a pause; so does the backup's keeper, at any time; the agent dies and comes back."""
-    figures, home, taken = {}, pair.home, takeovers(pair)
-    for name, point in (("keeper", "die_keeper_s2"), ("keeper_sealed", "die_keeper_s1_sealed"), ("mover", "die_at_s2")):
-        pair.replies(REPLIES, time.monotonic_ns())
-        since = pair.events_now(home)
-        keeper_fault(pair, home, point)     # it dies where it stands, and the guest is suspended there
-        when, _ = pair.events[home].wait(f"{name} dead", lambda e, n=name: e["event"] == "keeper-died" or
-                                         n == "mover" and e["event"] == "state" and e["from"] == "P_PROTECTED", EVENT_S, since)
-        figures[f"{name}_silence_ms"] = silence_ms(pair, when, name)
-        protected_again(pair, since)
-    since = pair.events_now(home)           # with a Xen replica goes its keeper's end: nobody's word is needed for another one
+    """Keeper and mover die inside a pause; so does the backup's keeper, at any time; the agent dies, checkpoints are made without it, and
+    it comes back."""
+    home, taken = pair.home, takeovers(pair)
+    pair.replies(REPLIES, time.monotonic_ns())
+    figures = {f"{name}_silence_ms": killed_in_a_pause(pair, name, point) for name, point in PAUSES}
+    figures["stood_ms"] = stood_ms(pair, home)
+    # asked only, it may not stand still yet when the next keeper looks; with a dead mover the keeper is there
+    if not 2 <= len(figures["stood_ms"]) <= 3 or max(figures["stood_ms"]) > STOOD_MAX_MS:
+        raise LabError(f"a guest left in a pause, by 3 dead keepers, stood for {figures['stood_ms']} ms")
+    begin, since = time.monotonic_ns(), pair.events_now(home)   # with a Xen replica goes its keeper's end: nobody's word is needed
     pair.lab.sh(OTHER[home], "kill -9 $(pidof replicad-keeper)")
     when, _ = pair.events[home].wait("the backup's keeper dead", lambda e: e["event"] == "state" and e["from"] == "P_PROTECTED",
                                      EVENT_S, since)
     figures["backup_keeper_protected_again_s"] = round((pair.wait_protected(since) - when) / 1e9, 1)
+    figures["backup_keeper_silence_ms"] = silence_ms(pair, begin, time.monotonic_ns(), "the backup's keeper")
+    begin = time.monotonic_ns()
     pair.lab.sh(home, "kill -9 $(pidof replicad)")
-    now = time.monotonic_ns()
-    pair.replies(REPLIES, now)
-    figures["agent_silence_ms"] = silence_ms(pair, now, "agent")
+    pair.replies(REPLIES, time.monotonic_ns())      # each was held until its epoch was acked
+    figures["agent_silence_ms"] = silence_ms(pair, begin, time.monotonic_ns(), "agent")
     pair.events.pop(home).close()
     pair.start_agent(home)
     expect("state after the agent's return", pair.status(home).get("state"), "P_PROTECTED")
     expect("takeovers", takeovers(pair), taken)
+    return figures
+
+
+def chapter_orphaned(pair):
+    """Agent and keeper die, within a pause, and nobody starts them again: the backup takes over, and what stood there is removed when an
+    agent comes."""
+    home, heir = pair.home, OTHER[pair.home]
+    pair.replies(REPLIES, time.monotonic_ns())
+    since, begin = pair.events_now(heir), time.monotonic_ns()
+    pair.lab.sh(home, "kill -9 $(pidof replicad)")
+    keeper_fault(pair, home, "die_keeper_s2")
+    pair.home = heir
+    when, _ = pair.events[heir].wait("takeover", lambda e: e["event"] == "takeover", EVENT_S, since)
+    pair.replies(REPLIES, when)
+    figures = {"takeover_after_ms": round((when - begin) / 1e6), "silence_ms": silence_ms(pair, begin, time.monotonic_ns(), "orphaned")}
+    expect(f"domains on {home}, where nobody lives who could end it", pair.running(home), [pair.name])
+    pair.events.pop(home).close()
+    since, begin = pair.events_now(heir), time.monotonic_ns()
+    pair.start_agent(home)
+    until(pair, f"the domain on {home} is gone", lambda: not pair.running(home), EVENT_S)
+    figures["removed_after_ms"] = round((time.monotonic_ns() - begin) / 1e6)
+    protected_again(pair, since)
+    expect(f"domains that run on {heir}", pair.running(heir), [pair.name])
     return figures
 
 
@@ -160,14 +202,15 @@ def chapter_switchover(pair):
     figures = {"silence_ms": [], "blackout_ms": [], "protected_again_s": []}
     for _ in range(2):
         home, heir = pair.home, OTHER[pair.home]
-        since, begin, now = pair.events_now(heir), time.monotonic(), time.monotonic_ns()
+        since, told, begin, now = pair.events_now(heir), pair.events_now(home), time.monotonic(), time.monotonic_ns()
         done = json.loads(pair.replicad(home, "failover", "--json", pair.name))
         expect("the switchover's outcome", done["outcome"], "done")
         pair.home = heir
         pair.events[heir].wait("takeover", lambda e: e["event"] == "takeover", EVENT_S, since)
         pair.replies(1, time.monotonic_ns())
         figures["silence_ms"].append(pair.gap_ms(now))
-        figures["blackout_ms"].append(round(done.get("blackout_us", 0) / 1000))     # 0: the heir had not said it yet
+        _, event = pair.events[home].wait("how long it stood still", lambda e: e["event"] == "switchover", EVENT_S, told)
+        figures["blackout_ms"].append(round(event["blackout_us"] / 1000))
         protected_again(pair, since)
         figures["protected_again_s"].append(round(time.monotonic() - begin, 1))
         expect(f"domains that run on {home}", pair.running(home), [])
@@ -270,8 +313,7 @@ def chapters(lab, kind, figures, names, last_end=None):
             figures[name] = CHAPTERS[name](pair)
             figures[name]["seconds"] = round(time.monotonic() - begin)
             print(f"lab/{name}-{kind}: {json.dumps(figures[name])}", flush=True)
-        last = time.monotonic_ns()
-        verdict = pair.judged(oracle.Facts(first, first, last, pair.counted))
+        verdict = pair.judged(oracle.Facts(first, first, first, pair.counted))   # each chapter asks for replies after what it did
         figures["replies"] = verdict.replies_before + verdict.replies_after
         if verdict.state != "passed":
             raise LabError(f"{verdict.state}: {verdict.violations} {verdict.invalid}")
@@ -295,34 +337,35 @@ def end(lab, kind, figures, name):
 
 
 def one_end(pair, name):
-    if not pair.status("a").get("wanted"):
+    home, heir = pair.home, OTHER[pair.home]
+    if not pair.status(home).get("wanted"):
         pair.protect()
-    since, other, taken = pair.events_now("a"), pair.events_now("b"), takeovers(pair)
+    since, other, taken = pair.events_now(home), pair.events_now(heir), takeovers(pair)
     if name == "renamed":
-        pair.lab.sh("a", f"xl rename {pair.name} other")
-        acked = pair.status("a")["acked"]
+        pair.lab.sh(home, f"xl rename {pair.name} other")
+        acked = pair.status(home)["acked"]
         time.sleep(QUIET_EPOCHS * pair.keys["interval_ms"] / 1000)
-        now = pair.status("a")
-        pair.lab.sh("a", f"xl rename other {pair.name}")
+        now = pair.status(home)
+        pair.lab.sh(home, f"xl rename other {pair.name}")
         if now["state"] != "P_PROTECTED" or now["acked"] <= acked:
             raise LabError(f"a renamed guest: {now['state']}, acked {acked}, then {now['acked']}")
         return {"acked": now["acked"] - acked}
     begin = time.monotonic_ns()
-    if name in ("destroyed", "crashed"):
-        pair.lab.sh("a", f"xl {'destroy' if name == 'destroyed' else 'sysrq'} {pair.name} {'c' if name == 'crashed' else ''}")
+    if name == "destroyed":
+        pair.lab.sh(home, f"xl destroy {pair.name}")
     else:
-        pair.ask(f"SET guest:command {'poweroff' if name == 'powered-off' else 'reboot'}")
+        pair.ask(f"SET guest:command {COMMANDS[name]}")
     if name in ("rebooted", "crashed"):
-        pair.events["a"].wait(f"{name}: said aloud", lambda e: e["event"] == "alarm" and "replicad protect" in str(e), EVENT_S, since)
-    when, _ = pair.events["a"].wait(f"{name}: down", state_is("P_DOWN"), EVENT_S, since)
-    pair.events["b"].wait(f"{name}: the backup lets go", state_is("IDLE"), EVENT_S, other)
+        pair.events[home].wait(f"{name}: said aloud", lambda e: e["event"] == "alarm" and "replicad protect" in str(e), EVENT_S, since)
+    when, _ = pair.events[home].wait(f"{name}: down", state_is("P_DOWN"), EVENT_S, since)
+    pair.events[heir].wait(f"{name}: the backup lets go", state_is("IDLE"), EVENT_S, other)
     time.sleep((pair.keys["suspect_ms"] + pair.keys["takeover_delay_ms"]) / 1000)
     if name == "rebooted":
         pair.lab.wait_guest(pair.addr)
-    expect(f"{name}: domains on the backup", pair.running("b"), [])
+    expect(f"{name}: domains on the backup", pair.running(heir), [])
     expect(f"{name}: takeovers of the backup", takeovers(pair), taken)
-    expect(f"{name}: domains on the primary", pair.running("a"), [pair.name] if name == "rebooted" else [])
-    left = pair.lab.sh("a", "ip -br link").count("rp-")
+    expect(f"{name}: domains on the primary", pair.running(home), [pair.name] if name == "rebooted" else [])
+    left = pair.lab.sh(home, "ip -br link").count("rp-")
     expect(f"{name}: ifb devices left", left, 0)
     if name == "rebooted":      # another domain, and another life: it has to be asked for again
         pair.protect()
@@ -367,8 +410,9 @@ def refusals(lab, kind, figures):
         pair.close()
 
 
-CHAPTERS = {"stock": chapter_stock, "link": chapter_link, "processes": chapter_processes, "switchover": chapter_switchover,
-            "trace": chapter_trace}
+CHAPTERS = {"stock": chapter_stock, "link": chapter_link, "processes": chapter_processes, "orphaned": chapter_orphaned,
+            "switchover": chapter_switchover, "trace": chapter_trace}
+COMMANDS = {"powered-off": "poweroff", "rebooted": "reboot", "crashed": "crash"}      # of tests/demo/guest/memcheck.c
 ENDS = ("renamed", "destroyed", "powered-off", "rebooted", "crashed")
 STORIES = ("life", *CHAPTERS, *ENDS, "refused", "silent")
 

@@ -299,18 +299,22 @@ class TwoHosts:
         if self.client:
             self.client.process.kill()
             self.client.process.wait()
-        for host in "ab":
-            if self.lab.alive(host):
-                self._clean(host)
+        alive = [host for host in "ab" if self.lab.alive(host)]
+        for host in sorted(alive, key=lambda host: host == self.home):  # the backup first: nobody takes over
+            self._clean(host, self.stop_agent)
+        for host in alive:
+            self._clean(host, self._remove_all)
         self.etcd.kill()
 
-    def _clean(self, host):
+    def _clean(self, host, clean):
         """What went wrong before is the story's outcome, not that a host which does not answer cannot be cleaned."""
         try:
-            self.stop_agent(host)
-            self.lab.sh(host, f"cat /run/replicad/vm/{self.name}/*.log >/lab/keeper-{host}.log; "
-                        f"xl destroy {self.name} 2>/dev/null; "
-                        "for l in /sys/class/net/rp-*; do ip link del $(basename $l) 2>/dev/null; done; "
-                        f"rm -rf /run/replicad {ETC} /lab/state-{host}/{self.name}; exit 0")
+            clean(host)
         except LabError as error:
             print(f"host {host} was not cleaned: {error}", file=sys.stderr)
+
+    def _remove_all(self, host):
+        self.lab.sh(host, f"cat /run/replicad/vm/{self.name}/*.log >/lab/keeper-{host}.log; "
+                    f"xl destroy {self.name} 2>/dev/null; "
+                    "for l in /sys/class/net/rp-*; do ip link del $(basename $l) 2>/dev/null; done; "
+                    f"rm -rf /run/replicad {ETC} /lab/state-{host}/{self.name}; exit 0")

@@ -12,12 +12,14 @@
  *
  * It is also the hand of a test inside the guest: guest:command, when somebody sets it, is done at the next report:
  *   poweroff, reboot  as the guest's own system would     panic  what a kernel without hope tells a pvpanic device
+ *   crash             the kernel itself dies
  *
  * This program runs inside the demo's guest only and is linked statically: the guest has no compiler and few libraries.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <stdbool.h>
@@ -202,6 +204,14 @@ static bool ask(int fd, const char *cmd, size_t n, char *reply, size_t size, uns
 	return false;
 }
 
+static void crash(void)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY);
+
+	if (fd < 0 || write(fd, "c", 1) != 1)
+		perror("memcheck: /proc/sysrq-trigger");
+}
+
 static void obey(const char *command)
 {
 	if (strcmp(command, "poweroff") == 0) {
@@ -213,6 +223,8 @@ static void obey(const char *command)
 			outb(1, MC_PVPANIC_PORT);
 		else
 			perror("memcheck: ioperm");
+	} else if (strcmp(command, "crash") == 0) {
+		crash();
 	} else {
 		fprintf(stderr, "memcheck: unknown command '%s'\n", command);
 	}
