@@ -57,7 +57,7 @@ bool rpl_xen_layout_check(const struct rpl_ram_layout *l, struct rpl_err *err);
  */
 #define RPL_XEN_KEY_DOMAIN "domain"
 #define RPL_XEN_KEY_LAYOUT "layout"
-#define RPL_XEN_KEY_RINGS "rings" /* PVH: the frames of xenstore's and the console's ring */
+#define RPL_XEN_KEY_RINGS "rings" /* PV and PVH: the frames of xenstore's and the console's ring */
 
 #define RPL_XEN_LAYOUT_TEXT 512 /* longer than the line's value for RPL_RAM_REGIONS_MAX regions */
 #define RPL_XEN_RINGS_TEXT 48   /* and than that of the rings */

@@ -97,7 +97,7 @@ noinst_HEADERS += src/guest/xen_helper_msgs.h src/guest/xen_helper_impl.h
 if XEN_HELPER
 pkglibexec_PROGRAMS += replicad-xen-helper
 replicad_xen_helper_SOURCES = src/guest/xen_helper_main.c src/guest/xen_helper_msgs.c src/guest/xen_helper_memory.c \
-	src/guest/xen_helper_hvm.c src/guest/xen_helper_early.c src/guest/xen_compat.c
+	src/guest/xen_helper_hvm.c src/guest/xen_helper_pv.c src/guest/xen_helper_vcpu.c src/guest/xen_helper_early.c src/guest/xen_compat.c
 replicad_xen_helper_CFLAGS = $(AM_CFLAGS) $(XEN_CFLAGS)
 replicad_xen_helper_LDADD = src/guest/libxenstandby.la src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(XEN_LIBS)
 replicad_xen_helper_LDFLAGS = $(RPL_PIE_LDFLAGS)
@@ -108,7 +108,21 @@ tests_unit_xen_helper_SOURCES = tests/unit/xen_helper.c src/guest/xen_helper_msg
 tests_unit_xen_helper_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_xen_helper_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 EXTRA_DIST += tests/data/xen-helper
+if XEN_HELPER
+check_PROGRAMS += tests/unit/xen_helper_pv
+TESTS += tests/unit/xen_helper_pv
+tests_unit_xen_helper_pv_SOURCES = tests/unit/xen_helper_pv.c src/guest/xen_helper_pv.c src/guest/xen_helper_vcpu.c \
+	src/guest/xen_helper_memory.c src/guest/xen_helper_early.c src/guest/xen_compat.c
+tests_unit_xen_helper_pv_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_helper_pv_LDADD = src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS) $(XEN_LIBS)
+endif
 if XEN
+check_PROGRAMS += tests/unit/xen_rings
+TESTS += tests/unit/xen_rings
+tests_unit_xen_rings_SOURCES = tests/unit/xen_rings.c tests/unit/xen_fake.h tests/unit/xen_fake.c tests/unit/xen_stage.h tests/unit/xen_stage.c
+tests_unit_xen_rings_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_rings_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
+tests_unit_xen_rings_LDADD = $(guest_test_libs) src/stream/libstream.la
 check_PROGRAMS += tests/unit/xen_qemu
 TESTS += tests/unit/xen_qemu
 tests_unit_xen_qemu_SOURCES = tests/unit/xen_qemu.c src/guest/xen_qemu.c src/guest/qmp.c src/guest/qmp_parse.c

@@ -1,9 +1,9 @@
 /* xen_helper_early.c - a domain that gets its devices while it waits (xen_helper.h)
  *
  * For libxl, xenstored and xenconsoled a domain is complete when its two rings are there: the frames are clear, granted to
- * them and named by the parameters. What the guest knows of them comes with its device state, which has libxc do all this
- * once more, with the same frames. Nobody writes to them meanwhile: the domain never runs, and the mover leaves them out
- * (what the guest had in them is of no use, libxc clears them), since the daemons would take it for requests.
+ * them and named by the parameters (a PV guest's by its start info). What the guest knows of them comes with its device state; of
+ * a PVH guest it has libxc do all this once more, with the same frames. Nobody writes to them meanwhile: the domain never runs, and the mover leaves them out
+ * (what the guest had in them is of no use: it asks xenstore nothing while it is being suspended), since the daemons would take it for requests.
  */
 #include "xen_helper_impl.h"
 
@@ -23,24 +23,43 @@
 
 #define WATCH_TOKEN "replicad"
 
-int xen_helper_put_rings(struct xen_helper *h, uint64_t store_gfn, uint64_t console_gfn, struct rpl_err *err)
+int xen_helper_grant_rings(struct xen_helper *h, struct rpl_err *err)
+{
+	const struct xen_helper_args *a = &h->args;
+
+	if (xc_dom_gnttab_seed(h->xc, a->domid, !h->pv, h->console_gfn, h->store_gfn, a->console_domid, a->store_domid) < 0)
+		return rpl_fail_errno(err, errno, "domain %u: seed its grant table", a->domid);
+	return 0;
+}
+
+static int set_params(struct xen_helper *h, struct rpl_err *err)
 {
 	const struct {
 		uint32_t name;
 		uint64_t value;
-	} params[] = { { HVM_PARAM_STORE_PFN, store_gfn }, { HVM_PARAM_STORE_EVTCHN, h->args.store_port },
-		       { HVM_PARAM_CONSOLE_PFN, console_gfn }, { HVM_PARAM_CONSOLE_EVTCHN, h->args.console_port } };
-	uint32_t domid = h->args.domid;
+	} params[] = { { HVM_PARAM_STORE_PFN, h->store_gfn }, { HVM_PARAM_STORE_EVTCHN, h->args.store_port },
+		       { HVM_PARAM_CONSOLE_PFN, h->console_gfn }, { HVM_PARAM_CONSOLE_EVTCHN, h->args.console_port } };
 
-	if (xc_clear_domain_page(h->xc, domid, store_gfn) < 0 || xc_clear_domain_page(h->xc, domid, console_gfn) < 0)
-		return rpl_fail_errno(err, errno, "domain %u: clear its rings", domid);
 	for (size_t i = 0; i < RPL_ARRAY_LEN(params); i++)
-		if (xc_hvm_param_set(h->xc, domid, params[i].name, params[i].value) < 0)
-			return rpl_fail_errno(err, errno, "domain %u: set its parameter %u", domid, params[i].name);
-	if (xc_dom_gnttab_seed(h->xc, domid, true, console_gfn, store_gfn, h->args.console_domid, h->args.store_domid) < 0)
-		return rpl_fail_errno(err, errno, "domain %u: seed its grant table", domid);
-	h->store_gfn = h->shared.head->ring[0] = store_gfn;
-	h->console_gfn = h->shared.head->ring[1] = console_gfn;
+		if (xc_hvm_param_set(h->xc, h->args.domid, params[i].name, params[i].value) < 0)
+			return rpl_fail_errno(err, errno, "domain %u: set its parameter %u", h->args.domid, params[i].name);
+	return 0;
+}
+
+int xen_helper_put_rings(struct xen_helper *h, uint64_t store_pfn, uint64_t console_pfn, struct rpl_err *err)
+{
+	h->store_gfn = store_pfn;
+	h->console_gfn = console_pfn;
+	if (h->pv && (xen_helper_frame(h, store_pfn, "xenstore's ring", &h->store_gfn, err) < 0 ||
+		      xen_helper_frame(h, console_pfn, "the console's ring", &h->console_gfn, err) < 0))
+		return err->code;
+	if (xc_clear_domain_page(h->xc, h->args.domid, h->store_gfn) < 0 || xc_clear_domain_page(h->xc, h->args.domid, h->console_gfn) < 0)
+		return rpl_fail_errno(err, errno, "domain %u: clear its rings", h->args.domid);
+	if ((!h->pv && set_params(h, err) < 0) || xen_helper_grant_rings(h, err) < 0)
+		return err->code;
+	h->shared.head->ring[0] = store_pfn;
+	h->shared.head->ring[1] = console_pfn;
+	h->has_rings = true;
 	return 0;
 }
 

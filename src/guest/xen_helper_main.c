@@ -153,26 +153,28 @@ static int tell_laid_out(struct xen_helper *h, int sock, struct rpl_err *err)
 
 /* ---- activation */
 
-static int check_state(int fd, uint64_t len, struct rpl_err *err)
+static int complete_domain(struct xen_helper *h, int fd, void *blob, size_t len, struct rpl_err *err)
 {
-	const void *blob = len && len <= RPL_GUEST_STATE_MAX ? mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0) : MAP_FAILED;
 	size_t at;
-	int r;
 
-	if (blob == MAP_FAILED)
-		return rpl_fail(err, -EINVAL, "%" PRIu64 " bytes of device state, from 1 to %d are possible", len, RPL_GUEST_STATE_MAX);
-	r = xen_image_split(blob, len, &at, err);
-	(void)munmap((void *)(uintptr_t)blob, len);
-	return r;
+	if (xen_image_split(blob, len, &at, err) < 0 || xen_helper_trim(h, err) < 0)
+		return err->code;
+	return h->pv ? xen_helper_complete_pv(h, blob, len, err) : xen_helper_complete_hvm(h, fd, err);
 }
 
 static int activate(struct xen_helper *h, int fd, uint64_t len, struct rpl_err *err)
 {
+	void *blob;
+	int r;
+
 	if (fd < 0 || !h->laid_out)
 		return rpl_fail(err, -EPROTO, "told to activate, but %s", h->laid_out ? "without a device state" : "there is no memory yet");
-	if (check_state(fd, len, err) < 0 || xen_helper_trim(h, err) < 0)
-		return err->code;
-	return xen_helper_complete_hvm(h, fd, err);
+	blob = len && len <= RPL_GUEST_STATE_MAX ? mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+	if (blob == MAP_FAILED)
+		return rpl_fail(err, -EINVAL, "%" PRIu64 " bytes of device state, from 1 to %d are possible", len, RPL_GUEST_STATE_MAX);
+	r = complete_domain(h, fd, blob, len, err);
+	(void)munmap(blob, len);
+	return r;
 }
 
 /* ---- standing by */
@@ -315,7 +317,7 @@ static int open_domain(struct xen_helper *h, struct rpl_err *err)
 	if (r < 0)
 		return rpl_fail_errno(err, -r, "domain %u", h->args.domid);
 	h->pv = !d.hvm;
-	return h->pv ? rpl_fail(err, -ENOTSUP, "it is a PV domain, which is not completed here yet") : 0;
+	return 0;
 }
 
 static int keepers_socket(int *ret, struct rpl_err *err)

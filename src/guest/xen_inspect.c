@@ -398,12 +398,23 @@ static const char *kind_name(enum xen_kind kind)
 	return names[kind];
 }
 
-static int add_rings(const struct xen *x, struct lines *t, struct rpl_err *err)
+/* A PV guest's rings are machine frames, which libxl notes in xenstore. */
+static bool pv_ring(struct xen *x, const char *of, uint64_t *ret)
+{
+	RPL_AUTO_FREE char *text = xen_read(x, "/local/domain/%u/%s/ring-ref", x->domid, of);
+
+	return text && xen_reverse_pfn(&x->p2m.reverse, x->p2m.list, strtoull(text, NULL, 10), ret);
+}
+
+/* Without them no backup can attach the domain's devices before a takeover. */
+static int add_rings(struct xen *x, struct lines *t, struct rpl_err *err)
 {
 	uint64_t store, console;
 
-	if (xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_STORE_PFN, &store) < 0 ||
-	    xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_CONSOLE_PFN, &console) < 0)
+	if (x->kind == XEN_HVM || (x->kind == XEN_PV && !(pv_ring(x, "store", &store) && pv_ring(x, "console", &console))))
+		return 0;
+	if (x->kind == XEN_PVH && (xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_STORE_PFN, &store) < 0 ||
+				   xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_CONSOLE_PFN, &console) < 0))
 		return rpl_fail_errno(err, errno, "domain %u: where its rings are", x->domid);
 	add_line(t, RPL_XEN_KEY_RINGS "=0x%" PRIx64 ",0x%" PRIx64, store, console);
 	return 0;
@@ -419,7 +430,7 @@ static int define(struct xen *x, int version, struct rpl_err *err)
 		return err->code;
 	if (!rpl_xen_layout_text(&i->layout, layout, sizeof(layout)))
 		return rpl_fail(err, -E2BIG, "the text of its layout");
-	if (x->kind == XEN_PVH && add_rings(x, &t, err) < 0) /* first: join() frees the lines */
+	if (add_rings(x, &t, err) < 0) /* first: join() frees the lines */
 		return err->code;
 	add_line(&t, "backend=xen");
 	add_line(&t, RPL_XEN_KEY_DOMAIN "=%s", kind_name(x->kind));

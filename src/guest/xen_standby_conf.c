@@ -188,7 +188,7 @@ static bool can_be_early(const struct xen_conf *c)
 	json_object_foreach(c->root, key, value)
 		if (json_array_size(value) > 0 && strcmp(key, "nics") != 0)
 			return false;
-	return strcmp(c->kind, "pvh") == 0;
+	return strcmp(c->kind, "hvm") != 0;
 }
 
 void xen_conf_print(const struct xen_conf *c)

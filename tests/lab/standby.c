@@ -138,6 +138,26 @@ static void take_params(const uint8_t *body)
 	}
 }
 
+/* vCPU 0 of a PV guest names its start info, which names the rings. The page may come later in the stream. */
+static uint64_t start_info_pfn;
+
+static void take_context(const uint8_t *body)
+{
+	if (le32(body) == 0)
+		start_info_pfn = le64(body + 8 + offsetof(vcpu_guest_context_t, user_regs.rdx));
+}
+
+static void find_pv_rings(void)
+{
+	start_info_t si;
+
+	if (start_info_pfn >= run.frames || !run.page[start_info_pfn])
+		die("image", "its start info is not in it");
+	memcpy(&si, run.page[start_info_pfn], sizeof(si));
+	run.rings[0] = si.store_mfn;
+	run.rings[1] = si.console.domU.mfn;
+}
+
 /* One record; its type. */
 static uint32_t take_record(const uint8_t **at, bool libxc)
 {
@@ -153,6 +173,8 @@ static uint32_t take_record(const uint8_t **at, bool libxc)
 		keep(p, (size_t)(*at - p));
 	if (libxc && type == RPL_LIBXC_HVM_PARAMS)
 		take_params(p + 8);
+	if (libxc && type == RPL_LIBXC_X86_PV_VCPU_BASIC)
+		take_context(p + 8);
 	if (libxc && type == RPL_LIBXC_X86_PV_P2M_FRAMES) {
 		run.pv = true;
 		need_frames((uint64_t)le32(p + 12) + 1);
@@ -181,6 +203,8 @@ static void read_image(const char *path)
 		;
 	while (take_record(&p, false) != RPL_LIBXL_END)
 		;
+	if (run.pv)
+		find_pv_rings();
 	run.state_fd = memfd_create("state", MFD_CLOEXEC);
 	if (run.state_fd < 0 || rpl_write_full(run.state_fd, run.state, run.state_len) < 0)
 		die("device state", strerror(errno));
@@ -225,12 +249,11 @@ static char *definition(void)
 {
 	static char text[TEXT_MAX];
 	const char *ours = rpl_guest_info(run.guest)->definition, *one = after(ours, "layout="), *two = after(one, "rings=");
-	char layout[RPL_XEN_LAYOUT_TEXT], rings[64] = "";
+	char layout[RPL_XEN_LAYOUT_TEXT], rings[64];
 
 	if (!rpl_xen_layout_text(&run.layout, layout, sizeof(layout)))
 		die("layout", "too long");
-	if (!run.pv)
-		(void)snprintf(rings, sizeof(rings), "rings=0x%" PRIx64 ",0x%" PRIx64 "\n", run.rings[0], run.rings[1]);
+	(void)snprintf(rings, sizeof(rings), "rings=0x%" PRIx64 ",0x%" PRIx64 "\n", run.rings[0], run.rings[1]);
 	(void)snprintf(text, sizeof(text), "%.*slayout=%s\n%.*s%s%s", (int)(one - ours), ours, layout, (int)(two - one), one, rings, two);
 	return text;
 }
