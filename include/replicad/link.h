@@ -11,8 +11,8 @@
  *
  * What the frames carry is the Xen migration stream (stream.h) plus what the stream has no place for: hello,
  * digests, acks, heartbeats, redo. STREAM frames carry stream bytes as they are; a PAGES frame is one PAGE_DATA
- * record whose pages were encoded (pages.h) and are restored bit by bit at the far end, so that the digest of an
- * epoch is over the stream's own bytes.
+ * record whose pages were encoded (pages.h) and are restored bit by bit at the far end, when they are stored. The digest of an
+ * epoch is over the bodies of its STREAM and PAGES frames; what a delta makes of a page has a check of its own.
  */
 #ifndef REPLICAD_LINK_H
 #define REPLICAD_LINK_H
@@ -83,7 +83,9 @@ struct rpl_hello {
 #define RPL_GENERATION_UNKNOWN UINT64_MAX /* hello of a backup that has not read its record */
 #define RPL_HELLO_RESUME 0x1u /* primary: `session` has a first checkpoint on its way or there: it can only go on */
 enum rpl_role { RPL_ROLE_PRIMARY = 1, RPL_ROLE_BACKUP = 2 };
-#define RPL_FEATURE_ZERO_PAGES 0x1u /* the PAGES encoding version 1 */
+/* The PAGES encoding version 2, and a digest over the frames. Bit 0 was version 1 with a digest over what the frames stand for,
+ * which nobody says any more: two that have no bit in common refuse each other. */
+#define RPL_FEATURE_PAGES 0x2u
 
 void rpl_hello_encode(const struct rpl_hello *h, uint8_t ret[RPL_HELLO_SIZE]);
 /* Decode and check on its own; -EBADMSG with the field that is wrong. */
@@ -171,7 +173,7 @@ uint64_t rpl_link_bytes_received(const struct rpl_link *l);
 /* Closes at once, without another callback; may be called inside any callback. Accepts NULL. */
 void rpl_link_free(struct rpl_link *l);
 
-/* ---- digest of an epoch's stream bytes: XXH3, 128 bits, canonical byte order */
+/* ---- digest of an epoch's STREAM and PAGES bodies: XXH3, 128 bits, canonical byte order */
 struct rpl_digest;
 struct rpl_digest *rpl_digest_new(void);
 void rpl_digest_reset(struct rpl_digest *d);

@@ -98,6 +98,10 @@ int rpl_memory_finish(struct rpl_memory *m, const uint64_t *pfns, size_t n, void
 /* Replica only: store pages; a NULL page means 4096 zero bytes. A pfn outside the layout is refused: -ERANGE. */
 int rpl_memory_copy_in(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, size_t n,
 		       struct rpl_err *err);
+/* The same, but where delta[i] is set pages[i] is a delta (delta.h) to what the replica holds, in RPL_PAGE_SIZE readable bytes.
+ * -EBADMSG: one of them is none, or was made from another page; the replica is of no use then. */
+int rpl_memory_patch(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, const bool *delta, size_t n,
+		     struct rpl_err *err);
 /* The mapped page (for compare: of the shadow); NULL for a pfn outside the layout, and with xen. Looking at a page that nobody ever
  * touched allocates it in the RAM file: prefer rpl_memory_copy_out(). */
 void *rpl_memory_page(struct rpl_memory *m, uint64_t pfn);

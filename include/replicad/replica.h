@@ -7,6 +7,12 @@
  * States: EMPTY, STAGED (whole and verified), ACKED, FOLDED (its pages are in RAM; its device state is still needed
  * until the next epoch is folded). Only whole epochs are folded, in order; folding again is harmless.
  *
+ * A page may be staged as what changed in it (delta.h). An epoch's pages are folded when every epoch before it is, so that the
+ * RAM holds then what this session sent last for the page: what the delta was made from. That this is so is
+ * proven twice. Before the epoch is sealed, from the number of the epoch that each delta names: the page must have come in that one
+ * last. When it is folded, from the check of the page that results: -EBADMSG, and no takeover, where it is another. Folding again
+ * (also after a mover that was killed in the middle) stores the same bytes in the same places.
+ *
  * Pages and device state lie in a ring of 4096-byte slots, oldest epoch first. Nothing is allocated after open; the
  * whole area is populated by a fresh open, so a host without the memory says so then, not in the middle of an epoch.
  */
@@ -46,13 +52,17 @@ int rpl_replica_bulk(struct rpl_replica *r, const uint64_t *pfns, const void *co
 int rpl_replica_begin(struct rpl_replica *r, uint64_t epoch, struct rpl_err *err);
 int rpl_replica_pages(struct rpl_replica *r, const uint64_t *pfns, const void *const *pages, size_t n,
 		      struct rpl_err *err);
+/* A page as what changed in it since epoch `base` (its low half), in `len` bytes that rpl_delta_check() found good; `delta` NULL: as
+ * it was then, which takes no room. -EPROTO when that is not the epoch before this one in which the page came last. */
+int rpl_replica_delta(struct rpl_replica *r, uint64_t pfn, uint32_t base, const void *delta, size_t len, struct rpl_err *err);
 /* Append to the epoch's device state; the pieces of one state follow each other with no page between. */
 int rpl_replica_state(struct rpl_replica *r, const void *data, size_t len, struct rpl_err *err);
 int rpl_replica_seal(struct rpl_replica *r, const uint8_t digest[RPL_DIGEST_SIZE], struct rpl_err *err);
 void rpl_replica_abort(struct rpl_replica *r); /* the epoch under way, if any, is forgotten */
 /* All epochs up to `epoch` may be folded. -EPROTO if that one is not staged. */
 int rpl_replica_acked(struct rpl_replica *r, uint64_t epoch, struct rpl_err *err);
-/* Fold ACKED epochs into RAM, oldest first, at most `pages_max` pages now. 1: there is more to do; 0: all folded. */
+/* Fold ACKED epochs into RAM, oldest first, at most `pages_max` pages now. 1: there is more to do; 0: all folded; -EBADMSG: a
+ * delta was made from another page, the replica is of no use. */
 int rpl_replica_fold(struct rpl_replica *r, uint64_t pages_max, struct rpl_err *err);
 
 struct rpl_replica_where {

@@ -186,7 +186,6 @@ static int feed(struct apply *a, const void *data, size_t len, struct rpl_err *e
 	int r;
 
 	a->bytes += len;
-	rpl_digest_add(a->digest, data, len);
 	while ((r = rpl_stream_next(&a->reader, &in, &ev, err)) > 0) {
 		r = event(a, &ev, err);
 		if (r < 0)
@@ -205,7 +204,46 @@ static int stream(struct apply *a, const uint8_t *data, size_t len, struct rpl_e
 	if (others + len > (uint64_t)RPL_REPLICA_STATE_MAX + BACKUP_STREAM_EXTRA + a->pages * 24)
 		return rpl_fail(err, -EMSGSIZE, "epoch %" PRIu64 ": more than %d bytes of stream besides its pages",
 				a->begin.epoch, RPL_REPLICA_STATE_MAX + BACKUP_STREAM_EXTRA);
+	rpl_digest_add(a->digest, data, len);
 	return feed(a, data, len, err);
+}
+
+static bool is_whole(const struct rpl_pages *d, uint32_t i)
+{
+	return d->encoding[i] == RPL_PAGE_RAW || d->encoding[i] == RPL_PAGE_ZERO;
+}
+
+static int store_whole(struct apply *a, uint32_t from, uint32_t to, struct rpl_err *err)
+{
+	const void *page[RPL_PAGES_PER_FRAME];
+	struct rpl_pages *d = &a->decoded;
+
+	for (uint32_t i = from; i < to; i++)
+		page[i] = d->encoding[i] == RPL_PAGE_ZERO ? NULL : d->page[i];
+	return a->kind == APPLY_ROUND ? rpl_replica_bulk(a->replica, d->pfn + from, page + from, to - from, err)
+				      : rpl_replica_pages(a->replica, d->pfn + from, page + from, to - from, err);
+}
+
+/* In their order, the whole ones in as long runs as there are. */
+static int store(struct apply *a, struct rpl_err *err)
+{
+	const struct rpl_pages *d = &a->decoded;
+	int r = 0;
+
+	if (a->kind == APPLY_ROUND && (d->delta || d->same))
+		return rpl_fail(err, -EPROTO, "round %" PRIu64 ": a page as what changed in it, which only a checkpoint has",
+				a->begin.epoch);
+	for (uint32_t i = 0, end; i < d->n && r == 0; i = end) {
+		for (end = i; end < d->n && is_whole(d, end); end++)
+			;
+		if (end > i)
+			r = store_whole(a, i, end, err);
+		else
+			r = rpl_replica_delta(a->replica, d->pfn[i], d->base[i], d->page[i], d->len[i], err);
+		if (end == i)
+			end++;
+	}
+	return r;
 }
 
 /* The reader gets the record's head and takes the pages as read; they go where they belong all at once. */
@@ -213,7 +251,6 @@ static int pages(struct apply *a, const uint8_t *data, size_t len, struct rpl_er
 {
 	uint8_t head[RPL_STREAM_RECORD_HEAD + 8 + RPL_PAGES_PER_FRAME * 8];
 	struct rpl_out o = rpl_out(head, sizeof(head));
-	const void *page[RPL_PAGES_PER_FRAME];
 	struct rpl_pages *d = &a->decoded;
 	int r = rpl_pages_decode(data, len, d, err);
 
@@ -230,18 +267,12 @@ static int pages(struct apply *a, const uint8_t *data, size_t len, struct rpl_er
 	r = feed(a, head, o.len, err);
 	if (r == 0)
 		r = rpl_stream_pages_elsewhere(&a->reader, d->n, err);
-	for (uint32_t i = 0; i < d->n && r == 0; i++) {
-		page[i] = d->page[i] == rpl_zero_page ? NULL : d->page[i];
-		rpl_digest_add(a->digest, d->page[i], RPL_PAGE_SIZE);
-	}
+	rpl_digest_add(a->digest, data, len);
 	a->bytes += (uint64_t)d->n * RPL_PAGE_SIZE;
 	a->pages += d->n;
 	if (r == 0)
 		r = feed(a, head, 0, err); /* lets the reader end the record */
-	if (r < 0)
-		return r;
-	return a->kind == APPLY_ROUND ? rpl_replica_bulk(a->replica, d->pfn, page, d->n, err)
-				      : rpl_replica_pages(a->replica, d->pfn, page, d->n, err);
+	return r < 0 ? r : store(a, err);
 }
 
 int apply_frame(struct apply *a, enum rpl_frame type, const uint8_t *data, size_t len, struct rpl_err *err)

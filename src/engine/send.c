@@ -2,8 +2,8 @@
  *
  * A job walks through its steps and keeps its place in struct job, so it can stop wherever the link has no room and go
  * on when there is. Epochs are sent in order; the arena keeps them, and after a reconnect the first one that the backup
- * does not have begins anew. The digest is over the stream's own bytes: PAGES frames count as the PAGE_DATA records that
- * they stand for.
+ * does not have begins anew. The digest is over the frames' bodies; bytes are counted as those of the stream, in which a PAGES
+ * frame is the PAGE_DATA record that it stands for.
  *
  *   round:  BEGIN [HEAD: the stream's headers, in the first] PAGES... END
  *   epoch:  BEGIN PAGES... TAIL (CHECKPOINT, EMULATOR_CONTEXT's head) STATE... END (CHECKPOINT_END)
@@ -56,8 +56,7 @@ static bool send_pages(struct mover *m, const uint64_t *pfns, const uint8_t *pag
 		return false;
 	rpl_stream_put_page_data_head(&o, pfns, (uint32_t)n, NULL);
 	rpl_assert(!o.bad);
-	rpl_digest_add(p->digest, head, o.len);
-	rpl_digest_add(p->digest, pages, n * RPL_PAGE_SIZE);
+	rpl_digest_add(p->digest, p->body, len);
 	p->job.stream_bytes += o.len + n * RPL_PAGE_SIZE;
 	p->job.pages_sent += n;
 	p->job.zero_pages += zero;

@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <replicad/delta.h>
 #include <replicad/log.h>
 
 static const struct rpl_memory_kind_ops *const kinds[RPL_MEMORY_NKINDS] = {
@@ -390,6 +391,20 @@ static bool in_hole(struct rpl_memory *m, uint64_t p)
 	return true;
 }
 
+int rpl_memory_store_delta(uint64_t pfn, void *at, const void *delta, struct rpl_err *err)
+{
+	int r = rpl_delta_apply(at, delta, RPL_PAGE_SIZE, err);
+
+	return r < 0 ? rpl_prefix(err, "replica: frame %" PRIu64, pfn) : 0;
+}
+
+static void note_data(struct rpl_memory *m, uint64_t p)
+{
+	rpl_bitmap_set(&m->known, p);
+	if (p >= m->hole_from && p < m->hole_to)
+		m->hole_from = m->hole_to = 0;
+}
+
 static void store_page(struct rpl_memory *m, uint64_t p, const void *page)
 {
 	uint8_t *at = m->map + (p << RPL_PAGE_SHIFT);
@@ -400,27 +415,38 @@ static void store_page(struct rpl_memory *m, uint64_t p, const void *page)
 		memcpy(at, page, RPL_PAGE_SIZE);
 	else if (!page_is_zero(at))
 		memset(at, 0, RPL_PAGE_SIZE);
-	rpl_bitmap_set(&m->known, p);
-	if (p >= m->hole_from && p < m->hole_to)
-		m->hole_from = m->hole_to = 0;
+	note_data(m, p);
 }
 
 int rpl_memory_copy_in(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, size_t n,
 		       struct rpl_err *err)
 {
+	return rpl_memory_patch(m, pfns, pages, NULL, n, err);
+}
+
+int rpl_memory_patch(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, const bool *delta, size_t n,
+		     struct rpl_err *err)
+{
+	int r = 0;
+
 	if (!m->ops->writable)
 		return rpl_fail(err, -EPERM, "%s memory: it is a guest's, not a replica", m->ops->name);
-	if (m->ops->copy_in)
-		return m->ops->copy_in(m, pfns, pages, n, err);
-	for (size_t i = 0; i < n; i++) {
+	if (m->ops->patch)
+		return m->ops->patch(m, pfns, pages, delta, n, err);
+	for (size_t i = 0; i < n && r == 0; i++) {
 		uint64_t p;
 
 		if (!rpl_layout_file_page(&m->desc.layout, pfns[i], &p))
 			return rpl_fail(err, -ERANGE, "replica: frame %" PRIu64 " is outside the RAM (limit %" PRIu64 ")",
 					pfns[i], m->desc.layout.pfn_limit);
-		store_page(m, p, pages[i]);
+		if (delta && delta[i]) {
+			r = rpl_memory_store_delta(pfns[i], m->map + (p << RPL_PAGE_SHIFT), pages[i], err);
+			note_data(m, p);
+		} else {
+			store_page(m, p, pages[i]);
+		}
 	}
-	return 0;
+	return r;
 }
 
 void *rpl_memory_page(struct rpl_memory *m, uint64_t pfn)

@@ -23,14 +23,20 @@
 #define KEEP_AFTER 32u
 #define WINDOW 64u
 
+/* What is to be stored in a page. */
+struct content {
+	uint64_t pfn, p;   /* frame; page of the layout */
+	const void *bytes; /* NULL: zeroes */
+	bool delta;
+};
+
 struct rpl_memory_in_domain {
 	struct xen_shared shared;
 	uint64_t pages;         /* the guest's; the table's come behind */
 	struct rpl_bitmap kept; /* chunks */
 	uint8_t *stores;        /* into a chunk, up to KEEP_AFTER */
 	uint8_t *window;        /* addresses for pages of chunks that are not kept */
-	uint64_t waiting[WINDOW]; /* file pages, for the window */
-	const void *content[WINDOW];
+	struct content waiting[WINDOW]; /* for the window */
 	size_t n_waiting;
 	uint64_t gfn[RPL_CHUNK_PAGES];
 	int map_err[RPL_CHUNK_PAGES];
@@ -143,12 +149,15 @@ static int keep_chunk(struct rpl_memory *m, uint64_t chunk, struct rpl_err *err)
 
 /* ---- stores */
 
-static void store(uint8_t *at, const void *page)
+static int store(uint8_t *at, const struct content *c, struct rpl_err *err)
 {
-	if (page)
-		memcpy(at, page, RPL_PAGE_SIZE);
+	if (c->delta)
+		return rpl_memory_store_delta(c->pfn, at, c->bytes, err);
+	if (c->bytes)
+		memcpy(at, c->bytes, RPL_PAGE_SIZE);
 	else
 		memset(at, 0, RPL_PAGE_SIZE);
+	return 0;
 }
 
 static int store_waiting(struct rpl_memory *m, struct rpl_err *err)
@@ -161,26 +170,24 @@ static int store_waiting(struct rpl_memory *m, struct rpl_err *err)
 	if (n == 0)
 		return 0;
 	for (size_t i = 0; i < n; i++)
-		d->gfn[i] = frame(m, d->waiting[i]);
+		d->gfn[i] = frame(m, d->waiting[i].p);
 	r = map(m, d->window, n, err);
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < n; i++)
-		store(d->window + (i << RPL_PAGE_SHIFT), d->content[i]);
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = store(d->window + (i << RPL_PAGE_SHIFT), &d->waiting[i], err);
 	unmap(d->window, n);
-	return 0;
+	return r;
 }
 
-static int store_page(struct rpl_memory *m, uint64_t p, const void *page, struct rpl_err *err)
+static int store_page(struct rpl_memory *m, const struct content *c, struct rpl_err *err)
 {
 	struct rpl_memory_in_domain *d = m->domain;
-	uint64_t chunk = p / RPL_CHUNK_PAGES;
+	uint64_t chunk = c->p / RPL_CHUNK_PAGES;
 	int r;
 
-	if (p >= d->pages) {
-		store(d->shared.types + ((p - d->pages) << RPL_PAGE_SHIFT), page);
-		return 0;
-	}
+	if (c->p >= d->pages)
+		return store(d->shared.types + ((c->p - d->pages) << RPL_PAGE_SHIFT), c, err);
 	if (!rpl_bitmap_get(&d->kept, chunk) && ++d->stores[chunk] >= KEEP_AFTER) {
 		r = store_waiting(m, err); /* what waits is older, and may be of this chunk */
 		if (r == 0)
@@ -188,12 +195,9 @@ static int store_page(struct rpl_memory *m, uint64_t p, const void *page, struct
 		if (r < 0)
 			return r;
 	}
-	if (rpl_bitmap_get(&d->kept, chunk)) {
-		store(m->map + (p << RPL_PAGE_SHIFT), page);
-		return 0;
-	}
-	d->waiting[d->n_waiting] = p;
-	d->content[d->n_waiting++] = page;
+	if (rpl_bitmap_get(&d->kept, chunk))
+		return store(m->map + (c->p << RPL_PAGE_SHIFT), c, err);
+	d->waiting[d->n_waiting++] = *c;
 	return d->n_waiting < WINDOW ? 0 : store_waiting(m, err);
 }
 
@@ -205,20 +209,21 @@ static bool is_ring(const struct rpl_memory *m, uint64_t pfn)
 	return pfn && (pfn == head->ring[0] || pfn == head->ring[1]);
 }
 
-static int domain_copy_in(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, size_t n, struct rpl_err *err)
+static int domain_patch(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, const bool *delta, size_t n,
+			struct rpl_err *err)
 {
 	int r = 0;
 
 	m->domain->n_waiting = 0; /* of a call that failed */
 	for (size_t i = 0; i < n && r == 0; i++) {
-		uint64_t p;
+		struct content c = { .pfn = pfns[i], .bytes = pages[i], .delta = delta && delta[i] };
 
 		if (is_ring(m, pfns[i]))
 			continue;
-		if (!rpl_layout_file_page(&m->desc.layout, pfns[i], &p))
+		if (!rpl_layout_file_page(&m->desc.layout, pfns[i], &c.p))
 			return rpl_fail(err, -ERANGE, "replica: frame %" PRIu64 " is outside the RAM (limit %" PRIu64 ")", pfns[i],
 					m->desc.layout.pfn_limit);
-		r = store_page(m, p, pages[i], err);
+		r = store_page(m, &c, err);
 	}
 	return r == 0 ? store_waiting(m, err) : r;
 }
@@ -233,5 +238,5 @@ static int domain_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n,
 
 const struct rpl_memory_kind_ops rpl_memory_domain = {
 	.name = "domain", .n_fds = 2, .own_map = true, .writable = true, .open = domain_open, .copy_out = domain_copy_out,
-	.copy_in = domain_copy_in, .close = domain_close,
+	.patch = domain_patch, .close = domain_close,
 };

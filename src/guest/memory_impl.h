@@ -42,7 +42,8 @@ struct rpl_memory_kind_ops {
 	/* NULL: a page is sent as it is */
 	int (*finish)(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *pages, struct rpl_err *err);
 	/* NULL: into the RAM file */
-	int (*copy_in)(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, size_t n, struct rpl_err *err);
+	int (*patch)(struct rpl_memory *m, const uint64_t *pfns, const void *const *pages, const bool *delta, size_t n,
+		     struct rpl_err *err);
 	void (*close)(struct rpl_memory *m);
 };
 
@@ -61,6 +62,8 @@ int rpl_memory_walk(struct rpl_memory *m, const struct rpl_bitmap *also, rpl_mem
 		    struct rpl_err *err);
 /* Bring page `p` of a shadow up to `now` (NULL: zeroes). True if it differed. */
 bool rpl_memory_refresh(uint8_t *shadow, struct rpl_bitmap *in_shadow, uint64_t p, const uint8_t *now);
+/* Store a delta for page `pfn` of a replica over what is at `at`. */
+int rpl_memory_store_delta(uint64_t pfn, void *at, const void *delta, struct rpl_err *err);
 /* Zero-filled private memory, given out by the kernel only where it is written. NULL: *err is set. */
 uint8_t *rpl_memory_shadow_new(size_t bytes, struct rpl_err *err);
 

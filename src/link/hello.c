@@ -147,8 +147,9 @@ int rpl_hello_match(const struct rpl_hello *ours, const struct rpl_hello *theirs
 	if (ours->ram_pages != theirs->ram_pages)
 		return rpl_fail(err, -EPROTO, "guest RAM is %" PRIu64 " pages here, %" PRIu64 " on %s: give both the same size",
 				ours->ram_pages, theirs->ram_pages, theirs->node);
-	if (!(ours->features & theirs->features & RPL_FEATURE_ZERO_PAGES))
-		return rpl_fail(err, -EPROTO, "no page encoding in common: features 0x%" PRIx32 " here, 0x%" PRIx32 " on %s",
+	if (!(ours->features & theirs->features & RPL_FEATURE_PAGES))
+		return rpl_fail(err, -EPROTO, "no page encoding in common: features 0x%" PRIx32 " here, 0x%" PRIx32 " on %s: upgrade the "
+				"older side",
 				ours->features, theirs->features, theirs->node);
 	return 0;
 }

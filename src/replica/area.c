@@ -9,9 +9,11 @@
 
 #include <xxhash.h>
 
+#include <replicad/delta.h>
+
 #define SUPER_MAGIC UINT64_C(0x524c50535441474e)  /* one of our areas */
 #define HEADER_MAGIC UINT64_C(0x524c504550304348) /* a published header */
-#define AREA_VERSION 1u
+#define AREA_VERSION 2u
 #define HEADERS_AT RPL_PAGE_SIZE
 #define HEADERS_BYTES (RPL_REPLICA_EPOCHS * sizeof(struct area_header))
 #define PFNS_AT (HEADERS_AT + HEADERS_BYTES)
@@ -117,9 +119,18 @@ static int check_shape(const struct area *a, const struct area_header *h, struct
 	return 0;
 }
 
-static bool in_state(const struct area_header *h, uint64_t slot)
+/* One slot of a page: does it say a frame of the RAM, and hold what it says? */
+static int check_slot(const struct area *a, const struct area_header *h, uint64_t slot, const struct rpl_ram_layout *layout,
+		      struct rpl_err *err)
 {
-	return slot >= h->state_at && slot - h->state_at < area_state_slots(h->state_len);
+	uint64_t pfn = a->pfn[(h->start + slot) % a->slots], file_page;
+
+	if (!rpl_layout_file_page(layout, pfn & ~AREA_DELTA, &file_page))
+		return rpl_fail(err, -EBADMSG, "staged epoch %" PRIu64 ": page %" PRIu64 " of it has pfn %" PRIx64 ", outside the RAM",
+				h->epoch, slot, pfn & ~AREA_DELTA);
+	if ((pfn & AREA_DELTA) && !rpl_delta_check(area_slot(a, h->start + slot), RPL_PAGE_SIZE, err))
+		return rpl_prefix(err, "staged epoch %" PRIu64 ": page %" PRIu64 " of it", h->epoch, slot);
+	return 0;
 }
 
 int area_check_header(const struct area *a, const struct area_header *h, const struct rpl_ram_layout *layout,
@@ -130,14 +141,10 @@ int area_check_header(const struct area *a, const struct area_header *h, const s
 	/* A folded epoch's page slots may hold younger pages by now. */
 	if (r < 0 || area_state(h) == AREA_FOLDED)
 		return r;
-	for (uint64_t i = 0; i < h->slots; i++) {
-		uint64_t pfn = a->pfn[(h->start + i) % a->slots], file_page;
-
-		if (!in_state(h, i) && !rpl_layout_file_page(layout, pfn, &file_page))
-			return rpl_fail(err, -EBADMSG, "staged epoch %" PRIu64 ": page %" PRIu64 " of it has pfn %" PRIx64
-					", outside the RAM", h->epoch, i, pfn);
-	}
-	return 0;
+	for (uint64_t i = 0; i < h->slots && r == 0; i++)
+		if (!area_in_state(h, i))
+			r = check_slot(a, h, i, layout, err);
+	return r;
 }
 
 int64_t area_fold(const struct area *a, const struct area_header *h, uint64_t from, uint64_t max,
@@ -145,22 +152,25 @@ int64_t area_fold(const struct area *a, const struct area_header *h, uint64_t fr
 {
 	uint64_t pfns[FOLD_BATCH], i = from;
 	const void *pages[FOLD_BATCH];
+	bool delta[FOLD_BATCH];
 	size_t n = 0;
 	int r;
 
 	for (; i < h->slots && max; i++) {
-		if (in_state(h, i))
+		if (area_in_state(h, i))
 			continue;
 		pfns[n] = a->pfn[(h->start + i) % a->slots];
+		delta[n] = pfns[n] & AREA_DELTA;
+		pfns[n] &= ~AREA_DELTA;
 		pages[n++] = area_slot(a, h->start + i);
 		max--;
 		if (n < FOLD_BATCH)
 			continue;
-		r = rpl_memory_copy_in(ram, pfns, pages, n, err);
+		r = rpl_memory_patch(ram, pfns, pages, delta, n, err);
 		if (r < 0)
 			return r;
 		n = 0;
 	}
-	r = n ? rpl_memory_copy_in(ram, pfns, pages, n, err) : 0;
+	r = n ? rpl_memory_patch(ram, pfns, pages, delta, n, err) : 0;
 	return r < 0 ? r : (int64_t)i;
 }

@@ -2,7 +2,7 @@
  *
  * page 0         superblock: magic, version, size, the session
  * pages 1 to 4   RPL_REPLICA_EPOCHS epoch headers of 128 bytes
- * then           per slot 8 bytes: the pfn of the page it holds, or AREA_STATE_SLOT
+ * then           per slot 8 bytes: the pfn of the page it holds (AREA_DELTA: what changed in it), or AREA_STATE_SLOT
  * then           the slots, 4096 bytes each, a ring
  *
  * Positions in the ring count up for ever; position p is slot p % slots. The geometry follows from the size alone.
@@ -18,6 +18,7 @@
 #include <replicad/replica.h>
 
 #define AREA_STATE_SLOT UINT64_MAX
+#define AREA_DELTA (UINT64_C(1) << 63) /* in a page's pfn: its slot holds a delta to the page of the epoch before (delta.h) */
 
 enum area_state { AREA_EMPTY, AREA_STAGED, AREA_ACKED, AREA_FOLDED };
 
@@ -71,6 +72,12 @@ static inline uint64_t area_state_slots(uint64_t state_len)
 	return (state_len + RPL_PAGE_SIZE - 1) / RPL_PAGE_SIZE;
 }
 
+/* Does the epoch's slot hold device state? */
+static inline bool area_in_state(const struct area_header *h, uint64_t slot)
+{
+	return slot >= h->state_at && slot - h->state_at < area_state_slots(h->state_len);
+}
+
 static inline struct area_header *area_header(const struct area *a, uint64_t epoch)
 {
 	return &a->header[epoch % RPL_REPLICA_EPOCHS];
@@ -94,6 +101,7 @@ int area_check_header(const struct area *a, const struct area_header *h, const s
 		      struct rpl_err *err);
 /* Copy into RAM up to `max` slots of the epoch from its slot `from` on (device state is passed over). Returns the
  * slot to go on with (h->slots when done) or a negative errno. */
+/* -EBADMSG: a delta that does not fit what the RAM holds: the replica is of no use. */
 int64_t area_fold(const struct area *a, const struct area_header *h, uint64_t from, uint64_t max,
 		  struct rpl_memory *ram, struct rpl_err *err);
 

@@ -9,6 +9,21 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#include <replicad/delta.h>
+
+/* Not populated: what no epoch brings costs nothing. */
+static int map_came(struct rpl_replica *r, struct rpl_err *err)
+{
+	void *p = mmap(NULL, r->missing * sizeof(*r->came), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		       -1, 0);
+
+	if (p == MAP_FAILED)
+		return rpl_fail_errno(err, errno, "replica: map a table of %" PRIu64 " pages", r->missing);
+	r->came = p;
+	return 0;
+}
 
 struct rpl_replica *rpl_replica_open(int fd, uint64_t bytes, struct rpl_memory *ram, bool fresh, struct rpl_err *err)
 {
@@ -28,6 +43,8 @@ struct rpl_replica *rpl_replica_open(int fd, uint64_t bytes, struct rpl_memory *
 		goto fail;
 	}
 	r->missing = rpl_memory_layout(ram)->pages;
+	if (fresh && map_came(r, err) < 0)
+		goto fail;
 	return r;
 fail:
 	rpl_replica_close(r);
@@ -40,6 +57,8 @@ void rpl_replica_close(struct rpl_replica *r)
 		return;
 	area_unmap(&r->area);
 	rpl_bitmap_fini(&r->have);
+	if (r->came)
+		(void)munmap(r->came, rpl_memory_layout(r->ram)->pages * sizeof(*r->came));
 	free(r->state);
 	free(r);
 }
@@ -57,6 +76,8 @@ void rpl_replica_session(struct rpl_replica *r, const struct rpl_uuid *session)
 	r->open = false;
 	rpl_bitmap_zero(&r->have);
 	r->missing = rpl_memory_layout(r->ram)->pages;
+	/* zeroes again, and nothing is populated */
+	rpl_assert(madvise(r->came, r->missing * sizeof(*r->came), MADV_DONTNEED) == 0);
 }
 
 static int check_pfns(const struct rpl_replica *r, const uint64_t *pfns, size_t n, struct rpl_err *err)
@@ -135,6 +156,55 @@ static int reserve(struct rpl_replica *r, struct rpl_err *err)
 			r->area.slots, r->acked, r->staged);
 }
 
+static uint32_t *came(struct rpl_replica *r, uint64_t pfn)
+{
+	uint64_t file_page = 0;
+
+	rpl_assert(rpl_layout_file_page(rpl_memory_layout(r->ram), pfn, &file_page));
+	return &r->came[file_page];
+}
+
+static void take_slot(struct rpl_replica *r, uint64_t pfn, uint64_t flags)
+{
+	r->area.pfn[r->head % r->area.slots] = pfn | flags;
+	r->head++;
+	*came(r, pfn) = (uint32_t)r->next.epoch;
+}
+
+static int check_base(struct rpl_replica *r, uint64_t pfn, uint32_t base, struct rpl_err *err)
+{
+	uint32_t last;
+	int ret = check_pfns(r, &pfn, 1, err);
+
+	if (ret < 0)
+		return ret;
+	last = *came(r, pfn);
+	if (last == 0)
+		return rpl_fail(err, -EPROTO, "epoch %" PRIu64 ": pfn %" PRIx64 ": what changed since epoch %" PRIu32
+				", but it came in no epoch of this session", r->next.epoch, pfn, base);
+	if (last != base || last == (uint32_t)r->next.epoch)
+		return rpl_fail(err, -EPROTO, "epoch %" PRIu64 ": pfn %" PRIx64 ": what changed since epoch %" PRIu32
+				", but it came last in epoch %" PRIu32, r->next.epoch, pfn, base, last);
+	return 0;
+}
+
+int rpl_replica_delta(struct rpl_replica *r, uint64_t pfn, uint32_t base, const void *delta, size_t len, struct rpl_err *err)
+{
+	int ret;
+
+	rpl_assert(r->open);
+	rpl_assert(len <= RPL_DELTA_MAX);
+	ret = check_base(r, pfn, base, err);
+	if (ret < 0 || !delta)
+		return ret;
+	ret = reserve(r, err);
+	if (ret < 0)
+		return ret;
+	memcpy(area_slot(&r->area, r->head), delta, len);
+	take_slot(r, pfn, AREA_DELTA);
+	return 0;
+}
+
 int rpl_replica_pages(struct rpl_replica *r, const uint64_t *pfns, const void *const *pages, size_t n,
 		      struct rpl_err *err)
 {
@@ -150,8 +220,7 @@ int rpl_replica_pages(struct rpl_replica *r, const uint64_t *pfns, const void *c
 			memcpy(area_slot(&r->area, r->head), pages[i], RPL_PAGE_SIZE);
 		else
 			memset(area_slot(&r->area, r->head), 0, RPL_PAGE_SIZE);
-		r->area.pfn[r->head % r->area.slots] = pfns[i];
-		r->head++;
+		take_slot(r, pfns[i], 0);
 	}
 	return ret;
 }
@@ -198,10 +267,8 @@ int rpl_replica_state(struct rpl_replica *r, const void *data, size_t len, struc
 /* The first epoch completes the replica: with the bulk rounds it must have brought every page (R7). */
 static int check_complete(struct rpl_replica *r, struct rpl_err *err)
 {
-	uint64_t state_slots = area_state_slots(r->next.state_len);
-
 	for (uint64_t i = 0; i < r->head - r->next.start && r->missing; i++)
-		if (i < r->next.state_at || i - r->next.state_at >= state_slots)
+		if (!area_in_state(&r->next, i))
 			note_have(r, &r->area.pfn[(r->next.start + i) % r->area.slots], 1);
 	if (r->missing)
 		return rpl_fail(err, -EPROTO, "epoch %" PRIu64 ": first of its session, but %" PRIu64
@@ -231,8 +298,12 @@ int rpl_replica_seal(struct rpl_replica *r, const uint8_t digest[RPL_DIGEST_SIZE
 	return 0;
 }
 
+/* What it brought is forgotten: until they come again, its pages are the base of nothing. */
 void rpl_replica_abort(struct rpl_replica *r)
 {
+	for (uint64_t i = 0; r->open && i < r->head - r->next.start; i++)
+		if (!area_in_state(&r->next, i))
+			*came(r, r->area.pfn[(r->next.start + i) % r->area.slots] & ~AREA_DELTA) = 0;
 	if (r->open)
 		r->head = r->next.start;
 	r->open = false;

@@ -26,6 +26,7 @@ static struct {
 	struct apply apply;
 	struct rpl_uuid session;
 	uint64_t sealed; /* newest epoch that apply_end() called staged */
+	bool misfit;     /* a delta that does not fit was found */
 } box;
 
 static void set_up(void)
@@ -82,6 +83,27 @@ static int pages(const uint8_t *p, size_t len, struct rpl_err *err)
 	return apply_frame(&box.apply, RPL_FRAME_PAGES, body, rpl_pages_encode(pfns, content, n, body, &zero), err);
 }
 
+/* Frame number, base, where it changes, to what: a page as what changed in it since an epoch that may or may not be the right one. */
+static int differs(const uint8_t *p, size_t len, struct rpl_err *err)
+{
+	static uint8_t page[RPL_PAGE_SIZE], last[RPL_PAGE_SIZE], body[RPL_PAGES_BODY_MAX];
+	struct rpl_pages_out o;
+	size_t n;
+
+	if (len < 4)
+		return 0;
+	memset(page, 0, sizeof(page));
+	memset(last, 0, sizeof(last));
+	page[p[2] * 16] = p[3];
+	rpl_pages_begin(&o, body, 1);
+	n = rpl_delta_make(page, last, rpl_pages_delta_room(&o));
+	if (n)
+		rpl_pages_put_delta(&o, p[0], (uint32_t)box.sealed - p[1], n);
+	else
+		rpl_pages_put_same(&o, p[0], (uint32_t)box.sealed - p[1]);
+	return apply_frame(&box.apply, RPL_FRAME_PAGES, body, o.len, err);
+}
+
 static int frame(enum rpl_frame type, const uint8_t *p, size_t len, size_t least, struct rpl_err *err)
 {
 	uint8_t padded[64] = { 0 };
@@ -100,9 +122,24 @@ static int ack(uint64_t back, struct rpl_err *err)
 	return w.staged > back ? rpl_replica_acked(box.replica, w.staged - back, err) : 0;
 }
 
+static bool misfit(int r)
+{
+	box.misfit |= r == -EBADMSG;
+	return box.misfit;
+}
+
+/* A delta that was made from another page is found here, and the replica is of no use from then on. */
+static int fold(struct rpl_err *err)
+{
+	int r = rpl_replica_fold(box.replica, 1, err);
+
+	rpl_assert(r >= 0 || misfit(r));
+	return 0;
+}
+
 static int operation(uint8_t what, const uint8_t *p, size_t len, struct rpl_err *err)
 {
-	switch (what % 9) {
+	switch (what % 10) {
 	case 0:
 		return frame(RPL_FRAME_EPOCH_BEGIN, p, len, 24, err);
 	case 1:
@@ -118,7 +155,9 @@ static int operation(uint8_t what, const uint8_t *p, size_t len, struct rpl_err 
 	case 6:
 		return ack(len & ACKS, err);
 	case 7:
-		return rpl_replica_fold(box.replica, 1, err);
+		return fold(err);
+	case 9:
+		return differs(p, len, err);
 	default:
 		apply_cut(&box.apply); /* the connection was lost; the session goes on */
 		return 0;
@@ -148,7 +187,10 @@ static void activate(void)
 	found = rpl_replica_open(box.staging_fd, STAGING, box.memory, false, &err);
 	rpl_assert(found);
 	r = rpl_replica_activate(found, &box.session, &epoch, &state, &len, &err);
-	rpl_assert(box.sealed ? r == 0 && epoch == box.sealed && len > 0 : r == -ENODATA);
+	if (box.sealed && r < 0)
+		rpl_assert(r == -EBADMSG && strstr(err.msg, "made from another page"));
+	else
+		rpl_assert(box.sealed ? epoch == box.sealed && len > 0 && !box.misfit : r == -ENODATA);
 	rpl_replica_close(found);
 }
 
@@ -159,6 +201,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	if (!box.memory)
 		set_up();
 	box.sealed = 0;
+	box.misfit = false;
 	rpl_replica_session(box.replica, &box.session);
 	apply_cut(&box.apply);
 	apply_session(&box.apply);

@@ -112,7 +112,7 @@ size_t raw_expect(struct raw *p, enum rpl_frame type, void *body, size_t cap)
 
 struct rpl_hello raw_hello_of(const struct rig *r, enum rpl_role role)
 {
-	struct rpl_hello h = { .major = RPL_LINK_MAJOR, .minor = RPL_LINK_MINOR, .features = RPL_FEATURE_ZERO_PAGES,
+	struct rpl_hello h = { .major = RPL_LINK_MAJOR, .minor = RPL_LINK_MINOR, .features = RPL_FEATURE_PAGES,
 			       .vm = r->conf.vm, .generation = 3, .epoch_bytes_max = 32 << 20, .ram_pages = r->pages,
 			       .max_uncommitted = 4, .role = role };
 
@@ -180,15 +180,16 @@ void raw_pages(struct raw *p, uint64_t pfn, size_t n)
 		size_t now = n < RPL_PAGES_PER_FRAME ? n : RPL_PAGES_PER_FRAME;
 		struct rpl_out o = rpl_out(head, sizeof(head));
 		uint32_t zero;
+		size_t len;
 
 		for (size_t i = 0; i < now; i++) {
 			pfns[i] = pfn + i;
 			memset(content + i * RPL_PAGE_SIZE, (int)(pfns[i] & 0xff), RPL_PAGE_SIZE);
 		}
-		raw_send(p, RPL_FRAME_PAGES, body, rpl_pages_encode(pfns, content, now, body, &zero));
+		len = rpl_pages_encode(pfns, content, now, body, &zero);
+		raw_send(p, RPL_FRAME_PAGES, body, len);
 		rpl_stream_put_page_data_head(&o, pfns, (uint32_t)now, NULL);
-		rpl_digest_add(p->digest, head, o.len);
-		rpl_digest_add(p->digest, content, now * RPL_PAGE_SIZE);
+		rpl_digest_add(p->digest, body, len);
 		p->bytes += o.len + now * RPL_PAGE_SIZE;
 		p->pages += now;
 		pfn += now;

@@ -214,6 +214,37 @@ static void a_text_with_a_nul(void **state)
 	honest_epoch(FIRST);
 }
 
+/* One page as the same as in epoch `base`. */
+static int same_page(uint64_t pfn, uint32_t base)
+{
+	uint8_t body[64];
+	struct rpl_pages_out o;
+
+	rpl_pages_begin(&o, body, 1);
+	rpl_pages_put_same(&o, pfn, base);
+	return apply_frame(&box.apply, RPL_FRAME_PAGES, body, o.len, &box.err);
+}
+
+static void a_difference_where_there_is_nothing_to_differ_from(void **state)
+{
+	(void)state;
+	honest_start();
+	assert_int_equal(begin(2, RPL_EPOCH_BULK, RAM_PAGES), 0);
+	expect(same_page(1, FIRST), -EPROTO, "round 2: a page as what changed in it");
+	honest_start();
+	assert_int_equal(begin(FIRST, 0, RAM_PAGES), 0);
+	expect(same_page(1, FIRST), -EPROTO, "epoch 1: pfn 1: what changed since epoch 1, but it came in no epoch");
+	apply_cut(&box.apply);
+	honest_epoch(FIRST);
+	assert_int_equal(begin(FIRST + 1, 0, RAM_PAGES), 0);
+	expect(same_page(1, FIRST + 1), -EPROTO, "but it came last in epoch 1");
+	apply_cut(&box.apply);
+	assert_int_equal(begin(FIRST + 1, 0, RAM_PAGES), 0);
+	assert_int_equal(same_page(1, FIRST), 0);
+	apply_cut(&box.apply);
+	honest_epoch(FIRST + 1);
+}
+
 static void pages_inside_a_record(void **state)
 {
 	uint8_t bytes[64];
@@ -282,6 +313,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(another_number_of_ranges),
 		cmocka_unit_test(a_text_with_a_nul),
+		cmocka_unit_test(a_difference_where_there_is_nothing_to_differ_from),
 		cmocka_unit_test(pages_inside_a_record),
 		cmocka_unit_test(an_endless_epoch),
 		cmocka_unit_test(reserved_bits),

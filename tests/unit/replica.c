@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include <replicad/auto.h>
+#include <replicad/delta.h>
 #include <replicad/replica.h>
 
 #include "src/replica/area.h"
@@ -196,6 +197,193 @@ static void folding_is_idempotent(void **state)
 		activate(&b, 3, 4096);
 		tear_down(&b);
 	}
+}
+
+/* ---- pages as what changed in them */
+
+/* `page` of the epoch under way becomes `fill` from byte `from` on, as what changed since `base`. */
+static int put_delta(struct box *b, unsigned page, uint8_t was, uint8_t fill, size_t from, uint32_t base)
+{
+	uint8_t last[RPL_PAGE_SIZE], now[RPL_PAGE_SIZE], delta[RPL_DELTA_MAX];
+	size_t len;
+
+	memset(last, was, sizeof(last));
+	memcpy(now, last, sizeof(now));
+	memset(now + from, fill, sizeof(now) - from);
+	len = rpl_delta_make(now, last, delta);
+	assert_true(len != RPL_DELTA_TOO_LONG);
+	return rpl_replica_delta(b->replica, pfn_of(page), base, len ? delta : NULL, len, &b->err);
+}
+
+static void seal_it(struct box *b)
+{
+	uint8_t device[100] = { 0 };
+
+	assert_int_equal(rpl_replica_state(b->replica, device, sizeof(device), &b->err), 0);
+	assert_int_equal(rpl_replica_seal(b->replica, DIGEST, &b->err), 0);
+}
+
+#define HALF (RPL_PAGE_SIZE / 2)
+
+/* Epochs 1 to 4: pages 3 and 40 whole, then three times what changed in them: their second half is 2, 3, 4. */
+static void stage_deltas(struct box *b)
+{
+	bulk(b, 200);
+	for (uint32_t e = 1; e <= 4; e++) {
+		assert_int_equal(rpl_replica_begin(b->replica, e, &b->err), 0);
+		if (e == 1) {
+			put_page(b, 3, 1, false);
+			put_page(b, 40, 1, false);
+		} else {
+			uint8_t last[RPL_PAGE_SIZE], now[RPL_PAGE_SIZE], delta[RPL_DELTA_MAX];
+			size_t len;
+
+			memset(last, 1, sizeof(last));
+			memset(last + HALF, (int)e - 1, HALF);
+			memcpy(now, last, sizeof(now));
+			memset(now + HALF, (int)e, HALF);
+			len = rpl_delta_make(now, last, delta);
+			assert_int_equal(rpl_replica_delta(b->replica, pfn_of(3), e - 1, delta, len, &b->err), 0);
+			assert_int_equal(rpl_replica_delta(b->replica, pfn_of(40), e - 1, delta, len, &b->err), 0);
+			assert_int_equal(rpl_replica_delta(b->replica, pfn_of(41), 1, NULL, 0, &b->err), -EPROTO);
+		}
+		seal_it(b);
+	}
+}
+
+static void deltas_are_as_of(const struct box *b, uint8_t e)
+{
+	static const unsigned page[] = { 3, 40 };
+
+	for (size_t i = 0; i < RPL_ARRAY_LEN(page); i++)
+		for (size_t k = 0; k < RPL_PAGE_SIZE; k++)
+			assert_int_equal(b->ram[page[i] * RPL_PAGE_SIZE + k], k < HALF ? 1 : e);
+}
+
+/* Killed at each point of folding: whoever folds the rest begins with a page that may have its changes already. */
+static void folding_deltas_is_idempotent(void **state)
+{
+	(void)state;
+	for (unsigned slices = 0; slices < 12; slices++) {
+		const void *device;
+		uint64_t epoch;
+		struct box b;
+		size_t len;
+
+		set_up(&b);
+		stage_deltas(&b);
+		assert_int_equal(rpl_replica_acked(b.replica, 3, &b.err), 0);
+		for (unsigned i = 0; i < slices; i++)
+			assert_true(rpl_replica_fold(b.replica, 1, &b.err) >= 0);
+		if (slices >= 9)
+			deltas_are_as_of(&b, 3); /* epoch 4 is not acked */
+		mover_dies(&b);
+		for (int again = 0; again < 2; again++) {
+			assert_int_equal(rpl_replica_activate(b.replica, &b.session, &epoch, &device, &len, &b.err), 0);
+			assert_int_equal(epoch, 4);
+			deltas_are_as_of(&b, 4);
+		}
+		tear_down(&b);
+	}
+}
+
+static void refused(struct box *b, int r, const char *why)
+{
+	assert_int_equal(r, -EPROTO);
+	if (!strstr(b->err.msg, why))
+		fail_msg("says '%s', expected '%s'", b->err.msg, why);
+}
+
+/* Before it is sealed, and so before anybody could ack it. */
+static void a_delta_to_another_epoch_is_refused(void **state)
+{
+	struct box b;
+
+	(void)state;
+	set_up(&b);
+	bulk(&b, 1);
+	assert_int_equal(rpl_replica_begin(b.replica, 7, &b.err), 0);
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, 7), "came in no epoch of this session"); /* what bulk rounds brought is no base */
+	put_page(&b, 3, 1, false);
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, 7), "it came last in epoch 7");
+	seal_it(&b);
+	assert_int_equal(rpl_replica_begin(b.replica, 8, &b.err), 0);
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, 6), "changed since epoch 6, but it came last in epoch 7");
+	refused(&b, put_delta(&b, 4, 1, 5, HALF, 7), "came in no epoch of this session");
+	assert_int_equal(rpl_replica_delta(b.replica, 500, 7, NULL, 0, &b.err), -ERANGE);
+	assert_int_equal(put_delta(&b, 3, 1, 5, HALF, 7), 0);
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, 7), "it came last in epoch 8"); /* once an epoch */
+	tear_down(&b);
+}
+
+/* An epoch that was cut off is no base either, nor what was below it: the primary sends whole pages then. */
+static void an_aborted_epoch_is_no_base(void **state)
+{
+	struct box b;
+
+	(void)state;
+	set_up(&b);
+	bulk(&b, 1);
+	assert_int_equal(rpl_replica_begin(b.replica, 1, &b.err), 0);
+	put_page(&b, 3, 1, false);
+	put_page(&b, 4, 1, false);
+	seal_it(&b);
+	assert_int_equal(rpl_replica_begin(b.replica, 2, &b.err), 0);
+	assert_int_equal(put_delta(&b, 3, 1, 5, HALF, 1), 0);
+	assert_int_equal(put_delta(&b, 4, 1, 1, HALF, 1), 0); /* the same */
+	rpl_replica_abort(b.replica);
+	assert_int_equal(rpl_replica_begin(b.replica, 2, &b.err), 0);
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, 1), "came in no epoch");
+	assert_int_equal(put_delta(&b, 4, 1, 1, HALF, 1), 0);
+	tear_down(&b);
+}
+
+/* A sender that mixes up its bases, or RAM that somebody else wrote to: no takeover with a wrong page. */
+static void a_delta_of_another_page_is_found(void **state)
+{
+	const void *device;
+	uint64_t epoch;
+	struct box b;
+	size_t len;
+
+	(void)state;
+	set_up(&b);
+	stage_deltas(&b);
+	b.ram[40 * RPL_PAGE_SIZE] ^= 1; /* is stored over by epoch 1 */
+	assert_int_equal(rpl_replica_acked(b.replica, 2, &b.err), 0);
+	assert_int_equal(rpl_replica_fold(b.replica, UINT64_MAX, &b.err), 0);
+	deltas_are_as_of(&b, 2);
+	b.ram[40 * RPL_PAGE_SIZE] ^= 1;
+	assert_int_equal(rpl_replica_acked(b.replica, 3, &b.err), 0);
+	assert_int_equal(rpl_replica_fold(b.replica, UINT64_MAX, &b.err), -EBADMSG);
+	assert_non_null(strstr(b.err.msg, "made from another page"));
+	mover_dies(&b);
+	for (int again = 0; again < 2; again++)
+		assert_int_equal(rpl_replica_activate(b.replica, &b.session, &epoch, &device, &len, &b.err), -EBADMSG);
+	tear_down(&b);
+}
+
+/* The staging area was written by who parsed a peer's bytes. */
+static void a_damaged_delta_folds_nothing(void **state)
+{
+	const void *device;
+	uint64_t epoch;
+	struct area area;
+	struct box b;
+	size_t len;
+
+	(void)state;
+	set_up(&b);
+	stage_deltas(&b);
+	assert_int_equal(area_map(&area, b.staging_fd, STAGING, false, &b.err), 0);
+	memset(area_slot(&area, area_header(&area, 4)->start) + RPL_DELTA_HEAD, 0xff, 2); /* the first run's offset */
+	area_unmap(&area);
+	mover_dies(&b);
+	assert_int_equal(rpl_replica_activate(b.replica, &b.session, &epoch, &device, &len, &b.err), -EBADMSG);
+	assert_non_null(strstr(b.err.msg, "staged epoch 4: page 0 of it: delta: a run of"));
+	for (size_t i = 0; i < PAGES; i++)
+		assert_int_equal(b.ram[i * RPL_PAGE_SIZE], 200);
+	tear_down(&b);
 }
 
 static void a_torn_epoch_is_not_there(void **state)
@@ -603,6 +791,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_newest_whole_epoch_is_activated),
 		cmocka_unit_test(folding_is_idempotent),
+		cmocka_unit_test(folding_deltas_is_idempotent),
+		cmocka_unit_test(a_delta_to_another_epoch_is_refused),
+		cmocka_unit_test(an_aborted_epoch_is_no_base),
+		cmocka_unit_test(a_delta_of_another_page_is_found),
+		cmocka_unit_test(a_damaged_delta_folds_nothing),
 		cmocka_unit_test(a_torn_epoch_is_not_there),
 		cmocka_unit_test(an_aborted_epoch_leaves_no_trace),
 		cmocka_unit_test(what_is_folded_is_found),

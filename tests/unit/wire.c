@@ -230,14 +230,14 @@ static void replays_gaps_and_early_frames_are_refused(void **state)
 
 static struct rpl_hello sample_hello(void)
 {
-	return (struct rpl_hello){ .major = 1, .minor = 0, .features = RPL_FEATURE_ZERO_PAGES, .vm = vm, .session = session,
+	return (struct rpl_hello){ .major = 1, .minor = 0, .features = RPL_FEATURE_PAGES, .vm = vm, .session = session,
 				   .generation = 0x31, .last_staged = 0x32, .epoch_bytes_max = 0x33343536, .ram_pages = 65536,
 				   .max_uncommitted = 8, .role = RPL_ROLE_PRIMARY, .node = "alpha", .blackout_us = 0x3738,
 				   .flags = RPL_HELLO_RESUME };
 }
 
 static const uint8_t golden_hello[RPL_HELLO_SIZE] = {
-	1, 0, 0, 0, 1, 0, 0, 0,
+	1, 0, 0, 0, 2, 0, 0, 0,
 	0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1f,
 	0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a, 0x2b, 0x2c, 0x2d, 0x2e, 0x2f,
 	0x31, 0, 0, 0, 0, 0, 0, 0, 0x32, 0, 0, 0, 0, 0, 0, 0, 0x36, 0x35, 0x34, 0x33, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0,
@@ -328,7 +328,7 @@ static void hellos_match_or_say_why(void **state)
 {
 	struct rpl_hello ours = sample_hello(), theirs[6];
 	static const char *const says[6] = { NULL, "protocol 1.0 here, 2.0", "VM 10111213", "primary here and on beta",
-					     "65536 pages here, 65535", "features 0x1 here, 0x2" };
+					     "65536 pages here, 65535", "features 0x2 here, 0x1 on beta: upgrade" };
 	struct rpl_err err;
 
 	(void)state;
@@ -343,7 +343,7 @@ static void hellos_match_or_say_why(void **state)
 	theirs[2].vm.b[0] ^= 1;
 	theirs[3].role = RPL_ROLE_PRIMARY;
 	theirs[4].ram_pages--;
-	theirs[5].features = 2;
+	theirs[5].features = 1; /* whole pages, and a digest of them */
 	assert_int_equal(rpl_hello_match(&ours, &theirs[0], &err), 0);
 	for (size_t i = 1; i < RPL_ARRAY_LEN(theirs); i++) {
 		assert_int_equal(rpl_hello_match(&ours, &theirs[i], &err), -EPROTO);
@@ -425,7 +425,7 @@ static uint8_t page_body[RPL_PAGES_BODY_MAX];
 
 static void pages_are_golden(void **state)
 {
-	static const uint8_t head[16 + 24] = { 1, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+	static const uint8_t head[16 + 24] = { 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 					       5, 0, 0, 0, 0, 0, 0, 0x00, 6, 0, 0, 0, 0, 0, 0, 0x10,
 					       0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x00 };
 	const uint64_t pfns[3] = { 5, 6, (UINT64_C(1) << 52) - 1 };
@@ -478,9 +478,11 @@ static void flipped_page_bits_are_seen(void **state)
 			assert_int_equal(r, -EBADMSG);
 		flip(page_body, bit);
 	}
-	page_body[23] = 0x20; /* delta */
-	assert_int_equal(rpl_pages_decode(page_body, len, &got, &err), -EBADMSG);
-	assert_non_null(strstr(err.msg, "encoding 2"));
+	for (uint8_t encoding = 3; encoding < 16; encoding += encoding == 3 ? 2 : 1) {
+		page_body[23] = (uint8_t)(encoding << 4);
+		assert_int_equal(rpl_pages_decode(page_body, len, &got, &err), -EBADMSG);
+		assert_non_null(strstr(err.msg, "encoding"));
+	}
 }
 
 static void page_counts_are_bounded_before_use(void **state)
@@ -491,7 +493,7 @@ static void page_counts_are_bounded_before_use(void **state)
 
 	(void)state;
 	memset(page_body, 0, sizeof(page_body));
-	page_body[0] = 1;
+	page_body[0] = RPL_PAGES_VERSION;
 	for (size_t i = 0; i < RPL_ARRAY_LEN(counts); i++) {
 		memcpy(page_body + 4, &counts[i], 4);
 		assert_int_equal(rpl_pages_decode(page_body, sizeof(page_body), &got, &err), -EBADMSG);
@@ -535,6 +537,47 @@ static void any_mix_of_pages_round_trips(void **state)
 			assert_memory_equal(got.page[i], page_store + i * RPL_PAGE_SIZE, RPL_PAGE_SIZE);
 		}
 	}
+}
+
+/* One page of each encoding; the bytes of what changed are golden, too. */
+static void differences_are_golden(void **state)
+{
+	static const uint8_t head[16 + 32] = { 2, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+					       5, 0, 0, 0, 0, 0, 0, 0x20, 6, 0, 0, 0, 0, 0, 0, 0x40,
+					       7, 0, 0, 0, 0, 0, 0, 0x10, 8, 0, 0, 0, 0, 0, 0, 0x20 };
+	static const uint8_t runs[] = { 17, 0, 3, 0, 1, 2, 3, 0xff, 0x0f, 1, 0, 9 };
+	uint8_t base[RPL_PAGE_SIZE] = { 0 }, page[RPL_PAGE_SIZE] = { [17] = 1, 2, 3, [4095] = 9 };
+	struct rpl_pages_out o;
+	struct rpl_pages got;
+	struct rpl_err err = { 0 };
+	size_t first, len;
+
+	(void)state;
+	rpl_pages_begin(&o, page_body, 4);
+	len = rpl_delta_make(page, base, rpl_pages_delta_room(&o));
+	assert_int_equal(len, RPL_DELTA_HEAD + sizeof(runs));
+	rpl_pages_put_delta(&o, 5, 0x01020304, len);
+	rpl_pages_put_same(&o, 6, 0x0a0b0c0d);
+	rpl_pages_put_zero(&o, 7);
+	first = sizeof(head) + 4 + len;
+	memcpy(rpl_pages_delta_room(&o), page_body + sizeof(head) + 4, len);
+	rpl_pages_put_delta(&o, 8, 1, len);
+	assert_int_equal(o.len, first + 4 + 4 + len);
+	assert_memory_equal(page_body, head, sizeof(head));
+	assert_memory_equal(page_body + sizeof(head), "\x04\x03\x02\x01", 4);
+	assert_memory_equal(page_body + sizeof(head) + 4 + RPL_DELTA_HEAD, runs, sizeof(runs));
+	assert_memory_equal(page_body + first, "\x0d\x0c\x0b\x0a\x01\x00\x00\x00", 8);
+	assert_int_equal(rpl_pages_decode(page_body, o.len, &got, &err), 0);
+	assert_true(got.n == 4 && got.delta == 2 && got.same == 1 && got.zero == 1);
+	assert_true(got.base[0] == 0x01020304 && got.base[1] == 0x0a0b0c0d && got.base[3] == 1);
+	assert_true(got.len[0] == len && got.page[0] == page_body + sizeof(head) + 4 && !got.page[1]);
+	assert_true(got.encoding[2] == RPL_PAGE_ZERO && got.page[2] == rpl_zero_page);
+	for (size_t cut = 0; cut < o.len; cut++)
+		assert_int_equal(rpl_pages_decode(page_body, cut, &got, &err), -EBADMSG);
+	assert_int_equal(rpl_pages_decode(page_body, o.len + 1, &got, &err), -EBADMSG);
+	page_body[sizeof(head) + 4 + RPL_DELTA_HEAD + 1] = 0xff; /* a run far outside */
+	assert_int_equal(rpl_pages_decode(page_body, o.len, &got, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "PAGES: page 0 of 4: delta: a run of 3 bytes at 65297"));
 }
 
 static void one_set_bit_makes_a_page_not_zero(void **state)
@@ -603,6 +646,7 @@ int main(void)
 		cmocka_unit_test(flipped_page_bits_are_seen),
 		cmocka_unit_test(page_counts_are_bounded_before_use),
 		cmocka_unit_test(any_mix_of_pages_round_trips),
+		cmocka_unit_test(differences_are_golden),
 		cmocka_unit_test(one_set_bit_makes_a_page_not_zero),
 		cmocka_unit_test(digests_are_canonical_and_incremental),
 	};
