@@ -9,13 +9,13 @@ src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/gue
 	src/guest/xen_standby.c src/guest/xen_standby_domain.c src/guest/xen_cpu.c
 if XEN
 src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_interfaces.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
-	src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_qemu.c src/guest/xen_emulated.c src/guest/xen_compat.c src/guest/xen_facts.c src/guest/xen_channel.c
+	src/guest/xen_recheck.c src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_qemu.c src/guest/xen_emulated.c src/guest/xen_compat.c src/guest/xen_facts.c src/guest/xen_channel.c
 else
 src_guest_libguest_la_SOURCES += src/guest/xen_standin.c
 endif
 src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
 src_guest_libguest_la_LIBADD = src/stream/libstream.la $(JANSSON_LIBS) $(XEN_LIBS) $(EV_LIBS)
-noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h include/replicad/xen_doctor.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_emulated.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
+noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h include/replicad/xen_doctor.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_recheck.h src/guest/xen_emulated.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
 	src/guest/qmp_parse.h src/guest/qmp.h src/guest/qemu_impl.h src/guest/qemu_facts.h src/guest/note.h \
 	src/guest/procmem.h src/guest/uffd.h src/guest/inject.h
 
@@ -123,6 +123,13 @@ tests_unit_xen_rings_SOURCES = tests/unit/xen_rings.c tests/unit/xen_fake.h test
 tests_unit_xen_rings_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
 tests_unit_xen_rings_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
 tests_unit_xen_rings_LDADD = $(guest_test_libs) src/stream/libstream.la
+# Epochs of a domain, against the stand-in for Xen's libraries.
+check_PROGRAMS += tests/unit/xen_dirty
+TESTS += tests/unit/xen_dirty
+tests_unit_xen_dirty_SOURCES = tests/unit/xen_dirty.c tests/unit/xen_fake.h tests/unit/xen_fake.c tests/unit/xen_stage.h tests/unit/xen_stage.c
+tests_unit_xen_dirty_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_dirty_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
+tests_unit_xen_dirty_LDADD = $(guest_test_libs) src/stream/libstream.la
 check_PROGRAMS += tests/unit/xen_qemu
 TESTS += tests/unit/xen_qemu
 tests_unit_xen_qemu_SOURCES = tests/unit/xen_qemu.c src/guest/xen_qemu.c src/guest/qmp.c src/guest/qmp_parse.c
@@ -130,6 +137,11 @@ tests_unit_xen_qemu_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS) $(X
 tests_unit_xen_qemu_LDFLAGS = -Wl,--wrap=rpl_unix_connect
 tests_unit_xen_qemu_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS) $(JANSSON_LIBS) $(EV_LIBS) -lpthread
 endif
+check_PROGRAMS += tests/unit/xen_recheck
+TESTS += tests/unit/xen_recheck
+tests_unit_xen_recheck_SOURCES = tests/unit/xen_recheck.c src/guest/xen_recheck.c
+tests_unit_xen_recheck_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_xen_recheck_LDADD = $(CMOCKA_LIBS)
 check_PROGRAMS += tests/unit/xen_emulated
 TESTS += tests/unit/xen_emulated
 tests_unit_xen_emulated_SOURCES = tests/unit/xen_emulated.c src/guest/xen_emulated.c

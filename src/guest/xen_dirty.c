@@ -1,6 +1,6 @@
 /* xen_dirty.c - log-dirty, page types, and what the mover is told
  *
- * A collection: take Xen's bitmap (CLEAN), bring the p2m up to date (PV), look up the type of every page that was
+ * A collection: take Xen's bitmap, bring the p2m up to date (PV), look up the type of every page that was
  * written, and put all of it into the memory that is shared with the mover. A page whose type changed makes its page of
  * the type table dirty.
  *
@@ -9,8 +9,24 @@
  * number of the domain's pages: then all types are looked up again, and all mappings remade. What the bitmap does not
  * show is a frame that was given back and taken again between two collections; replicad-xen(7) says what that means.
  *
- * Xen marks a page that is populated while logging only from the next CLEAN on (upstream's manual says so of HVM), but
- * by then its new type has made it dirty.
+ * CLEAN or PEEK. CLEAN reads the bitmap, empties it and has Xen protect all pages again; PEEK only reads it, so what it gives is
+ * all that was written since the last CLEAN. When which is due is xen_recheck.h's affair, and only of sets of a guest that
+ * stands still. Why PEEK misses nothing (Xen 4.17: paging.c, hap.c, p2m.c, shadow/):
+ *
+ *  - A page is written without a fault only if its bit is set: the fault that makes it writable sets the bit, and nothing but CLEAN, OFF
+ *    and ENABLE takes a bit away, all of them with write access. (The tracking of a device model's video memory protects pages
+ *    again and leaves their bits. A PV page that Xen marked for another reason is writable by that mark, and stays marked.)
+ *    What processors log by themselves is flushed by either call, and FINAL marks what Xen has mapped itself with either.
+ *  - The one exception: a frame that an HVM or PVH guest gets while its writes are logged is writable and not marked, until a
+ *    CLEAN protects it. So where a look at types finds a page that had no memory before, a CLEAN follows in the same collection,
+ *    and no type is looked at after it: a page that is gained later is found later. PV guests have no such frames: a new frame is mapped by
+ *    nothing, and the first mapping that may write to it is the fault; a frame that becomes another page's is marked as that.
+ *  - What was taken earlier and not fetched by the mover, pages it put off, pages whose p2m entry or type changed, stand in the
+ *    shared bitmap and not in Xen's: sets are merged there, whatever they were read by.
+ *  - ENOMEM (Xen could not mark a page) stays: both calls fail from then on, the session ends, the next one begins with ENABLE,
+ *    which protects all, and with the policy's state anew.
+ *  - A set with pages that were not written is as good: what is sent is what they hold. Types are looked up and p2m leaves
+ *    followed for all of a set.
  */
 #include "xen_impl.h"
 
@@ -71,6 +87,7 @@ static void set_type(struct xen *x, uint64_t file_page, uint8_t type)
 {
 	if (x->shared.types[file_page] == type)
 		return;
+	x->gained |= rpl_page_type_has_data(type) && !rpl_page_type_has_data(x->shared.types[file_page]);
 	x->shared.types[file_page] = type;
 	xen_shared_set_dirty(&x->shared, file_page);
 	xen_shared_set_dirty(&x->shared, rpl_xen_guest_pages(&x->g->info.layout) + file_page / RPL_PAGE_SIZE);
@@ -116,33 +133,40 @@ static int all_types(struct xen *x, struct rpl_err *err)
 
 /* ---- a collection */
 
-/* Xen's bitmap of one region into ours; page by page, but for words without a bit. */
-static void merge_region(struct xen *x, const struct rpl_ram_region *r)
+struct set {
+	uint64_t pages, again; /* in it; and in the one that was read before, too */
+};
+
+/* Xen's bitmap of one region into ours. */
+static void merge_region(struct xen *x, const struct rpl_ram_region *r, struct set *set)
 {
 	uint64_t end = r->pfn + r->pages < x->log_pages ? r->pfn + r->pages : x->log_pages;
 
-	for (uint64_t pfn = r->pfn; pfn < end;) {
-		uint64_t left = 64 - pfn % 64, w;
+	for (uint64_t i = r->pfn / 64; i * 64 < end; i++) {
+		uint64_t mask = UINT64_MAX, w;
 
-		memcpy(&w, x->log + pfn / 64 * 8, sizeof(w));
-		w >>= pfn % 64;
-		if (end - pfn < left) {
-			left = end - pfn;
-			w &= (UINT64_C(1) << left) - 1;
-		}
+		if (i * 64 < r->pfn)
+			mask &= UINT64_MAX << r->pfn % 64;
+		if (end - i * 64 < 64)
+			mask &= (UINT64_C(1) << (end - i * 64)) - 1;
+		memcpy(&w, x->log + i * 8, sizeof(w));
+		w &= mask;
+		set->pages += (uint64_t)__builtin_popcountll(w);
+		set->again += (uint64_t)__builtin_popcountll(w & x->last_log[i]);
+		x->last_log[i] = (x->last_log[i] & ~mask) | w;
 		for (; w; w &= w - 1)
-			xen_shared_set_dirty(&x->shared, r->file_page + (pfn - r->pfn) + (uint64_t)__builtin_ctzll(w));
-		pfn += left;
+			xen_shared_set_dirty(&x->shared, r->file_page + i * 64 + (uint64_t)__builtin_ctzll(w) - r->pfn);
 	}
 }
 
-static int clean(struct xen *x, bool final, struct rpl_err *err)
+static int read_log(struct xen *x, bool clean, bool final, struct set *ret, struct rpl_err *err)
 {
 	const struct rpl_ram_layout *l = &x->g->info.layout;
 	xc_shadow_op_stats_t stats;
-	long long n = xc_logdirty_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_CLEAN, &x->log_buffer, x->log_pages,
-					  final ? XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0, &stats);
+	long long n = xc_logdirty_control(x->xc, x->domid, clean ? XEN_DOMCTL_SHADOW_OP_CLEAN : XEN_DOMCTL_SHADOW_OP_PEEK, &x->log_buffer,
+					  x->log_pages, final ? XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0, &stats);
 
+	*ret = (struct set){ 0 };
 	if (n < 0)
 		return rpl_fail_errno(err, errno, "domain %u: take its dirty bitmap%s", x->domid,
 				      errno == ENOMEM ? ": its paging pool is too small; begin anew with a larger shadow_memory=" : "");
@@ -150,7 +174,7 @@ static int clean(struct xen *x, bool final, struct rpl_err *err)
 		return rpl_fail(err, -EPROTO, "domain %u: a dirty bitmap of %lld pages, %" PRIu64 " were asked for", x->domid, n,
 				x->log_pages);
 	for (uint32_t i = 0; i + 1 < l->count; i++)
-		merge_region(x, &l->region[i]);
+		merge_region(x, &l->region[i], ret);
 	return 0;
 }
 
@@ -270,24 +294,47 @@ static int collect_hvm(struct xen *x, const struct xen_dominfo *suspended, struc
 	return all_types(x, err);
 }
 
+/* What is new beside the set: p2m, types. */
+static int look(struct xen *x, const struct xen_dominfo *suspended, struct rpl_err *err)
+{
+	if (x->kind != XEN_PV)
+		return collect_hvm(x, suspended, err);
+	if (follow_p2m(x, suspended, err) < 0)
+		return err->code;
+	xen_p2m_update(x, x->log);
+	return dirty_types(x, false, err);
+}
+
+/* The set was read, what is new was looked at: are the pages to be protected again? */
+static int protect_again(struct xen *x, bool cleaned, bool final, const struct set *set, struct rpl_err *err)
+{
+	bool due = xen_recheck_seen(&x->recheck, !final, set->pages, set->again), gained = x->kind != XEN_PV && x->gained;
+	struct set same;
+
+	if (gained && !(cleaned && final))
+		xen_recheck_cleaned(&x->recheck);
+	else if (!due)
+		return 0;
+	rpl_log(RPL_LOG_DEBUG, "vm=%s dirty=%" PRIu64 " protect=again reason=\"%s\"", x->g->conf.name, set->pages,
+		gained ? "it gained pages" : "too many of them were written by earlier epochs");
+	return read_log(x, true, final, &same, err);
+}
+
 int xen_collect(struct xen *x, const struct xen_dominfo *suspended, uint64_t *ret_pages, struct rpl_err *err)
 {
+	bool final = suspended, clean = xen_recheck_cleans(&x->recheck, !final);
 	uint64_t pages = 0;
-	bool final = suspended;
+	struct set set;
 	int r;
 
 	rpl_assert(x->logging);
 	x->shared.head->running = !final;
-	r = clean(x, final, err);
-	if (r == 0 && x->kind == XEN_PV) {
-		r = follow_p2m(x, final, err);
-		if (r == 0) {
-			xen_p2m_update(x, x->log);
-			r = dirty_types(x, false, err);
-		}
-	} else if (r == 0) {
-		r = collect_hvm(x, suspended, err);
-	}
+	x->gained = false;
+	r = read_log(x, clean, final, &set, err);
+	if (r == 0)
+		r = look(x, suspended, err);
+	if (r == 0)
+		r = protect_again(x, clean, final, &set, err);
 	for (uint64_t i = 0; ret_pages && i < RPL_BITMAP_WORDS(x->g->info.layout.pages); i++)
 		pages += (uint64_t)__builtin_popcountll(atomic_load_explicit(&x->shared.dirty[i], memory_order_relaxed));
 	if (ret_pages)
@@ -306,6 +353,8 @@ void xen_log_off(struct xen *x)
 	if (x->log)
 		xc__hypercall_buffer_free_pages(x->xc, &x->log_buffer, (int)x->log_buffer_pages);
 	x->log = NULL;
+	free(x->last_log);
+	x->last_log = NULL;
 	xen_shared_unmap(&x->shared);
 }
 
@@ -316,7 +365,11 @@ static int make_log_buffer(struct xen *x, struct rpl_err *err)
 	x->log_buffer = none;
 	x->log_buffer_pages = (unsigned)(((x->log_pages + 63) / 64 * 8 + RPL_PAGE_SIZE - 1) / RPL_PAGE_SIZE);
 	x->log = xc__hypercall_buffer_alloc_pages(x->xc, &x->log_buffer, (int)x->log_buffer_pages);
-	return x->log ? 0 : rpl_fail_errno(err, errno, "room for a dirty bitmap of %" PRIu64 " pages", x->log_pages);
+	if (!x->log)
+		return rpl_fail_errno(err, errno, "room for a dirty bitmap of %" PRIu64 " pages", x->log_pages);
+	x->recheck = (struct xen_recheck){ 0 };
+	x->last_log = calloc(x->log_buffer_pages, RPL_PAGE_SIZE);
+	return x->last_log ? 0 : rpl_fail(err, -ENOMEM, "no memory for a dirty bitmap of %" PRIu64 " pages", x->log_pages);
 }
 
 static int log_on(struct xen *x, struct rpl_err *err)

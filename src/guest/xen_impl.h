@@ -4,6 +4,7 @@
  *   xen_inspect.c    what kind of domain is it, where is its memory, what stands against copying it
  *   xen_interfaces.c which interfaces of the host carry its output
  *   xen_dirty.c      log-dirty, page types, what the mover is told (xen_shared.h)
+ *   xen_recheck.c    when pages are protected again, when their marks are kept
  *   xen_p2m.c        PV: the guest's p2m, found and followed
  *   xen_state.c      the device state: static records, tail; xen_vcpu.c the PV part of it
  *   xen_qemu.c       HVM: the device model
@@ -22,6 +23,7 @@
 #include "guest_impl.h"
 #include "note.h"
 #include "xen_compat.h"
+#include "xen_recheck.h"
 #include "xen_shared.h"
 #include "xen_standby.h"
 
@@ -85,6 +87,9 @@ struct xen {
 	xc_hypercall_buffer_t log_buffer;
 	uint8_t *log;
 	unsigned log_buffer_pages;
+	uint64_t *last_log;  /* the set that was read before */
+	struct xen_recheck recheck;
+	bool gained;         /* this collection found memory where there was none */
 
 	/* device state */
 	uint8_t *head;       /* static records that do not change in a session */

@@ -38,11 +38,13 @@ static int memfd = -1, event = -1, watch = -1;
 static uint8_t *machine;
 static uint64_t p2m[FAKE_PAGES + FAKE_SPECIALS];
 static uint8_t dirty[(FAKE_PAGES + FAKE_SPECIALS) / 8 + 1];
+static bool unlogged[FAKE_PAGES + FAKE_SPECIALS]; /* PVH: writable without a mark: it came since the last CLEAN */
 static struct node {
 	char path[96], value[96];
 } nodes[NODES];
 static bool subscribed, event_pending, watch_pending, dying, shut;
 static unsigned shut_reason;
+static uint64_t gone_pages; /* PVH: given back */
 static uint32_t policy_7b; /* of the policy that was read last */
 
 /* ---- the guest */
@@ -76,7 +78,7 @@ uint8_t *xen_fake_page(uint64_t pfn)
 
 static void set_dirty(uint64_t pfn)
 {
-	if (fake.logging)
+	if (fake.logging && !unlogged[known_slot(pfn)])
 		dirty[known_slot(pfn) / 8] |= (uint8_t)(1u << known_slot(pfn) % 8);
 }
 
@@ -90,6 +92,29 @@ void xen_fake_set_type(uint64_t pfn, unsigned type)
 {
 	fake.type[known_slot(pfn)] = (uint8_t)type;
 	set_dirty(pfn);
+}
+
+void xen_fake_gain(uint64_t pfn)
+{
+	size_t slot = known_slot(pfn);
+
+	if (fake.type[slot] != TYPE_XTAB)
+		return;
+	fake.type[slot] = 0;
+	p2m[slot] = p2m[slot] == slot ? slot + FAKE_PAGES + FAKE_SPECIALS : slot; /* another frame than it had */
+	memset(xen_fake_page(pfn), 0, PAGE);
+	unlogged[slot] = fake.logging;
+	gone_pages--;
+}
+
+void xen_fake_lose(uint64_t pfn)
+{
+	size_t slot = known_slot(pfn);
+
+	if (fake.type[slot])
+		return;
+	fake.type[slot] = TYPE_XTAB;
+	gone_pages++;
 }
 
 void xen_fake_set_mfn(uint64_t pfn, uint64_t mfn)
@@ -177,6 +202,8 @@ void xen_fake_start(bool pv)
 	memset(&fake, 0, sizeof(fake));
 	memset(nodes, 0, sizeof(nodes));
 	memset(dirty, 0, sizeof(dirty));
+	memset(unlogged, 0, sizeof(unlogged));
+	gone_pages = 0;
 	subscribed = event_pending = watch_pending = dying = shut = false;
 	fake.pv = pv;
 	fake.reason = SHUTDOWN_suspend;
@@ -265,6 +292,13 @@ static bool fails_here(const char *name)
 }
 #define FAILS fails_here(__func__)
 
+/* Whatever is asked, the guest does not wait for the answer. */
+static void run_on(void)
+{
+	if (!shut && fake.on_look)
+		fake.on_look();
+}
+
 /* ---- libxenctrl */
 
 xc_interface *xc_interface_open(xentoollog_logger *logger, xentoollog_logger *dombuild, unsigned flags)
@@ -324,11 +358,13 @@ int xc_domain_getinfolist(xc_interface *xc, uint32_t first, unsigned max, xc_dom
 		return -1;
 	if (first != FAKE_DOMID || fake.gone)
 		return 0;
+	run_on();
 	memset(i, 0, sizeof(*i));
 	i->domain = FAKE_DOMID;
 	i->flags = (fake.pv ? 0 : XEN_DOMINF_hvm_guest | XEN_DOMINF_hap) | (dying ? XEN_DOMINF_dying : 0) |
 		   (shut ? XEN_DOMINF_shutdown | shut_reason << XEN_DOMINF_shutdownshift : 0);
-	i->tot_pages = i->max_pages = fake.pv ? FAKE_PAGES : FAKE_PAGES + FAKE_SPECIALS;
+	i->max_pages = fake.pv ? FAKE_PAGES : FAKE_PAGES + FAKE_SPECIALS;
+	i->tot_pages = i->max_pages - gone_pages;
 	i->shared_info_frame = SHINFO_MFN;
 	memset(i->handle, 0x5a, sizeof(i->handle));
 	return 1;
@@ -351,6 +387,7 @@ int xc_get_pfn_type_batch(xc_interface *xc, uint32_t domid, unsigned num, xen_pf
 				type = fake.type[p];
 		pfns[i] = type << XEN_DOMCTL_PFINFO_LTAB_SHIFT;
 	}
+	run_on();
 	return 0;
 }
 
@@ -372,6 +409,7 @@ int xc_shadow_control(xc_interface *xc, uint32_t domid, unsigned op, unsigned *m
 	}
 	fake.logging = true;
 	memset(dirty, 0, sizeof(dirty));
+	memset(unlogged, 0, sizeof(unlogged));
 	if (fake.on_clean)
 		fake.on_clean(0);
 	return 0;
@@ -382,15 +420,22 @@ long long xc_logdirty_control(xc_interface *xc, uint32_t domid, unsigned op, xc_
 {
 	(void)xc;
 	(void)domid;
-	(void)op;
 	(void)stats;
 	if (FAILS)
 		return -1;
 	memset(to->hbuf, 0, pages / 8);
-	for (uint64_t pfn = 0; pfn < pages; pfn++)
-		if (slot_of(pfn) != SIZE_MAX && dirty[slot_of(pfn) / 8] >> slot_of(pfn) % 8 & 1)
+	for (size_t i = 0; i < FAKE_PAGES + FAKE_SPECIALS; i++) {
+		uint64_t pfn = i < FAKE_PAGES ? i : FAKE_SPECIAL + i - FAKE_PAGES;
+
+		if (pfn < pages && dirty[i / 8] >> i % 8 & 1)
 			((uint8_t *)to->hbuf)[pfn / 8] |= (uint8_t)(1u << pfn % 8);
+	}
+	if (op == XEN_DOMCTL_SHADOW_OP_PEEK) {
+		fake.peeks++;
+		return (long long)pages;
+	}
 	memset(dirty, 0, sizeof(dirty));
+	memset(unlogged, 0, sizeof(unlogged));
 	fake.cleans++;
 	if (!(mode & XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL) && fake.on_clean)
 		fake.on_clean(fake.cleans);

@@ -36,13 +36,14 @@ struct xen_fake {
 	unsigned reason;             /* with which it shuts down when asked to suspend */
 	uint64_t bad_map;            /* this pfn cannot be mapped by the mover; UINT64_MAX: all can */
 	void (*on_clean)(unsigned n);  /* the guest runs on after the nth look at the bitmap; 0: logging has begun */
+	void (*on_look)(void);       /* it runs on while somebody looks at the domain or at types */
 	void (*on_suspend)(void);    /* the last thing that it does */
 	/* one call that fails: the nth of all, or every one of this name */
 	unsigned fail_at;
 	const char *fail_name;
 	int error;
 	/* what is seen; names of functions */
-	unsigned calls, cleans, suspends, resumes;
+	unsigned calls, cleans, peeks, suspends, resumes;
 	const char *call[FAKE_CALLS]; /* their names, in order */
 	bool suspended, logging;
 	int handles, mappings, buffers; /* open */
@@ -58,6 +59,9 @@ uint64_t xen_fake_mfn(uint64_t pfn);
 /* The guest writes: the page is dirty. */
 void xen_fake_write(uint64_t pfn, size_t at, uint64_t value);
 void xen_fake_set_type(uint64_t pfn, unsigned type);
+/* PVH: it gives a page back; takes it again, which no write shows until the next CLEAN. Nothing happens to one that is so already. */
+void xen_fake_lose(uint64_t pfn);
+void xen_fake_gain(uint64_t pfn);
 /* PV: the guest's p2m says this of a page; Xen believes it too. ~0: none. */
 void xen_fake_set_mfn(uint64_t pfn, uint64_t mfn);
 void xen_fake_p2m_generation(uint64_t generation);

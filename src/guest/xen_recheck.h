@@ -1,0 +1,53 @@
+/* xen_recheck.h - when to have Xen protect a guest's pages again, and when to leave them as they are; private to src/guest
+ *
+ * Xen learns of a write by the fault that the first write to a page takes. CLEAN reads the bitmap, empties it and protects all
+ * pages again, so that each page of the next set costs the guest a fault; PEEK only reads it. Most guests write the same pages in
+ * each epoch, and pay for them each time. So after a CLEAN the marks are kept for some epochs. What PEEK says is all that was
+ * written since the last CLEAN: more than the epoch wrote, never less. What is too much is paid for in copying and sending.
+ *
+ * Numbers in, decision out, nothing else:
+ *
+ *   learning  each set is read by CLEAN, and so is what one epoch wrote. When so great a part of one (XEN_RECHECK_SAME) was in the one
+ *             before as well, keeping the marks is worth it. A guest that always writes other pages never gets beyond this.
+ *   keeping   the first set after a CLEAN is what one epoch writes, the base. What a later one has more than that is too much. When
+ *             this adds up to the base itself, as many pages were sent in vain as a CLEAN would make the guest take faults
+ *             for: that is the time for one, in the same pause, and for a new base (who does not know for how long he will need
+ *             a thing rents it until he has paid its price, and pays twice as much as was needed at most). So it is when one set
+ *             is XEN_RECHECK_GROWN of the base: the guest waits while a set is copied. A guest that
+ *             writes less than it did shows it only by a CLEAN, so there is one after XEN_RECHECK_RUN epochs in any case; and if
+ *             the time for one came before the XEN_RECHECK_SHORT-th epoch, we learn again.
+ *
+ * A guest that goes over to writing other pages all the time has one epoch with the pages of two.
+ *
+ * Sets of a running guest (the rounds before its first checkpoint, all of a migration or a save) are always read by CLEAN: there
+ * the next set is wanted small.
+ */
+#ifndef RPL_GUEST_XEN_RECHECK_H
+#define RPL_GUEST_XEN_RECHECK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define XEN_RECHECK_SAME 75u  /* per cent of a set that must have been in the one before */
+#define XEN_RECHECK_RUN 32u   /* epochs from one CLEAN to the next, at most */
+#define XEN_RECHECK_SHORT 3u  /* fewer were not worth it */
+#define XEN_RECHECK_GROWN 150u /* per cent of the base that no set but the one that shows it is larger than */
+#define XEN_RECHECK_FEW 64u   /* pages: a base counts as so many at least, so that a few more are nothing to react to */
+
+struct xen_recheck {
+	bool keeping;
+	bool compared;   /* learning: the last set, too, was one epoch's */
+	unsigned epochs; /* keeping: sets since the last CLEAN */
+	uint64_t base;   /* pages of the first of them */
+	uint64_t extra;  /* pages that the others had too many, in all */
+};
+
+/* A set is to be read: by CLEAN, or by PEEK? `live`: the guest runs. Begin with all zeroes. */
+bool xen_recheck_cleans(const struct xen_recheck *r, bool live);
+/* It had so many pages, and `again` of them were in the one before. True: it was read by PEEK, and a CLEAN is to follow before
+ * the guest runs again. */
+bool xen_recheck_seen(struct xen_recheck *r, bool live, uint64_t pages, uint64_t again);
+/* A CLEAN was done for another reason: what comes next is a new base. */
+void xen_recheck_cleaned(struct xen_recheck *r);
+
+#endif
