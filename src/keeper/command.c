@@ -157,6 +157,7 @@ static json_t *protect(struct keeper *k, struct control_call call)
 	if (k->started) {
 		json_t *reply = ask_core(k, RPL_EV_CMD_PROTECT);
 
+		k->refused[0] = '\0'; /* whoever asks again has mended it, or is told anew at the next attempt */
 		keeper_past_save(k);
 		return reply;
 	}

@@ -149,7 +149,8 @@ struct keeper {
 	struct rpl_disk *disk;
 	struct rpl_arbiter *arbiter;
 	struct movers *movers;
-	struct movers *listener;  /* manual: hears who calls while there is nothing to be a backup with (listener.c) */
+	struct movers *listener;  /* hears who calls while there is nothing to be a backup with (listener.c) */
+	bool turning_away;        /* and tells it why: k->refused */
 	struct checkpoint checkpoint;
 	struct control *control;
 	struct rpl_trace *trace;
@@ -332,6 +333,8 @@ void standby_fini(struct keeper *k);
 bool listener_wanted(const struct keeper *k);
 /* Hear what a connection of the peer's says: 0, or an error and `fd` stays the caller's. */
 int listener_link(struct keeper *k, int fd, struct rpl_err *err);
+void listener_turn_away(struct keeper *k, int fd); /* steals fd */
+void listener_turned_away(struct keeper *k);       /* that is over; harmless if it was not begun */
 void listener_on_state(struct keeper *k); /* ends it where it is not wanted any more */
 void listener_refuse(struct keeper *k, const char *why);
 /* Its movers handle, without a process; NULL on failure. */

@@ -1,4 +1,7 @@
-/* listener.c - with the arbiter manual: hear the peer while there is nothing here to be a backup with
+/* listener.c - hear the peer while there is nothing here to be a backup with
+ *
+ * For two reasons. One: no standby can be made here (its file is missing, or memory); then who calls is to be told why, since the
+ * operator who waits for the protection sits there. The other, with the arbiter manual:
  *
  * Each node has a record of its own there, and learns of a newer one from the peer alone, which says so when it calls. But a
  * frozen backup takes no call, since nothing may enter its replica any more, and neither does a primary, which has the guest
@@ -62,6 +65,10 @@ static void on_hello(struct keeper *k, const struct rpl_hello *hello)
 {
 	bool resume = hello->flags & RPL_HELLO_RESUME;
 
+	if (k->turning_away) {
+		listener_refuse(k, k->refused[0] ? k->refused : "no backup now: try again");
+		return;
+	}
 	rpl_log(RPL_LOG_INFO, "vm=%s heard=%s gen=%llu resume=%d state=%s", k->conf.vm, hello->node,
 		(unsigned long long)hello->generation, (int)resume, rpl_state_name(k->core.state));
 	if (strcmp(hello->node, k->conf.core.peer) != 0) {
@@ -91,6 +98,8 @@ static void on_report(void *arg, const struct rpl_mover_msg *msg)
 		on_hello(k, &msg->hello);
 	else if (msg->type == RPL_MOVER_LINK_DOWN || msg->type == RPL_MOVER_LINK_REFUSED)
 		rpl_log(RPL_LOG_INFO, "vm=%s heard=down reason=\"%s\"", k->conf.vm, msg->text);
+	if (msg->type == RPL_MOVER_LINK_DOWN)
+		listener_turned_away(k);
 }
 
 static void on_gone(void *arg, const char *why)
@@ -145,8 +154,27 @@ int listener_link(struct keeper *k, int fd, struct rpl_err *err)
 	return 0;
 }
 
+void listener_turn_away(struct keeper *k, int fd)
+{
+	struct rpl_err err;
+
+	k->turning_away = true;
+	if (listener_link(k, fd, &err) == 0)
+		return;
+	(void)close(fd);
+	rpl_log(RPL_LOG_WARNING, "vm=%s listener=failed reason=\"%s\"", k->conf.vm, err.msg);
+	listener_turned_away(k);
+}
+
+void listener_turned_away(struct keeper *k)
+{
+	if (k->turning_away && movers_running(k->listener))
+		movers_kill(k->listener);
+	k->turning_away = false;
+}
+
 void listener_on_state(struct keeper *k)
 {
-	if (movers_running(k->listener) && !listener_wanted(k))
+	if (movers_running(k->listener) && !listener_wanted(k) && !k->turning_away)
 		movers_kill(k->listener);
 }

@@ -125,10 +125,12 @@ void standby_on_started(struct keeper *k, int r, const struct rpl_err *err)
 		return;
 	}
 	if (r < 0) {
-		rpl_close(&b->waiting_fd);
 		keeper_refuse(k, err);
+		if (b->waiting_fd >= 0)
+			listener_turn_away(k, rpl_steal_fd(&b->waiting_fd));
 		return;
 	}
+	listener_turned_away(k);
 	k->refused[0] = '\0';
 	k->guest_here = k->guest_process = b->ready = true;
 	remains_note(k);

@@ -250,6 +250,29 @@ class PairTest(unittest.TestCase):
         self.assertEqual([e for e in self.alpha.events(VM) if e["event"] == "keeper-died"], [])
         self.assertEqual(self.alpha.wanted(), [])
 
+    def test_a_backup_that_cannot_be_one_says_why(self):
+        """No standby can be made there: who waits for the protection is told, each time, and it works as soon as it can."""
+        with open(self.beta.conf, encoding="utf-8") as f:
+            text = f.read()
+        missing = os.path.join(self.base.path, "no-standby.args")
+        self.begin_beta_anew(text.replace("backend = sim", "backend = qemu").replace("standby = /dev/null", f"standby = {missing}"))
+        for _ in range(2):
+            done = self.alpha.command("protect", VM, "--timeout", "30")
+            self.assertEqual(done.returncode, REFUSED, done.stderr + self.keeper_logs())
+            self.assertIn("beta refuses: ", done.stderr)
+            self.assertIn(missing, done.stderr)
+        self.assertEqual([e for a in (self.alpha, self.beta) for e in a.events(VM) if e["event"] == "keeper-died"], [])
+        self.begin_beta_anew(text)
+        self.protect()
+
+    def begin_beta_anew(self, text):
+        self.beta.kill()
+        for pid in processes_under(self.beta.base):
+            os.kill(pid, signal.SIGKILL)
+        with open(self.beta.conf, "w", encoding="utf-8") as f:
+            f.write(text)
+        self.beta.start()
+
     def test_without_a_backup(self):
         self.beta.kill()
         for pid in processes_under(self.beta.base):
