@@ -377,6 +377,15 @@ def one_end(pair, name):
 
 # ---- refusals
 
+def refused(pair, what, words):
+    """protect ends with a sentence about that, and is taken back: the wish would stay, and be granted when it can be."""
+    status, said = pair.replicad("a", "protect", "--timeout", str(EVENT_S), pair.name, check=False, timeout=PROTECT_S)
+    pair.replicad("a", "unprotect", pair.name, check=False)
+    if status != 3 or words not in said:
+        raise LabError(f"protect of a guest with {what}: exit {status}: {said}")
+    return said.strip().splitlines()[-1][-200:]
+
+
 def refusals(lab, kind, figures):
     """A passed-through device, a backup without room, one without the guest's configuration: refused before anything is copied,
     and the guest is as it was."""
@@ -386,25 +395,18 @@ def refusals(lab, kind, figures):
         before = footprint(pair, "a")
         domid = lab.sh("a", f"xl domid {pair.name}").strip()
         lab.sh("a", f"xenstore-write /libxl/{domid}/device/pci/0/frontend x")
-        status, said = pair.replicad("a", "protect", pair.name, check=False, timeout=PROTECT_S)
+        figures["passthrough"] = refused(pair, "a passed-through device", "passed through")
         lab.sh("a", f"xenstore-rm /libxl/{domid}/device/pci")
-        if status != 3 or "passed through" not in said:
-            raise LabError(f"protect of a guest with a passed-through device: exit {status}: {said}")
         fill = int(re.search(r"free_memory\s*:\s*(\d+)", lab.sh("b", "xl info")).group(1)) - LEFT_MB
         lab.sh("b", f"sed s/memory=4/memory={fill}/ >/root/fill.cfg && xl create -p /root/fill.cfg",
                data=lab.guest_config("tinypv", "fill"))
-        status, said = pair.replicad("a", "protect", pair.name, check=False, timeout=PROTECT_S)
-        lab.sh("b", "xl destroy fill")
-        if status != 3 or "MiB" not in said:
-            raise LabError(f"protect towards a host without memory: exit {status}: {said}")
+        try:
+            figures["no_room"] = refused(pair, "a backup without memory", "MiB")
+        finally:
+            lab.sh("b", "xl destroy fill")
         lab.sh("b", f"mv /root/{pair.name}.cfg /root/away.cfg")
-        status, missing = pair.replicad("a", "protect", pair.name, check=False, timeout=PROTECT_S)
+        figures["no_file"] = refused(pair, "a backup without its configuration", f"{pair.name}.cfg")
         lab.sh("b", f"mv /root/away.cfg /root/{pair.name}.cfg")
-        if status != 3 or f"{pair.name}.cfg" not in missing:
-            raise LabError(f"protect towards a host without the standby file: exit {status}: {missing}")
-        figures["no_file"] = missing.strip().splitlines()[-1][-200:]
-        figures["no_room"] = said.strip().splitlines()[-1][-200:]
-        pair.replicad("a", "unprotect", pair.name, check=False)
         after = footprint(pair, "a")
         for what in ("links", "qdiscs", "filters", "paging", "xenstore"):
             expect(f"{what} after the refusals", after[what], before[what])
