@@ -20,10 +20,10 @@ LOOK_S = 0.5
 LEFT_MB = 40            # of Xen's memory on the backup, beside a guest that nobody needs
 
 
-def hosts(lab, name, kind):
+def hosts(lab, name, kind, keys=None):
     """Without a cipher, which costs an emulated processor most of the first copy's time; the takeovers' stories have it. And with a
     backup that gives a primary time: on a busy machine that one hears and claims seconds late."""
-    return TwoHosts(lab, name, kind, {"insecure": "yes", "takeover_delay_ms": GRACE_MS}, tls="none")
+    return TwoHosts(lab, name, kind, {"insecure": "yes", "takeover_delay_ms": GRACE_MS, **(keys or {})}, tls="none")
 
 
 def expect(what, got, wanted):
@@ -96,6 +96,7 @@ def chapter_trace(pair):
         took.append(round(time.monotonic() - begin, 1))
         after = footprint(pair, "a")
         channels = after.pop("channels") - before["channels"]
+        nothing_waits(pair, "b")
         for what, value in after.items():
             expect(f"{what} after unprotect {turn + 1}", value, before[what])
         if channels > 1:
@@ -104,6 +105,26 @@ def chapter_trace(pair):
         pair.replies(REPLIES, time.monotonic_ns())
         took.append(round(pair.protect(), 1))
     return {"protect_unprotect_s": took, "paging": during["paging"], "event_channels_left": channels}
+
+
+def nothing_waits(pair, host):
+    """No domain that is a replica, no process that makes or keeps one, no mark of it, no device."""
+    until(pair, f"the domain that waited on {host} is gone", lambda: not waiting(pair, host), EVENT_S)
+    until(pair, f"its processes on {host} are gone",
+          lambda: not pair.lab.sh(host, "pidof replicad-xen-helper replicad-xen-restore xl || true").strip(), EVENT_S)
+    expect(f"marks on {host}", pair.lab.sh(host, "xenstore-ls -f /libxl | grep replicad-standby || true"), "")
+    until(pair, f"its interfaces on {host} are gone", lambda: "vif" not in pair.lab.sh(host, "ip -br link"), EVENT_S)
+
+
+def replica_waits(pair):
+    """Where the replica is to be a domain, one of the guest's name waits: its number."""
+    if pair.keys.get("replica", "memfd") == "memfd":
+        return None
+    heir = OTHER[pair.home]
+    expect(f"the replica on {heir}", pair.status(heir).get("replica"), "domain")
+    domids = waiting(pair, heir)
+    expect(f"domains that wait on {heir}", len(domids), 1)
+    return domids[0]
 
 
 # ---- processes
@@ -180,20 +201,24 @@ def chapter_orphaned(pair):
 # ---- the network between them
 
 def chapter_link(pair):
-    """The replication link is cut: the guest goes on alone, with the arbiter's word; joined again it is protected again."""
-    home, figures, taken = pair.home, {}, takeovers(pair)
-    since, cut = pair.events_now(home), time.monotonic_ns()
+    """The replication link is cut: the guest goes on alone, with the arbiter's word, and the backup's claim is refused; joined again
+    it is protected again. A domain that is the replica stays the same."""
+    home, figures, taken, waits = pair.home, {}, takeovers(pair), replica_waits(pair)
+    since, other, cut = pair.events_now(home), pair.events_now(OTHER[home]), time.monotonic_ns()
     pair.lab.cut("repl", home, False)
     try:
         when, _ = pair.events[home].wait("SOLO", state_is("P_SOLO"), EVENT_S, since)
         figures["solo_after_ms"] = round((when - cut) / 1e6)
         pair.replies(REPLIES, when)
         figures["silence_ms"] = silence_ms(pair, cut, time.monotonic_ns(), "link cut")
+        _, event = pair.events[OTHER[home]].wait("the backup lets go", state_is("IDLE"), EVENT_S, other)
+        figures["backup_was"] = event["from"]
         expect("takeovers of the backup, while the primary lives", takeovers(pair), taken)
         since, joined = pair.events_now(home), time.monotonic_ns()
     finally:
         pair.lab.cut("repl", home, True)
     figures["protected_again_s"] = round((pair.wait_protected(since) - joined) / 1e9, 1)
+    expect("the domain that waits", replica_waits(pair), waits)
     pair.replies(REPLIES, time.monotonic_ns())
     figures["silence_after_ms"] = silence_ms(pair, joined, time.monotonic_ns(), "link joined")
     return figures
@@ -300,10 +325,10 @@ def one_silence(pair, end):
     return {**figures, "over_after_s": round(time.monotonic() - now - AHEAD_AGAIN_S, 1)}
 
 
-def chapters(lab, kind, figures, names, last_end=None):
+def chapters(lab, kind, figures, names, last_end=None, keys=None):
     """One after the other; the client's replies stay strictly +1 on one connection from before the first to after the last.
     Then the guest ends."""
-    pair = hosts(lab, f"{kind}l", kind)
+    pair = hosts(lab, f"{kind}l", kind, keys)
     try:
         pair.start()
         pair.start_client()
@@ -314,6 +339,7 @@ def chapters(lab, kind, figures, names, last_end=None):
             if name != "trace" and not pair.status(pair.home).get("wanted"):
                 figures["protect_s"] = round(pair.protect(), 1)
             figures[name] = CHAPTERS[name](pair)
+            replica_waits(pair)
             figures[name]["seconds"] = round(time.monotonic() - begin)
             print(f"lab/{name}-{kind}: {json.dumps(figures[name])}", flush=True)
         verdict = pair.judged(oracle.Facts(first, first, first, pair.counted))   # each chapter asks for replies after what it did
@@ -328,10 +354,10 @@ def chapters(lab, kind, figures, names, last_end=None):
 
 # ---- the guest's end
 
-def end(lab, kind, figures, name):
+def end(lab, kind, figures, name, keys=None):
     """Destroyed, powered off from inside, rebooted, crashed: the record says DOWN, and the backup has no domain. Renamed: protected as
     before."""
-    pair = hosts(lab, f"{kind}e", kind)
+    pair = hosts(lab, f"{kind}e", kind, keys)
     try:
         pair.start()
         figures.update(one_end(pair, name))
@@ -366,6 +392,7 @@ def one_end(pair, name):
     if name == "rebooted":
         pair.lab.wait_guest(pair.addr)
     expect(f"{name}: domains on the backup", pair.running(heir), [])
+    nothing_waits(pair, heir)
     expect(f"{name}: takeovers of the backup", takeovers(pair), taken)
     expect(f"{name}: domains on the primary", pair.running(home), [pair.name] if name == "rebooted" else [])
     left = pair.lab.sh(home, "ip -br link").count("rp-")
@@ -420,17 +447,18 @@ CHAPTERS = {"stock": chapter_stock, "link": chapter_link, "processes": chapter_p
 COMMANDS = {"powered-off": "poweroff", "rebooted": "reboot", "crashed": "crash"}      # of tests/demo/guest/memcheck.c
 ENDS = ("renamed", "destroyed", "powered-off", "rebooted", "crashed")
 STORIES = ("life", "short", *CHAPTERS, *ENDS, "refused", "silent")
+DOMAIN_STORIES = ("life", "short", *CHAPTERS, *ENDS)     # those to which it matters what the replica is
 
 
-def story(lab, name, kind, figures):
+def story(lab, name, kind, figures, keys=None):
     if name == "life":
-        chapters(lab, kind, figures, [chapter for chapter in CHAPTERS if chapter != "trace"], "rebooted")
+        chapters(lab, kind, figures, [chapter for chapter in CHAPTERS if chapter != "trace"], "rebooted", keys)
     elif name == "short":       # what of it is short: one guest, protected once
-        chapters(lab, kind, figures, ["switchover", "processes"], "destroyed")
+        chapters(lab, kind, figures, ["switchover", "processes"], "destroyed", keys)
     elif name in CHAPTERS:
-        chapters(lab, kind, figures, [name])
+        chapters(lab, kind, figures, [name], keys=keys)
     elif name in ENDS:
-        end(lab, kind, figures, name)
+        end(lab, kind, figures, name, keys)
     elif name == "silent":
         silences(lab, kind, figures)
     else:

@@ -45,8 +45,13 @@ READY, LAYOUT, LAID_OUT, ACTIVATE, COMPLETED, FAILED = range(1, 7)
 SAY = struct.Struct("<IIIIQQQ216s256s")
 
 
-def say(sock, kind, fds=(), reason=b"", value=0, pid=0):
-    socket.send_fds(sock, [SAY.pack(kind, 9, 0, pid, value, 0, 0, b"", reason)], fds)
+def say(sock, kind, fds=(), reason=b"", value=0, pid=0, pv=False):
+    socket.send_fds(sock, [SAY.pack(kind, 9, pv, pid, value, 0, 0, b"", reason)], fds)
+
+
+def is_pv():
+    with open(CREATE, encoding="utf-8") as f:
+        return '"type": "pv"' in f.read()
 
 
 def memory(sock, pid=0):
@@ -80,7 +85,7 @@ def play_helper(domid):
     if how == "refuse":
         say(sock, FAILED, reason=b"told to refuse")
         sys.exit("libxl: error: the helper failed")
-    say(sock, READY)
+    say(sock, READY, pv=is_pv())
     while True:
         message, fds, _, _ = socket.recv_fds(sock, SAY.size, 4)
         if not message:

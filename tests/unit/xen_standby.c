@@ -103,6 +103,10 @@ static const char create_json[] =
 	" \"nics\": [ { \"devid\": 0, \"mac\": \"00:16:3e:00:00:01\" }, { \"mac\": \"00:16:3e:00:00:02\" } ] }\n";
 static const char primary_text[] = "backend=xen\ndomain=pvh\nlayout=0x10+0x30,0x100+0x8\nmac.0=00:16:3e:00:00:01\n"
 				   "mac.1=00:16:3e:00:00:02\nrings=0x101,0x104\nvcpus=2\nxen=4.17";
+static const char pv_json[] =
+	"{ \"c_info\": { \"type\": \"pv\", \"name\": \"web1\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\" },"
+	" \"b_info\": { \"max_vcpus\": 2, \"max_memkb\": 8192 } }\n";
+static const char pv_primary[] = "backend=xen\ndomain=pv\nlayout=0x0+0x38\nrings=0x11,0x14\nvcpus=2\nxen=4.17";
 /* It has a disk, which must not be opened while it waits. */
 static const char disk_json[] =
 	"{ \"c_info\": { \"type\": \"pvh\", \"name\": \"web1\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\" },"
@@ -673,7 +677,7 @@ static bool no_helper(void)
 	return true;
 }
 
-static void laid_out(struct seen *s, struct rpl_memory_desc *desc)
+static void laid_out(struct seen *s, const char *primary, struct rpl_memory_desc *desc)
 {
 	int fds[RPL_MEMORY_FDS_MAX];
 	struct rpl_err err = { 0 };
@@ -682,7 +686,8 @@ static void laid_out(struct seen *s, struct rpl_memory_desc *desc)
 	assert_int_equal(rpl_guest_memory(s->g, desc, fds, &n, &err), 0);
 	assert_int_equal(desc->provisional, 1); /* no primary has said what its memory is like */
 	(void)close(fds[0]);
-	assert_int_equal(rpl_guest_fit(s->g, primary_text, &err), 1);
+	if (rpl_guest_fit(s->g, primary, &err) != 1)
+		fail_msg("%s", err.msg);
 	assert_int_equal(rpl_guest_memory(s->g, desc, fds, &n, &err), -EAGAIN);
 	for (layouts = 0; !layouts;)
 		ev_run(EV_DEFAULT, EVRUN_ONCE);
@@ -694,7 +699,7 @@ static void laid_out(struct seen *s, struct rpl_memory_desc *desc)
 }
 
 /* Whether its devices come at the takeover or before. */
-static void becomes_guest(const char *json)
+static void becomes_guest(const char *json, const char *primary, bool pv)
 {
 	RPL_AUTO_FREE char *told = NULL, *given = NULL;
 	RPL_AUTO_FD int fd = -1;
@@ -710,8 +715,9 @@ static void becomes_guest(const char *json)
 	replica = "auto";
 	started(&s);
 	assert_string_equal(rpl_guest_info(s.g)->replica, "domain");
-	laid_out(&s, &desc);
+	laid_out(&s, primary, &desc);
 	assert_int_equal(desc.kind, RPL_MEMORY_DOMAIN);
+	assert_int_equal(desc.xen_pv, pv);
 	assert_int_equal(desc.layout.pages, 0x38 + 1);
 	(void)snprintf(path, sizeof(path), "%s/layout", domains);
 	assert_int_equal(rpl_read_file(path, BLOB_MAX, &told, &n, &err), 0);
@@ -733,8 +739,9 @@ static void test_domain(void **state)
 	(void)state;
 	if (no_helper())
 		skip();
-	becomes_guest(disk_json);
-	becomes_guest(create_json);
+	becomes_guest(disk_json, primary_text, false);
+	becomes_guest(create_json, primary_text, false);
+	becomes_guest(pv_json, pv_primary, true);
 }
 
 static void gone(void)
@@ -766,12 +773,12 @@ static void test_attached_domain_goes(void **state)
 	if (rpl_guest_fit(s.g, "backend=xen\ndomain=pvh\nlayout=0x10+0x30\nmac.0=00:16:3e:00:00:01\nmac.1=00:16:3e:00:00:02\n"
 			  "rings=0x11,0x40\nvcpus=2\nxen=4.17", &err) != -EINVAL || !strstr(err.msg, "frame 0x40 is not in"))
 		fail_msg("%s", err.msg);
-	laid_out(&s, &desc);
+	laid_out(&s, primary_text, &desc);
 	rpl_guest_free(s.g);
 	gone();
 	(void)setenv("FAKE_XL_HELPER", "die", 1);
 	started(&s);
-	laid_out(&s, &desc);
+	laid_out(&s, primary_text, &desc);
 	rpl_guest_activate(s.g, fd, (size_t)len);
 	ends_failed(&s, "has ended");
 	gone();
