@@ -74,6 +74,7 @@
 	X(op_timeout_ms, INT, "5000", 500, 60000, NULL, PROTECT, "bound of one request to the hypervisor")            \
 	X(max_uncommitted, INT, "2", 1, 64, NULL, PROTECT, "epochs under way without an ack")                         \
 	X(arena_mb, INT, "128", 8, 65536, NULL, PROTECT, "memory for checkpoints under way, on each side")            \
+	X(delta_cache_mb, INT, "64", 0, 65536, NULL, PROTECT, "primary: memory for pages as last sent, so that only changes are; 0: all") \
 	X(tracker, ENUM, "auto", 0, 0, "auto|uffd|compare", PROTECT, "how written pages are found")                   \
 	X(audit, BOOL, "no", 0, 1, NULL, PROTECT, "prove at each checkpoint that no written page was missed; slow")   \
 	X(netbuf, ENUM, "auto", 0, 0, "auto|relay|plug|none", PROTECT, "what holds the guest's output; auto: plug for xen, else relay") \

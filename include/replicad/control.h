@@ -120,6 +120,8 @@
 	X(dirty_pages_avg, integer, "pages", "pages per checkpoint")                                           \
 	X(raw_bytes, integer, "bytes", "stream bytes so far")                                                  \
 	X(wire_bytes, integer, "bytes", "bytes sent so far")                                                   \
+	X(delta_pages, integer, "pages", "pages of checkpoints that were sent as what changed in them")          \
+	X(same_pages, integer, "pages", "pages of checkpoints that were sent as unchanged")                    \
 	X(held_frames, integer, "frames", "output held now")                                                   \
 	X(dropped_frames, integer, "frames", "output dropped at the buffer's limit")                           \
 	X(guest, string, "", "running, paused (by replicad) or stopped (by another program: checkpoints wait)") \

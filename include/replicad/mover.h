@@ -101,6 +101,7 @@ struct rpl_mover_conf {
 	char peers[512];            /* identities that may connect, comma-separated; psk: "" = any that has a key; x509: required */
 	uint32_t heartbeat_ms, handshake_timeout_ms;
 	uint64_t arena_bytes;       /* primary: staging for uncommitted epochs, at least RPL_MOVER_ARENA_MIN */
+	uint64_t delta_cache_bytes; /* primary: for pages as they were sent last; 0: all are sent as they are */
 	uint64_t staging_bytes;     /* backup: size of the staging memfd, at least RPL_REPLICA_BYTES_MIN */
 	uint32_t max_uncommitted;   /* 1 ... RPL_MOVER_UNCOMMITTED_MAX */
 	uint32_t n_memory_fds;
@@ -138,6 +139,7 @@ struct rpl_mover_counters {
 	_Atomic uint64_t last_heard_ns;    /* rpl_now_ns() when a frame was last decoded */
 	_Atomic uint64_t link_up;          /* 1 while hello is done on a live connection */
 	_Atomic uint64_t epochs, pages, zero_pages, raw_bytes, wire_bytes; /* checkpoints; raw = stream bytes */
+	_Atomic uint64_t delta_pages, same_pages; /* of `pages`: sent as what changed in them, and as the same as before */
 	_Atomic uint64_t bulk_rounds, bulk_pages, bulk_pages_total; /* this session's; total: of the rounds begun so far */
 	_Atomic uint64_t last_dirty_pages;
 	_Atomic uint64_t scan_ns, copy_ns, encode_ns; /* last epoch */

@@ -5,7 +5,7 @@ src_engine_libmovermsg_la_SOURCES = src/engine/msg.c
 # The mover without its main(): both roles.
 noinst_LTLIBRARIES += src/engine/libengine.la
 src_engine_libengine_la_SOURCES = src/engine/engine.h src/engine/connection.c src/engine/sandbox.c src/engine/sandbox.h \
-	src/engine/arena.c src/engine/arena.h src/engine/primary.c src/engine/primary.h src/engine/stage.c src/engine/send.c \
+	src/engine/arena.c src/engine/arena.h src/engine/sent.c src/engine/sent.h src/engine/primary.c src/engine/primary.h src/engine/stage.c src/engine/send.c \
 	src/engine/backup.c src/engine/backup.h src/engine/apply.c
 src_engine_libengine_la_CFLAGS = $(AM_CFLAGS) $(SECCOMP_CFLAGS) $(CAPNG_CFLAGS)
 
@@ -65,6 +65,14 @@ tests_unit_arena_SOURCES = tests/unit/arena.c
 tests_unit_arena_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_arena_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_arena_LDADD = src/engine/libengine.la src/base/libbase.la $(CMOCKA_LIBS)
+
+check_PROGRAMS += tests/unit/sent
+TESTS += tests/unit/sent
+tests_unit_sent_SOURCES = tests/unit/sent.c
+tests_unit_sent_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
+tests_unit_sent_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_sent_LDADD = src/engine/libengine.la src/replica/libreplica.la src/guest/libmemory.la src/link/libwire.la \
+	src/base/libbase.la $(CMOCKA_LIBS)
 
 # a benchmark: built with the tests, run by hand
 check_PROGRAMS += tests/bench/engine

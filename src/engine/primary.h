@@ -12,6 +12,7 @@
 
 #include "arena.h"
 #include "engine.h"
+#include "sent.h"
 
 #define PRIMARY_PEEK_MS 10        /* shortest time between two looks at the running epoch's dirty pages */
 #define PRIMARY_PEEK_SHARE 50     /* looking may cost one part in so many of our time */
@@ -27,7 +28,8 @@ struct job {
 	struct arena_epoch *epoch; /* JOB_EPOCH */
 	uint64_t number;           /* of the round or epoch */
 	uint64_t pages;            /* that it will have */
-	uint64_t pages_sent, state_sent, stream_bytes, zero_pages, encode_ns;
+	uint64_t pages_sent, state_sent, stream_bytes, encode_ns;
+	struct sent_counts forms;  /* of an epoch's pages */
 	uint64_t cursor;           /* in `todo`, for what comes straight from guest memory */
 };
 
@@ -53,6 +55,7 @@ struct primary {
 
 	/* sending */
 	struct job job;
+	struct sent last;           /* an epoch's pages as they were sent last */
 	struct rpl_digest *digest;
 	uint8_t *body;              /* RPL_PAGES_BODY_MAX */
 	uint8_t *bounce;            /* RPL_PAGES_PER_FRAME pages, for what is sent from guest memory */

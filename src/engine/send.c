@@ -44,13 +44,26 @@ static bool send_stream(struct mover *m, const void *data, size_t len)
 	return true;
 }
 
+/* A checkpoint's pages as what changed since they were sent; a round's as they are, and they are not remembered. */
+static size_t encode(struct primary *p, const uint64_t *pfns, const uint8_t *pages, size_t n)
+{
+	struct rpl_pages_out o;
+	uint32_t zero = 0;
+
+	if (p->job.kind == JOB_ROUND)
+		return rpl_pages_encode(pfns, pages, n, p->body, &zero);
+	rpl_pages_begin(&o, p->body, n);
+	for (size_t i = 0; i < n; i++)
+		sent_put(&p->last, &o, pfns[i], pages + i * RPL_PAGE_SIZE, p->job.number, &p->job.forms);
+	return o.len;
+}
+
 static bool send_pages(struct mover *m, const uint64_t *pfns, const uint8_t *pages, size_t n)
 {
 	uint8_t head[RPL_STREAM_RECORD_HEAD + 8 + RPL_PAGES_PER_FRAME * 8];
 	struct rpl_out o = rpl_out(head, sizeof(head));
 	struct primary *p = m->primary;
-	uint32_t zero = 0;
-	size_t len = rpl_pages_encode(pfns, pages, n, p->body, &zero);
+	size_t len = encode(p, pfns, pages, n);
 
 	if (connection_send(m, RPL_FRAME_PAGES, p->body, len) < 0)
 		return false;
@@ -59,7 +72,6 @@ static bool send_pages(struct mover *m, const uint64_t *pfns, const uint8_t *pag
 	rpl_digest_add(p->digest, p->body, len);
 	p->job.stream_bytes += o.len + n * RPL_PAGE_SIZE;
 	p->job.pages_sent += n;
-	p->job.zero_pages += zero;
 	return true;
 }
 
@@ -259,7 +271,9 @@ static void epoch_is_sent(struct mover *m, const struct job *j)
 	p->sent = j->number;
 	mover_count(&c->epochs, 1);
 	mover_count(&c->pages, j->pages_sent);
-	mover_count(&c->zero_pages, j->zero_pages);
+	mover_count(&c->zero_pages, j->forms.zero);
+	mover_count(&c->delta_pages, j->forms.delta);
+	mover_count(&c->same_pages, j->forms.same);
 	mover_set(&c->encode_ns, j->encode_ns);
 	if (waited) {
 		p->waiting = NULL;
@@ -375,6 +389,7 @@ void send_reset(struct mover *m)
 	struct primary *p = m->primary;
 
 	/* Headers belong to the stream, which is the session's: they are not repeated after a resumption. */
+	sent_forget(&p->last);
 	p->job = (struct job){ .kind = JOB_NONE };
 }
 

@@ -95,6 +95,7 @@ static void read_vm(struct keeper_conf *c, struct reader *rd)
 	c->insecure = yes(rd, "insecure");
 	c->heartbeat_ms = number(rd, "heartbeat_ms");
 	c->arena_mb = number(rd, "arena_mb");
+	c->delta_cache_mb = number(rd, "delta_cache_mb");
 	c->op_timeout_ms = number(rd, "op_timeout_ms");
 	c->core.durability = word(rd, "durability", durabilities, RPL_ARRAY_LEN(durabilities));
 	c->core.on_crash = word(rd, "on_crash", on_crash, RPL_ARRAY_LEN(on_crash));

@@ -24,7 +24,7 @@ struct keeper_conf {
 	bool arbiter_insecure; /* the agent's, not the VM's: the arbiter is everybody's */
 	const char *peer_name, *peer_address, *peer_identity;
 	bool audit;
-	unsigned arbiter_timeout_ms, heartbeat_ms, arena_mb, op_timeout_ms, hold_mb;
+	unsigned arbiter_timeout_ms, heartbeat_ms, arena_mb, delta_cache_mb, op_timeout_ms, hold_mb;
 };
 
 /* Read DIR/keeper.json. 0, or -EINVAL naming the field. The caller ends with keeper_conf_fini(). */

@@ -133,7 +133,7 @@ int keeper_mover_conf(struct keeper *k, struct movers *movers, enum rpl_role rol
 	struct rpl_mover_conf m = {
 		.role = role, .tls = c->tls, .vm = c->core.vm, .heartbeat_ms = c->heartbeat_ms,
 		.handshake_timeout_ms = HANDSHAKE_TIMEOUT_MS, .arena_bytes = (uint64_t)c->arena_mb << 20,
-		.max_uncommitted = c->core.max_uncommitted,
+		.delta_cache_bytes = (uint64_t)c->delta_cache_mb << 20, .max_uncommitted = c->core.max_uncommitted,
 	};
 	int r;
 

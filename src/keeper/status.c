@@ -110,6 +110,10 @@ static void put_checkpoints(const struct keeper *k, json_t *doc)
 	put(doc, "encode_us", c->encode_ns / 1000);
 	put(doc, "raw_bytes", c->raw_bytes);
 	put(doc, "wire_bytes", c->wire_bytes);
+	if (primary_state(k->core.state)) {
+		put(doc, "delta_pages", c->delta_pages);
+		put(doc, "same_pages", c->same_pages);
+	}
 	if (percent >= 0)
 		put(doc, "bulk_percent", (uint64_t)percent);
 	if (k->acked_at_ns && primary_state(k->core.state))

@@ -51,6 +51,7 @@ void rig_init(struct rig *r, uint64_t pages)
 	c->heartbeat_ms = 20;
 	c->handshake_timeout_ms = 5000;
 	c->arena_bytes = 16 << 20;
+	c->delta_cache_bytes = 2 << 20;
 	c->max_uncommitted = 4;
 	l->count = 2;
 	l->pages = pages;

@@ -224,6 +224,101 @@ static void uncommitted_epochs_pile_up_to_their_limit(void **state)
 	rig_fini(&r);
 }
 
+/* ---- what changed */
+
+#define WORKING_SET 400 /* pages */
+
+/* Some pages of it change a little, and some not at all. */
+static void work(struct rig *r)
+{
+	for (uint64_t page = 0; page < WORKING_SET; page++) {
+		if (rig_random(r, 3) == 0)
+			continue;
+		if (rig_random(r, 2))
+			r->p.ram[page * RPL_PAGE_SIZE + rig_random(r, RPL_PAGE_SIZE)]++;
+		atomic_fetch_or(&r->dirty[page / 64], UINT64_C(1) << (page % 64));
+	}
+}
+
+static uint64_t work_through(struct rig *r, unsigned epochs)
+{
+	uint64_t wire;
+
+	rig_start(r);
+	rig_run(r, 3000);
+	rig_protect(r);
+	for (uint64_t page = 0; page < WORKING_SET; page++) {
+		r->p.ram[page * RPL_PAGE_SIZE]++;
+		atomic_fetch_or(&r->dirty[page / 64], UINT64_C(1) << (page % 64));
+	}
+	rig_stage(r);
+	rig_commit(r);
+	wire = rig_count(&r->p.counters->wire_bytes);
+	for (unsigned i = 0; i < epochs; i++) {
+		work(r);
+		rig_stage(r);
+		rig_commit(r);
+	}
+	rig_wait_folded(r, r->epoch);
+	assert_int_equal(rig_differs(r, r->epoch), -1);
+	return rig_count(&r->p.counters->wire_bytes) - wire;
+}
+
+static void only_what_changed_is_sent(void **state)
+{
+	uint64_t whole, changed;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.delta_cache_bytes = 0;
+	whole = work_through(&r, 20);
+	assert_int_equal(rig_count(&r.p.counters->delta_pages) + rig_count(&r.p.counters->same_pages), 0);
+	rig_fini(&r);
+	rig_init(&r, PAGES);
+	r.conf.delta_cache_bytes = 8 << 20;
+	changed = work_through(&r, 20);
+	assert_true(rig_count(&r.p.counters->delta_pages) > 1000 && rig_count(&r.p.counters->same_pages) > 1000);
+	print_message("%llu bytes as they are, %llu of what changed\n", (unsigned long long)whole, (unsigned long long)changed);
+	assert_true(changed * 20 < whole);
+	rig_fini(&r);
+}
+
+/* Pages are forgotten and met again, epochs pile up, connections are lost in between and in the middle. */
+static void and_it_makes_the_same_replica_whatever_happens(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.delta_cache_bytes = 1 << 20;
+	rig_start(&r);
+	rig_run(&r, 3000);
+	rig_protect(&r);
+	for (int i = 0; i < 30; i++) {
+		for (uint64_t n = 1 + rig_random(&r, r.conf.max_uncommitted - 1); n; n--) {
+			work(&r);
+			rig_run(&r, rig_random(&r, 100));
+			rig_stage(&r);
+		}
+		if (rig_random(&r, 3) == 0) {
+			(void)usleep((useconds_t)rig_random(&r, 3000));
+			rig_cut(&r);
+			expect_down(&r, 0);
+			rig_session(&r, false);
+		}
+		rig_commit(&r);
+		if (rig_random(&r, 2))
+			continue; /* folded some other time */
+		rig_wait_folded(&r, r.epoch);
+		assert_int_equal(rig_differs(&r, r.epoch), -1);
+	}
+	rig_wait_folded(&r, r.epoch);
+	assert_int_equal(rig_differs(&r, r.epoch), -1);
+	assert_true(rig_count(&r.p.counters->delta_pages) > 0 && rig_count(&r.p.counters->same_pages) > 0);
+	rig_fini(&r);
+}
+
 /* ---- the connection */
 
 /* The arena and the staging area carry the session over: what was in flight is sent again, nothing else. */
@@ -776,6 +871,8 @@ int main(void)
 		cmocka_unit_test(a_mover_whose_keeper_stands_still_is_silent),
 		cmocka_unit_test(keys_are_wiped_from_the_shared_text),
 		cmocka_unit_test(uncommitted_epochs_pile_up_to_their_limit),
+		cmocka_unit_test(only_what_changed_is_sent),
+		cmocka_unit_test(and_it_makes_the_same_replica_whatever_happens),
 		cmocka_unit_test(a_reset_connection_costs_no_bulk_copy),
 		cmocka_unit_test(an_epoch_cut_in_the_middle_is_sent_again),
 		cmocka_unit_test(a_lost_ack_is_told_on_resumption),
