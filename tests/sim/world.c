@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <replicad/auto.h>
 #include <replicad/err.h>
 
 #include "sim.h"
@@ -327,6 +328,8 @@ static void run_until(struct sim *s, uint64_t t, bool (*enough)(const struct sim
 /* ---- beginnings */
 static void configure(struct sim *s, int node, struct rpl_core_conf *f)
 {
+	static const uint32_t held[] = { 1, 2, 4, UINT32_MAX }; /* 4: netbuf plug's */
+
 	memset(f, 0, sizeof(*f));
 	f->self[0] = (char)('A' + node);
 	f->peer[0] = (char)('B' - node);
@@ -338,7 +341,7 @@ static void configure(struct sim *s, int node, struct rpl_core_conf *f)
 	f->auto_cold = true;
 	f->reprotect = s->seed % 8 != 1;
 	f->max_uncommitted = 1 + (uint32_t)(s->seed / 2 % 4);
-	f->max_held = s->seed % 3 == 0 ? 1 : UINT32_MAX;
+	f->max_held = held[s->seed / 8 % RPL_ARRAY_LEN(held)];
 	f->interval_ns = 50 * MS;
 	f->stall_ns = 100 * MS;
 	f->suspect_ns = 300 * MS;

@@ -245,7 +245,6 @@ static void epochs_flow_and_only_acks_release(void **state)
 	SEE(ev_link(b, RPL_EV_ACK, 3), P_PROTECTED, "RELEASE GUEST_RESUME CHECKPOINT");
 }
 
-/* sch_plug: nothing is sealed over what has not been released, also while ARM is claimed for an epoch that is acked */
 /* A guest that runs again may keep its keeper from hearing of it: the interval is the guest's, not the keeper's. */
 static void the_interval_counts_from_the_guest(void **state)
 {
@@ -272,6 +271,7 @@ static void the_interval_counts_from_the_guest(void **state)
 	assert_int_equal(b->c.captured_ns, b->now);
 }
 
+/* Nothing is sealed over what has not been released, also while ARM is claimed for an epoch that is acked. */
 static void a_buffer_that_knows_one_epoch_is_not_sealed_twice(void **state)
 {
 	struct bench bench, *b = &bench;
@@ -289,6 +289,29 @@ static void a_buffer_that_knows_one_epoch_is_not_sealed_twice(void **state)
 	pass(b, 50);
 	SEE(EV(TIMER), P_PROTECTED, "");
 	SEE(ev_link(b, RPL_EV_ACK, 2), P_PROTECTED, "RELEASE CHECKPOINT");
+}
+
+/* netbuf plug tells several apart: the next checkpoint is taken while the last is on its way. */
+static void a_buffer_that_knows_more_epochs_is_sealed_again(void **state)
+{
+	struct bench bench, *b = &bench;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	b->c.conf.max_uncommitted = 3;
+	b->c.conf.max_held = 2;
+	to_protected(b);
+	pass(b, 50);
+	SEE(EV(TIMER), P_PROTECTED, "CHECKPOINT");
+	SEE(ev_epoch(RPL_EV_CAPTURED, 2), P_PROTECTED, "");
+	pass(b, 50);
+	SEE(EV(TIMER), P_PROTECTED, "CHECKPOINT");
+	SEE(ev_epoch(RPL_EV_CAPTURED, 3), P_PROTECTED, "");
+	pass(b, 50);
+	SEE(EV(TIMER), P_PROTECTED, ""); /* two are held */
+	SEE(ev_link(b, RPL_EV_ACK, 2), P_PROTECTED, "RELEASE CHECKPOINT");
+	SEE(ev_link(b, RPL_EV_ACK, 3), P_PROTECTED, "RELEASE");
+	SEE(ev_epoch(RPL_EV_CAPTURED, 4), P_PROTECTED, "");
 }
 
 static void a_silent_backup_costs_a_claim(void **state)
@@ -921,6 +944,7 @@ int main(void)
 		cmocka_unit_test(epochs_flow_and_only_acks_release),
 		cmocka_unit_test(the_interval_counts_from_the_guest),
 		cmocka_unit_test(a_buffer_that_knows_one_epoch_is_not_sealed_twice),
+		cmocka_unit_test(a_buffer_that_knows_more_epochs_is_sealed_again),
 		cmocka_unit_test(a_silent_backup_costs_a_claim),
 		cmocka_unit_test(an_arm_of_unknown_outcome_is_fenced),
 		cmocka_unit_test(arming_is_bounded),
