@@ -3,7 +3,8 @@ noinst_LTLIBRARIES += netbuf/libnetbuf.la netbuf/librelay.la
 netbuf_libnetbuf_la_SOURCES = netbuf/netbuf.c netbuf/netbuf_ops.h netbuf/relay.c netbuf/relay_proto.c \
 	netbuf/relay_proto.h netbuf/none.c
 if HAVE_NL
-netbuf_libnetbuf_la_SOURCES += netbuf/plug.c netbuf/plug_port.c netbuf/plug_port.h netbuf/plug_nl.c netbuf/plug_nl.h \
+netbuf_libnetbuf_la_SOURCES += netbuf/plug.c netbuf/plug_port.c netbuf/plug_port.h netbuf/plug_queue.c \
+	netbuf/plug_queue.h netbuf/plug_nl.c netbuf/plug_nl.h \
 	netbuf/plug_msg.c netbuf/plug_msg.h
 netbuf_libnetbuf_la_CFLAGS = $(AM_CFLAGS) $(NL_CFLAGS)
 netbuf_libnetbuf_la_LIBADD = $(NL_LIBS)

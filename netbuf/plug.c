@@ -5,8 +5,8 @@
  * waits, made at ATTACH so that a kernel that cannot do it is found out then.
  *
  * rtnetlink answers within the call, but frames that may leave do so in their own time: RELEASE and OPEN are looked at
- * again (STEP_MS) until they are done. Operations run in the order they were asked; only a SEAL passes a RELEASE that has
- * been given to the kernel and drains. It must not pass one that has not: sch_plug remembers one sealed epoch.
+ * again (STEP_MS) until they are done. Operations run in the order they were asked; only a SEAL passes RELEASEs that drain,
+ * since a guest stands still meanwhile. It waits for them if the queue has no room for one epoch more (plug_queue.h).
  */
 #include "netbuf_ops.h"
 
@@ -26,7 +26,6 @@
 #define STEP_MS 1
 #define WATCH_MS 20         /* how full is it? sch_plug tells nobody */
 #define VERIFY_EVERY 50     /* watches: is the redirect still there? */
-#define STALL_STEPS 20      /* looks without a frame leaving: the command is given again */
 #define DRAIN_MS 3000       /* what may leave has left by then */
 #define SETTLE_MS 200       /* a busy guest's queue is never seen empty: then the filter goes first */
 #define FULL_NUM 3          /* nearly full: three quarters */
@@ -37,6 +36,7 @@ struct plug_op {
 	enum rpl_netbuf_op op;
 	uint64_t epoch;
 	int stage; /* 0: not begun */
+	uint64_t count; /* a release: done when so many epochs have left */
 	double until;
 };
 
@@ -50,12 +50,14 @@ struct plug {
 	bool told; /* which interfaces the guest has */
 
 	struct rpl_netbuf_status status;
+	uint64_t sealed[PLUG_SEALED_MAX]; /* epochs not released, oldest first */
+	uint32_t n_sealed;
+	uint64_t n_released; /* told to leave, since we are */
 	struct plug_op queue[OPS_MAX];
 	uint32_t count; /* oldest first */
 	struct ev_timer step, watch;
-	uint32_t watches, stalled;
-	uint64_t sent_last; /* of all plugs, to see whether a release moves */
-	bool full;          /* reported; again when it has become less */
+	uint32_t watches;
+	bool full; /* reported; again when it has become less */
 };
 
 #define WAIT 1 /* not done: look again */
@@ -71,26 +73,30 @@ static int each(struct plug *c, port_fn *fn, struct rpl_err *err)
 	return r < 0 ? r : 0;
 }
 
-static uint64_t sum_status(struct plug *c)
+static void sum_status(struct plug *c)
 {
 	struct rpl_netbuf_status *s = &c->status;
-	uint64_t sent = 0;
 
 	s->ports = 0;
 	s->held_frames = s->held_bytes = s->passed_frames = s->passed_bytes = s->dropped_frames = 0;
 	for (uint32_t i = 0; i < c->n_ports; i++) {
-		const struct plug_port *p = &c->ports[i];
+		const struct plug_queue *q = &c->ports[i].queue;
 
-		s->ports += p->vif_index != 0;
-		s->held_frames += p->now.queued;
-		s->held_bytes += p->now.backlog_bytes;
-		s->passed_frames += p->passed_frames + p->now.sent_packets;
-		s->passed_bytes += p->passed_bytes + p->now.sent_bytes;
-		s->dropped_frames += p->dropped_frames + p->thrown_frames + p->now.dropped;
-		sent += p->now.sent_bytes;
+		s->ports += c->ports[i].vif_index != 0;
+		s->held_frames += q->now.queued;
+		s->held_bytes += q->now.backlog_bytes;
+		s->passed_frames += q->passed_frames + q->now.sent_packets;
+		s->passed_bytes += q->passed_bytes + q->now.sent_bytes;
+		s->dropped_frames += q->dropped_frames + q->now.dropped;
 	}
 	rpl_netbuf_set_status(c->n, s);
-	return sent;
+}
+
+/* Epochs are counted anew. */
+static void forget_epochs(struct plug *c)
+{
+	c->status.sealed_epoch = c->status.released_epoch = 0;
+	c->n_sealed = 0;
 }
 
 static void set_holding(struct plug *c, bool holding, bool shut)
@@ -131,7 +137,7 @@ static int do_attach(struct plug *c, struct rpl_err *err)
 	if (r < 0)
 		return r;
 	c->status.attached = true;
-	c->status.sealed_epoch = c->status.released_epoch = 0; /* the kernel knows no numbers */
+	forget_epochs(c); /* the kernel knows no numbers */
 	set_holding(c, redirected > 0, shut > 0);
 	/* An earlier keeper got half through: closed is safe, half closed is not. */
 	for (uint32_t i = 0; r == 0 && redirected && i < c->n_ports; i++)
@@ -140,12 +146,13 @@ static int do_attach(struct plug *c, struct rpl_err *err)
 	return r;
 }
 
+/* What it held meanwhile is lost: the guest is not told that it is held. */
 static void undo_hold(struct plug *c)
 {
 	struct rpl_err later;
 
 	for (uint32_t i = 0; i < c->n_ports; i++)
-		if (plug_port_open(&c->ports[i], c->nl, &later) < 0 ||
+		if (plug_port_open(&c->ports[i], c->nl, &later) < 0 || plug_port_burst(&c->ports[i], c->nl, &later) < 0 ||
 		    plug_port_unredirect(&c->ports[i], c->nl, &later) < 0)
 			rpl_log(RPL_LOG_WARNING, "vm=%s netbuf=plug op=hold undo=failed reason=\"%s\"", c->vm, later.msg);
 }
@@ -164,9 +171,18 @@ static int do_hold(struct plug *c, struct rpl_err *err)
 		undo_hold(c);
 	if (r < 0)
 		return r;
-	c->status.sealed_epoch = c->status.released_epoch = 0;
+	forget_epochs(c);
 	set_holding(c, true, false);
 	return 0;
+}
+
+static bool has_room(const struct plug *c)
+{
+	bool room = true;
+
+	for (uint32_t i = 0; i < c->n_ports; i++)
+		room = room && plug_port_room(&c->ports[i]);
+	return room;
 }
 
 static int do_seal(struct plug *c, uint64_t epoch, struct rpl_err *err)
@@ -177,11 +193,13 @@ static int do_seal(struct plug *c, uint64_t epoch, struct rpl_err *err)
 
 	if (!s->holding || s->shut)
 		return rpl_fail(err, -EINVAL, "seal of epoch %" PRIu64 ": output is not held", epoch);
-	if (s->sealed_epoch > s->released_epoch)
-		return rpl_fail(err, -EBUSY, "seal of epoch %" PRIu64 ": sch_plug remembers one, and %" PRIu64
-				" is not released", epoch, s->sealed_epoch);
 	if (epoch <= s->sealed_epoch)
 		return rpl_fail(err, -EINVAL, "seal of epoch %" PRIu64 ": the last was %" PRIu64, epoch, s->sealed_epoch);
+	if (c->n_sealed == PLUG_SEALED_MAX)
+		return rpl_fail(err, -EBUSY, "seal of epoch %" PRIu64 ": %u epochs are sealed and not released, since %" PRIu64,
+				epoch, c->n_sealed, c->sealed[0]);
+	if (!has_room(c))
+		return WAIT;
 	for (uint32_t i = 0; r >= 0 && i < c->n_ports; i++) {
 		r = plug_port_seal(&c->ports[i], c->nl, &why);
 		if (r > 0)
@@ -191,54 +209,81 @@ static int do_seal(struct plug *c, uint64_t epoch, struct rpl_err *err)
 		*err = why;
 		return r;
 	}
-	s->sealed_epoch = epoch;
+	c->sealed[c->n_sealed++] = s->sealed_epoch = epoch;
 	return 0;
 }
 
-/* WAIT while frames leave; a queue that stands still with something to give (see plug_port.h) is told once more,
- * unless that would let go an epoch sealed since: then the next release does it. */
-static int drain(struct plug *c, struct plug_op *o, struct rpl_err *err)
+/* WAIT until all that was asked of the ports is done. */
+static int step_all(struct plug *c, struct rpl_err *err)
 {
-	bool drained = true;
-	uint64_t sent;
-	int r = each(c, plug_port_measure, err);
+	bool wait = false;
+	int r = 0;
 
+	for (uint32_t i = 0; r >= 0 && i < c->n_ports; i++) {
+		r = plug_port_step(&c->ports[i], c->nl, err);
+		wait = wait || r > 0;
+	}
 	if (r < 0)
 		return r;
+	return wait ? WAIT : 0;
+}
+
+static bool is_late(const struct plug *c, const struct plug_op *o)
+{
+	return ev_now(c->loop) > o->until;
+}
+
+/* Epochs up to this one may leave: noted, so that a seal has their places in the list. An epoch that was never sealed is
+ * refused when its turn comes. */
+static void begin_release(struct plug *c, struct plug_op *o)
+{
+	struct rpl_netbuf_status *s = &c->status;
+	uint32_t n = 0;
+
+	if (o->stage || o->epoch > s->sealed_epoch)
+		return;
+	o->stage = 1;
+	while (n < c->n_sealed && c->sealed[n] <= o->epoch)
+		n++;
+	c->n_sealed -= n;
+	memmove(c->sealed, c->sealed + n, c->n_sealed * sizeof(c->sealed[0]));
 	for (uint32_t i = 0; i < c->n_ports; i++)
-		drained = drained && plug_port_drained(&c->ports[i]);
-	sent = sum_status(c);
-	c->stalled = sent == c->sent_last ? c->stalled + 1 : 0;
-	c->sent_last = sent;
-	if (drained)
-		return 0;
-	if (ev_now(c->loop) > o->until)
-		return rpl_fail(err, -ETIMEDOUT, "release of epoch %" PRIu64 ": not all of it left within %d ms", o->epoch,
-				DRAIN_MS);
-	if (c->stalled < STALL_STEPS || c->status.sealed_epoch > c->status.released_epoch)
-		return WAIT;
-	c->stalled = 0;
-	r = each(c, plug_port_release, err);
-	return r < 0 ? r : WAIT;
+		plug_port_release(&c->ports[i], n);
+	o->count = c->n_released += n;
+	if (o->epoch > s->released_epoch)
+		s->released_epoch = o->epoch;
+}
+
+/* Others may be released behind this one and not have left yet. */
+static bool has_left(const struct plug *c, const struct plug_op *o)
+{
+	uint32_t behind = 0;
+
+	for (uint32_t i = 0; i < c->n_ports; i++)
+		if (c->ports[i].queue.may > behind)
+			behind = c->ports[i].queue.may;
+	return behind <= c->n_released - o->count;
 }
 
 static int do_release(struct plug *c, struct plug_op *o, struct rpl_err *err)
 {
-	struct rpl_netbuf_status *s = &c->status;
-	int r = 0;
+	int r;
 
-	if (o->stage == 0) {
-		if (o->epoch > s->sealed_epoch)
-			return rpl_fail(err, -EINVAL, "release of epoch %" PRIu64 ": sealed were those up to %" PRIu64,
-					o->epoch, s->sealed_epoch);
-		if (o->epoch < s->sealed_epoch || o->epoch <= s->released_epoch)
-			return 0; /* only the last sealed one can be waiting */
-		s->released_epoch = o->epoch;
-		r = each(c, plug_port_release, err);
-		o->stage = 1;
-		c->stalled = 0;
+	begin_release(c, o);
+	if (!o->stage)
+		return rpl_fail(err, -EINVAL, "release of epoch %" PRIu64 ": sealed were those up to %" PRIu64, o->epoch,
+				c->status.sealed_epoch);
+	if (o->stage == 1) { /* those before have left */
+		o->stage = 2;
+		o->until = ev_now(c->loop) + DRAIN_MS / 1e3;
 	}
-	return r < 0 ? r : drain(c, o, err);
+	r = step_all(c, err);
+	if (r == WAIT && has_left(c, o))
+		return 0;
+	if (r == WAIT && is_late(c, o))
+		return rpl_fail(err, -ETIMEDOUT, "release of epoch %" PRIu64 ": not all of it left within %d ms", o->epoch,
+				DRAIN_MS);
+	return r;
 }
 
 static int all_empty(struct plug *c, bool *ret, struct rpl_err *err)
@@ -254,25 +299,43 @@ static int all_empty(struct plug *c, bool *ret, struct rpl_err *err)
 	return r;
 }
 
+/* Stage 1: the sealed epochs leave, one after the other. */
+static int open_sealed(struct plug *c, struct plug_op *o, struct rpl_err *err)
+{
+	int r = step_all(c, err);
+
+	if (r == WAIT && !is_late(c, o))
+		return WAIT;
+	if (r == WAIT) {
+		rpl_log(RPL_LOG_WARNING, "vm=%s netbuf=plug op=open reason=\"what is sealed did not leave within %d ms: all of it "
+			"may leave now, in any order\"", c->vm, DRAIN_MS);
+		r = each(c, plug_port_burst, err);
+	}
+	o->stage = 2;
+	o->until = ev_now(c->loop) + SETTLE_MS / 1e3;
+	return r;
+}
+
 static int do_open(struct plug *c, struct plug_op *o, struct rpl_err *err)
 {
 	bool empty;
-	int r;
+	int r = 0;
 
 	if (!c->status.holding)
 		return 0;
 	if (o->stage == 0) {
-		r = each(c, plug_port_open, err);
-		if (r < 0)
-			return r;
 		o->stage = 1;
-		o->until = ev_now(c->loop) + SETTLE_MS / 1e3;
+		r = each(c, plug_port_open, err);
 	}
+	if (r == 0)
+		r = o->stage == 1 ? open_sealed(c, o, err) : step_all(c, err);
+	if (r != 0)
+		return r;
 	r = all_empty(c, &empty, err);
-	if (r < 0 || (!empty && ev_now(c->loop) < o->until))
+	if (r < 0 || (!empty && !is_late(c, o)))
 		return r < 0 ? r : WAIT;
-	if (o->stage == 1) { /* then wait for what was between the filter and the queue */
-		o->stage = 2;
+	if (o->stage == 2) { /* then wait for what was between the filter and the queue */
+		o->stage = 3;
 		o->until = ev_now(c->loop) + DRAIN_MS / 1e3;
 		r = each(c, plug_port_unredirect, err);
 		return r < 0 ? r : WAIT;
@@ -281,12 +344,13 @@ static int do_open(struct plug *c, struct plug_op *o, struct rpl_err *err)
 		rpl_log(RPL_LOG_WARNING, "vm=%s netbuf=plug op=open held_frames=%" PRIu64 " reason=\"they did not leave "
 			"within %d ms, and are lost\"", c->vm, c->status.held_frames, DRAIN_MS);
 	set_holding(c, false, false);
-	return each(c, plug_port_drop, err); /* new, closed plugs for the next hold */
+	return each(c, plug_port_drop, err); /* closed for the next hold */
 }
 
 static int do_drop(struct plug *c, struct rpl_err *err)
 {
 	c->status.released_epoch = c->status.sealed_epoch;
+	c->n_sealed = 0;
 	return each(c, plug_port_drop, err);
 }
 
@@ -294,7 +358,7 @@ static int do_shut(struct plug *c, struct rpl_err *err)
 {
 	int r = each(c, plug_port_shut, err);
 
-	c->status.sealed_epoch = c->status.released_epoch = 0;
+	forget_epochs(c);
 	if (r == 0)
 		set_holding(c, true, true);
 	return r;
@@ -348,7 +412,7 @@ static void lose(struct plug *c, const struct rpl_err *why)
 		end_op(c, 0, kept.code, &kept);
 	c->status.attached = false;
 	ev_timer_stop(c->loop, &c->watch);
-	(void)sum_status(c);
+	sum_status(c);
 	(void)snprintf(msg, sizeof(msg), "vm %.40s: netbuf plug: %s", c->vm, kept.msg);
 	rpl_netbuf_report(c->n, kept.code, msg);
 }
@@ -364,7 +428,7 @@ static void step_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 {
 	struct plug *c = w->data;
 	struct rpl_err err = { 0 };
-	uint32_t at = 0;
+	uint32_t at = 0; /* those before are releases that wait */
 	int r;
 
 	(void)revents;
@@ -373,6 +437,13 @@ static void step_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 		struct plug_op *o = &c->queue[at];
 		enum rpl_netbuf_op op = o->op;
 
+		if (at > 0 && op == RPL_NETBUF_RELEASE) {
+			begin_release(c, o);
+			at++;
+			continue;
+		}
+		if (at > 0 && op != RPL_NETBUF_SEAL)
+			break;
 		err.code = 0;
 		r = run(c, o, &err);
 		if (r != WAIT)
@@ -383,12 +454,12 @@ static void step_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 		}
 		if (r != WAIT)
 			continue;
-		if (op != RPL_NETBUF_RELEASE || at + 1 >= c->count || c->queue[at + 1].op != RPL_NETBUF_SEAL)
+		if (op != RPL_NETBUF_RELEASE)
 			break;
 		at++;
 	}
 	if (c->status.attached)
-		(void)sum_status(c);
+		sum_status(c);
 	if (c->count) {
 		ev_timer_set(w, STEP_MS / 1e3, 0);
 		ev_timer_start(loop, w);
@@ -411,7 +482,7 @@ static const struct plug_port *fullest(const struct plug *c)
 	const struct plug_port *most = NULL;
 
 	for (uint32_t i = 0; i < c->n_ports; i++)
-		if (!most || c->ports[i].now.backlog_bytes > most->now.backlog_bytes)
+		if (!most || c->ports[i].queue.now.backlog_bytes > most->queue.now.backlog_bytes)
 			most = &c->ports[i];
 	return most;
 }
@@ -433,16 +504,16 @@ static void watch_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 		lose(c, &err);
 		return;
 	}
-	(void)sum_status(c);
+	sum_status(c);
 	most = fullest(c);
-	full = most && most->now.backlog_bytes / FULL_NUM >= c->limit_bytes / FULL_DEN;
+	full = most && most->queue.now.backlog_bytes / FULL_NUM >= c->limit_bytes / FULL_DEN;
 	if (full == c->full)
 		return;
 	c->full = full;
 	if (!full)
 		return;
 	(void)snprintf(msg, sizeof(msg), "%s: %" PRIu64 " of %" PRIu32 " bytes are held: beyond that frames are dropped",
-		       most->vif, most->now.backlog_bytes, c->limit_bytes);
+		       most->vif, most->queue.now.backlog_bytes, c->limit_bytes);
 	rpl_netbuf_report(c->n, 0, msg); /* may free us */
 }
 
@@ -526,7 +597,7 @@ static int plug_init(struct rpl_netbuf *n, const struct rpl_netbuf_conf *conf, s
 
 const struct rpl_netbuf_ops rpl_netbuf_plug = {
 	.name = "plug",
-	.max_uncommitted = 1,
+	.max_uncommitted = PLUG_SEALED_MAX,
 	.init = plug_init,
 	.start = plug_start,
 	.interfaces = plug_interfaces,

@@ -35,9 +35,9 @@ static struct nl_msg *finish(struct nl_msg *m, int r)
 	return NULL;
 }
 
-static struct nl_msg *link_msg(int type, int flags, int index, unsigned up)
+static struct nl_msg *link_msg(int type, int flags, int index, unsigned up, unsigned change)
 {
-	struct ifinfomsg i = { .ifi_family = AF_UNSPEC, .ifi_index = index, .ifi_flags = up, .ifi_change = up };
+	struct ifinfomsg i = { .ifi_family = AF_UNSPEC, .ifi_index = index, .ifi_flags = up, .ifi_change = change };
 	struct nl_msg *m = nlmsg_alloc_simple(type, flags);
 
 	return m ? finish(m, nlmsg_append(m, &i, sizeof(i), NLMSG_ALIGNTO)) : NULL;
@@ -54,14 +54,14 @@ static struct nl_msg *tc_msg(int type, int flags, int index, uint32_t parent, ui
 
 struct nl_msg *plug_msg_link_get(const char *name)
 {
-	struct nl_msg *m = link_msg(RTM_GETLINK, 0, 0, 0);
+	struct nl_msg *m = link_msg(RTM_GETLINK, 0, 0, 0, 0);
 
 	return m ? finish(m, nla_put_string(m, IFLA_IFNAME, name)) : NULL;
 }
 
 struct nl_msg *plug_msg_ifb_new(const char *name)
 {
-	struct nl_msg *m = link_msg(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, 0);
+	struct nl_msg *m = link_msg(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, 0, 0, 0);
 	struct nlattr *info;
 	int r;
 
@@ -78,14 +78,44 @@ struct nl_msg *plug_msg_ifb_new(const char *name)
 
 struct nl_msg *plug_msg_ifb_up(int index, const char *alias)
 {
-	struct nl_msg *m = link_msg(RTM_NEWLINK, 0, index, IFF_UP);
+	struct nl_msg *m = link_msg(RTM_NEWLINK, 0, index, IFF_UP, IFF_UP);
 
 	return m ? finish(m, nla_put_string(m, IFLA_IFALIAS, alias)) : NULL;
 }
 
+struct nl_msg *plug_msg_ifb_down(int index)
+{
+	return link_msg(RTM_NEWLINK, 0, index, 0, IFF_UP);
+}
+
 struct nl_msg *plug_msg_link_del(int index)
 {
-	return link_msg(RTM_DELLINK, 0, index, 0);
+	return link_msg(RTM_DELLINK, 0, index, 0, 0);
+}
+
+static struct nl_msg *put_prio(struct nl_msg *m, int bands, int into)
+{
+	struct tc_prio_qopt opt = { .bands = bands };
+
+	memset(opt.priomap, into, sizeof(opt.priomap));
+	if (!m || nla_put_string(m, TCA_KIND, "prio") < 0)
+		return m ? finish(m, -ENOMEM) : NULL;
+	return finish(m, nla_put(m, TCA_OPTIONS, sizeof(opt), &opt));
+}
+
+struct nl_msg *plug_msg_prio_new(int index, uint32_t handle, int bands, int into)
+{
+	return put_prio(tc_msg(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, index, TC_H_ROOT, handle, 0), bands, into);
+}
+
+struct nl_msg *plug_msg_prio_into(int index, uint32_t handle, int bands, int into)
+{
+	return put_prio(tc_msg(RTM_NEWQDISC, NLM_F_ECHO, index, TC_H_ROOT, handle, 0), bands, into);
+}
+
+struct nl_msg *plug_msg_root_del(int index)
+{
+	return tc_msg(RTM_DELQDISC, 0, index, TC_H_ROOT, 0, 0);
 }
 
 static struct nl_msg *put_plug(struct nl_msg *m, int action, uint32_t limit_bytes)
@@ -97,16 +127,16 @@ static struct nl_msg *put_plug(struct nl_msg *m, int action, uint32_t limit_byte
 	return finish(m, nla_put(m, TCA_OPTIONS, sizeof(opt), &opt));
 }
 
-struct nl_msg *plug_msg_plug_new(int index, uint32_t handle, uint32_t limit_bytes)
+struct nl_msg *plug_msg_plug_new(int index, uint32_t parent, uint32_t handle, uint32_t limit_bytes)
 {
 	/* a new plug reads the limit only, whatever the action */
-	return put_plug(tc_msg(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, index, TC_H_ROOT, handle, 0), TCQ_PLUG_LIMIT,
+	return put_plug(tc_msg(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, index, parent, handle, 0), TCQ_PLUG_LIMIT,
 			limit_bytes);
 }
 
-struct nl_msg *plug_msg_plug_do(int index, uint32_t handle, int action)
+struct nl_msg *plug_msg_plug_do(int index, uint32_t parent, uint32_t handle, int action)
 {
-	return put_plug(tc_msg(RTM_NEWQDISC, 0, index, TC_H_ROOT, handle, 0), action, 0);
+	return put_plug(tc_msg(RTM_NEWQDISC, 0, index, parent, handle, 0), action, 0);
 }
 
 struct nl_msg *plug_msg_qdisc_get(int index, uint32_t parent)
@@ -222,6 +252,18 @@ int plug_msg_read_link(const struct nlmsghdr *h, struct plug_link *ret)
 	return 0;
 }
 
+static void read_prio(const struct nlattr *a, struct plug_qdisc *ret)
+{
+	struct tc_prio_qopt opt;
+
+	copy_struct(a, &opt, sizeof(opt));
+	ret->bands = opt.bands;
+	ret->into = opt.priomap[0];
+	for (size_t i = 1; i < sizeof(opt.priomap); i++)
+		if (opt.priomap[i] != opt.priomap[0])
+			ret->into = -1;
+}
+
 int plug_msg_read_qdisc(const struct nlmsghdr *h, struct plug_qdisc *ret)
 {
 	struct nlattr *tb[TCA_MAX + 1], *stats[TCA_STATS_MAX + 1] = { NULL };
@@ -243,6 +285,8 @@ int plug_msg_read_qdisc(const struct nlmsghdr *h, struct plug_qdisc *ret)
 	ret->queued = queue.qlen;
 	ret->backlog_bytes = queue.backlog;
 	ret->dropped = queue.drops;
+	if (strcmp(ret->kind, "prio") == 0)
+		read_prio(tb[TCA_OPTIONS], ret);
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 /* plug_msg.h - the rtnetlink messages of the plug backend: built and read here, sent by plug_nl.c
  *
- * Only what the backend needs: an ifb device, a plug on it, a clsact with filters that take *every* frame (protocol
+ * Only what the backend needs: an ifb device, a prio with plugs on it, a clsact with filters that take *every* frame (protocol
  * ETH_P_ALL: stock Remus' filter takes IPv4 only, so IPv6, ARP and VLAN frames get round it). Written with libnl's
  * message builder and not with the objects of libnl-route: these cannot say "replace" or "only if there is none" where
  * it matters, keep caches of all of a host's queues, and turn the kernel's errors into fewer of their own.
@@ -42,6 +42,7 @@ struct plug_qdisc {
 	uint64_t sent_bytes;
 	uint32_t sent_packets, queued, dropped;
 	uint64_t backlog_bytes;
+	int bands, into; /* of a prio: its bands, and the one that all frames go into, from 0; -1: they go into several */
 };
 
 struct plug_filter {
@@ -57,12 +58,19 @@ struct nl_msg *plug_msg_link_get(const char *name);
 struct nl_msg *plug_msg_ifb_new(const char *name);
 /* Up, and with the alias that tells whose it is. */
 struct nl_msg *plug_msg_ifb_up(int index, const char *alias);
+struct nl_msg *plug_msg_ifb_down(int index);
 struct nl_msg *plug_msg_link_del(int index);
 
-/* A closed plug as the root queue, in the place of whatever is there (whose frames are dropped). */
-struct nl_msg *plug_msg_plug_new(int index, uint32_t handle, uint32_t limit_bytes);
-/* action: TCQ_PLUG_BUFFER, ... The kernel refuses if the queue with this handle is no plug. */
-struct nl_msg *plug_msg_plug_do(int index, uint32_t handle, int action);
+/* As the root queue, in the place of whatever is there (whose frames are dropped); its bands hold nothing yet. */
+struct nl_msg *plug_msg_prio_new(int index, uint32_t handle, int bands, int into);
+/* All frames go into band `into` from now on; told as it is then. The kernel refuses if the root queue is no prio, or has
+ * another handle. */
+struct nl_msg *plug_msg_prio_into(int index, uint32_t handle, int bands, int into);
+struct nl_msg *plug_msg_root_del(int index);
+/* A closed plug, in the place of what is there (whose frames are dropped). */
+struct nl_msg *plug_msg_plug_new(int index, uint32_t parent, uint32_t handle, uint32_t limit_bytes);
+/* action: TCQ_PLUG_BUFFER, ... The kernel refuses if the queue there is no plug, or has another handle. */
+struct nl_msg *plug_msg_plug_do(int index, uint32_t parent, uint32_t handle, int action);
 struct nl_msg *plug_msg_qdisc_get(int index, uint32_t parent);
 
 /* Both fail if there is one already. */

@@ -197,62 +197,48 @@ int plug_nl_do(struct plug_nl *nl, struct nl_msg *m, struct rpl_err *err)
 	return plug_nl_get(nl, m, NULL, NULL, err);
 }
 
-struct one {
-	int (*read)(const struct nlmsghdr *h, void *ret);
-	void *ret;
+struct one_link {
+	struct plug_link *ret;
 	int r;
 };
 
-static void take_one(void *arg, const struct nlmsghdr *h)
+static void take_link(void *arg, const struct nlmsghdr *h)
 {
-	struct one *o = arg;
-	int r = o->read(h, o->ret);
+	struct one_link *o = arg;
+	int r = plug_msg_read_link(h, o->ret);
 
 	if (r != -ENOMSG)
 		o->r = r;
 }
 
-static int read_link(const struct nlmsghdr *h, void *ret)
-{
-	return plug_msg_read_link(h, ret);
-}
-
-static int read_qdisc(const struct nlmsghdr *h, void *ret)
-{
-	return plug_msg_read_qdisc(h, ret);
-}
-
 int plug_nl_link(struct plug_nl *nl, const char *name, struct plug_link *ret, struct rpl_err *err)
 {
-	struct one o = { .read = read_link, .ret = ret, .r = -ENODEV };
-	int r = plug_nl_get(nl, plug_msg_link_get(name), take_one, &o, err);
+	struct one_link o = { .ret = ret, .r = -ENODEV };
+	int r = plug_nl_get(nl, plug_msg_link_get(name), take_link, &o, err);
 
 	if (r == 0 && o.r < 0)
 		r = rpl_fail_errno(err, -o.r, "no answer that can be read");
 	return r < 0 ? rpl_prefix(err, "look for interface %s", name) : 0;
 }
 
-int plug_nl_around(struct plug_nl *nl, int index, uint32_t parent, struct nl_msg *m, struct plug_qdisc ret[2], struct rpl_err *err)
+void plug_nl_take_queue(void *arg, const struct nlmsghdr *h)
 {
-	struct one before = { .read = read_qdisc, .ret = &ret[0], .r = -ENOENT };
-	struct one after = { .read = read_qdisc, .ret = &ret[1], .r = -ENOENT };
-	const struct plug_nl_ask ask[] = {
-		{ .m = plug_msg_qdisc_get(index, parent), .take = take_one, .arg = &before }, { .m = m },
-		{ .m = plug_msg_qdisc_get(index, parent), .take = take_one, .arg = &after },
-	};
-	int r = plug_nl_batch(nl, ask, RPL_ARRAY_LEN(ask), err);
+	struct plug_nl_queue *t = arg;
+	int r = plug_msg_read_qdisc(h, &t->q);
 
-	if (r == 0 && (before.r < 0 || after.r < 0))
-		r = rpl_fail_errno(err, before.r < 0 ? -before.r : -after.r, "a queue of interface %d: no answer that can be read", index);
-	return r;
+	if (r != -ENOMSG)
+		t->r = r;
 }
 
 int plug_nl_qdisc(struct plug_nl *nl, int index, uint32_t parent, struct plug_qdisc *ret, struct rpl_err *err)
 {
-	struct one o = { .read = read_qdisc, .ret = ret, .r = -ENOENT };
-	int r = plug_nl_get(nl, plug_msg_qdisc_get(index, parent), take_one, &o, err);
+	struct plug_nl_queue t = PLUG_NL_QUEUE;
+	int r = plug_nl_get(nl, plug_msg_qdisc_get(index, parent), plug_nl_take_queue, &t, err);
 
-	if (r == 0 && o.r < 0)
-		r = rpl_fail_errno(err, -o.r, "no answer that can be read");
-	return r < 0 ? rpl_prefix(err, "read a queue of interface %d", index) : 0;
+	if (r == 0 && t.r < 0)
+		r = rpl_fail_errno(err, -t.r, "no answer that can be read");
+	if (r < 0)
+		return rpl_prefix(err, "read a queue of interface %d", index);
+	*ret = t.q;
+	return 0;
 }

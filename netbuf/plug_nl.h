@@ -5,6 +5,8 @@
 #ifndef NETBUF_PLUG_NL_H
 #define NETBUF_PLUG_NL_H
 
+#include <errno.h>
+
 #include <replicad/err.h>
 
 #include "plug_msg.h"
@@ -35,8 +37,13 @@ int plug_nl_batch(struct plug_nl *nl, const struct plug_nl_ask *ask, uint32_t n,
 int plug_nl_link(struct plug_nl *nl, const char *name, struct plug_link *ret, struct rpl_err *err);
 /* -ENOENT: there is none. */
 int plug_nl_qdisc(struct plug_nl *nl, int index, uint32_t parent, struct plug_qdisc *ret, struct rpl_err *err);
-/* Do m; ret: the queue right before and right after it. */
-int plug_nl_around(struct plug_nl *nl, int index, uint32_t parent, struct nl_msg *m, struct plug_qdisc ret[2],
-		   struct rpl_err *err);
+/* For the `take` and `arg` of a question about a queue, or of a change that tells it. r: -ENOENT unless it was told. */
+struct plug_nl_queue {
+	struct plug_qdisc q;
+	int r;
+};
+
+#define PLUG_NL_QUEUE ((struct plug_nl_queue){ .r = -ENOENT })
+plug_nl_take_fn plug_nl_take_queue;
 
 #endif

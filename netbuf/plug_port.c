@@ -13,12 +13,7 @@
 
 #define IFB_PREFIX "rp-"
 #define ALIAS_PREFIX "replicad: output of "
-/* Two handles in turn: a new plug needs another one than the plug that it replaces. */
-#define HANDLE_A 0x52500000u
-#define HANDLE_B 0x52510000u
-#define QUIET_TRIES 64 /* looks at a queue that should stand still */
-#define RESTLESS_SEALS 64 /* so many seals look first, after one that frames ran into */
-#define HAVE_PLUG "use netbuf=relay, or a kernel with ifb, sch_plug, cls_matchall, act_mirred (linux-image-amd64, not -cloud)"
+#define HAVE_PLUG "use netbuf=relay, or a kernel with ifb, sch_prio, sch_plug, cls_matchall, act_mirred (linux-image-amd64, not -cloud)"
 
 static void alias_of(const struct plug_port *p, char *to)
 {
@@ -42,7 +37,7 @@ int plug_port_init(struct plug_port *p, const char *vif, uint32_t limit_bytes, s
 	if (len == 0 || len >= sizeof(p->vif) || strchr(vif, '/') || strcmp(vif, ".") == 0 || strcmp(vif, "..") == 0)
 		return rpl_fail(err, -EINVAL, "'%.40s' is no name of an interface (1 to %zu bytes, no '/')", vif,
 				sizeof(p->vif) - 1);
-	*p = (struct plug_port){ .limit_bytes = limit_bytes };
+	*p = (struct plug_port){ .queue = { .limit_bytes = limit_bytes } };
 	memcpy(p->vif, vif, len);
 	if (sizeof(IFB_PREFIX) + len <= sizeof(p->ifb))
 		(void)snprintf(p->ifb, sizeof(p->ifb), IFB_PREFIX "%.12s", p->vif);
@@ -115,25 +110,20 @@ static int find_vif(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err
 static int find_ifb(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
 	char want[PLUG_ALIAS_MAX];
-	struct plug_link link;
-	struct plug_qdisc q;
+	struct plug_link link = { 0 };
 	int r = plug_nl_link(nl, p->ifb, &link, err);
 
-	p->ifb_index = 0;
-	p->handle = 0;
+	if (r < 0 && r != -ENODEV)
+		return r;
+	p->ifb_index = link.index;
+	p->queue.built = false;
 	if (r == -ENODEV)
 		return 0;
-	if (r < 0)
-		return r;
 	alias_of(p, want);
 	if (strcmp(link.kind, "ifb") != 0 || (link.alias[0] && strcmp(link.alias, want) != 0))
 		return rpl_fail(err, -EEXIST, "interface %s is a %s with the alias '%s', not an ifb with '%s': remove it (ip "
 				"link del %s)", p->ifb, link.kind[0] ? link.kind : "device", link.alias, want, p->ifb);
-	p->ifb_index = link.index;
-	r = plug_nl_qdisc(nl, link.index, TC_H_ROOT, &q, err);
-	if (r == 0 && strcmp(q.kind, "plug") == 0)
-		p->handle = q.handle;
-	return r == -ENOENT ? 0 : r;
+	return 0;
 }
 
 /* A clsact of somebody else is refused even when it has no filters yet: one that comes later could let frames by. A bare
@@ -163,69 +153,50 @@ static int find_redirect(struct plug_port *p, struct plug_nl *nl, struct rpl_err
 	return 0;
 }
 
-/* ---- the plug */
+/* ---- the queue */
 
-/* Is p->now, as read just now, our plug? */
-static int is_ours(struct plug_port *p, struct rpl_err *err)
+/* Nothing passes: what is led to a device that is down is dropped. */
+static int close_ifb(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
-	uint64_t enqueued = p->now.sent_bytes + p->now.backlog_bytes;
+	int r = plug_nl_do(nl, plug_msg_ifb_down(p->ifb_index), err);
 
-	if (strcmp(p->now.kind, "plug") != 0 || p->now.handle != p->handle)
-		return rpl_fail(err, -EPROTO, "plug of %s: the queue on %s is %s %x:, not our plug %x:: somebody replaced it",
-				p->vif, p->ifb, p->now.kind, p->now.handle >> 16, p->handle >> 16);
-	if (enqueued > p->enqueued_last)
-		p->enqueued_last = enqueued;
-	return 0;
+	plug_queue_forget(&p->queue);
+	return r < 0 ? rpl_prefix(err, "set down %s", p->ifb) : 0;
 }
 
-static int read_queue(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
-{
-	int r = plug_nl_qdisc(nl, p->ifb_index, TC_H_ROOT, &p->now, err);
-
-	return r < 0 ? rpl_prefix(err, "plug of %s", p->vif) : is_ours(p, err);
-}
-
-/* A new, closed plug in the place of the one before, whose frames are gone. */
-static int renew(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
-{
-	uint32_t handle = p->handle == HANDLE_A ? HANDLE_B : HANDLE_A;
-	struct rpl_err lost;
-	int r;
-
-	if (p->handle && plug_nl_qdisc(nl, p->ifb_index, TC_H_ROOT, &p->now, &lost) == 0) {
-		p->passed_frames += p->now.sent_packets;
-		p->passed_bytes += p->now.sent_bytes;
-		p->dropped_frames += p->now.dropped;
-		p->thrown_frames += p->now.queued;
-	}
-	p->counted = false;
-	r = plug_nl_do(nl, plug_msg_plug_new(p->ifb_index, handle, p->limit_bytes), err);
-	if (r < 0)
-		return rpl_prefix(err, "put a plug on %s", p->ifb);
-	p->handle = handle;
-	p->enqueued_last = p->sealed_bytes = p->may_leave_bytes = 0;
-	r = read_queue(p, nl, err); /* it is a plug, says the kernel */
-	p->counted = r == 0;
-	return r;
-}
-
-/* What was read, or the failure to read it: does it hold? */
+/* What an operation on the queue returned. A queue that is not ours, or none, lets everything pass: closed at once. What goes
+ * wrong there tells less. */
 static int judge(struct plug_port *p, struct plug_nl *nl, int r, struct rpl_err *err)
 {
 	struct rpl_err later;
 
-	if (r == 0 && p->counted && p->now.sent_bytes > p->may_leave_bytes)
-		r = rpl_fail(err, -EPROTO, "plug of %s: %llu bytes have left where %llu might: the kernel's plug does not hold",
-			     p->vif, (unsigned long long)p->now.sent_bytes, (unsigned long long)p->may_leave_bytes);
-	/* Another queue, or none, lets everything pass: closed again at once. What goes wrong there tells less. */
+	if (r < 0)
+		(void)rpl_prefix(err, "queue of %s on %s", p->vif, p->ifb);
 	if (r == -EPROTO || r == -ENOENT)
-		(void)renew(p, nl, &later);
+		(void)close_ifb(p, nl, &later);
 	return r;
 }
 
 int plug_port_measure(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
-	return judge(p, nl, p->handle ? read_queue(p, nl, err) : 0, err);
+	return p->queue.built ? judge(p, nl, plug_queue_measure(&p->queue, nl, err), err) : 0;
+}
+
+/* A new, empty, closed queue, and only then up: at no time does it pass frames on by itself. */
+static int raise_ifb(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
+{
+	char alias[PLUG_ALIAS_MAX];
+	int r = close_ifb(p, nl, err);
+
+	if (r < 0)
+		return r;
+	p->queue.index = p->ifb_index;
+	r = plug_queue_build(&p->queue, nl, err);
+	if (r < 0)
+		return rpl_prefix(err, "put a queue on %s", p->ifb);
+	alias_of(p, alias);
+	r = plug_nl_do(nl, plug_msg_ifb_up(p->ifb_index, alias), err);
+	return r < 0 ? rpl_prefix(err, "set up %s", p->ifb) : 0;
 }
 
 int plug_port_find(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
@@ -234,22 +205,14 @@ int plug_port_find(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 
 	if (r == 0)
 		r = find_vif(p, nl, err);
-	p->redirected = p->shut = p->counted = false;
+	p->redirected = p->shut = false;
 	if (r == 0 && p->vif_index)
 		r = find_redirect(p, nl, err);
 	if (r < 0 || !p->redirected)
 		return r;
-	if (!p->handle) /* somebody took the plug away */
-		return renew(p, nl, err);
-	/* What it was told last is not known: closed it is now. */
-	r = plug_nl_do(nl, plug_msg_plug_do(p->ifb_index, p->handle, TCQ_PLUG_BUFFER), err);
-	return r < 0 ? rpl_prefix(err, "close the plug on %s", p->ifb) : plug_port_measure(p, nl, err);
-}
-
-/* Still as renew() left it? To put a new one there takes the kernel milliseconds, in which a guest may stand still. */
-static bool unused(const struct plug_port *p)
-{
-	return p->handle && p->counted && p->now.queued == 0 && p->now.sent_packets == 0 && p->may_leave_bytes == 0;
+	r = judge(p, nl, plug_queue_find(&p->queue, p->ifb_index, nl, err), err);
+	/* somebody took it away, or it is one of another version of us */
+	return r < 0 || p->queue.built ? r : raise_ifb(p, nl, err);
 }
 
 /* The host itself has nothing to say there: its own frames would be counted with the guest's. */
@@ -266,7 +229,6 @@ static void no_ipv6(const char *ifb)
 
 static int make_ifb(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
-	char alias[PLUG_ALIAS_MAX];
 	struct plug_link link;
 	int r = 0;
 
@@ -279,13 +241,7 @@ static int make_ifb(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err
 		return r;
 	p->ifb_index = link.index;
 	no_ipv6(p->ifb);
-	/* A plug before it is up: at no time does it pass frames on by itself. */
-	r = renew(p, nl, err);
-	if (r < 0)
-		return r;
-	alias_of(p, alias);
-	r = plug_nl_do(nl, plug_msg_ifb_up(link.index, alias), err);
-	return r < 0 ? rpl_prefix(err, "set up %s", p->ifb) : 0;
+	return raise_ifb(p, nl, err);
 }
 
 /* On the ifb itself, where no frame ever comes in: does the kernel have the filters? */
@@ -359,9 +315,9 @@ int plug_port_hold(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 		return rpl_fail(err, -ENODEV, "there is no interface %s: its output cannot be held; correct the list of the "
 				"guest's interfaces", p->vif);
 	if (r == 0)
-		r = p->handle ? plug_port_measure(p, nl, err) : plug_port_prepare(p, nl, err);
-	if (r == 0 && !unused(p))
-		r = renew(p, nl, err);
+		r = p->queue.built ? plug_port_measure(p, nl, err) : plug_port_prepare(p, nl, err);
+	if (r == 0 && !plug_queue_unused(&p->queue)) /* a guest may stand still: nothing that need not be done */
+		r = plug_port_drop(p, nl, err);
 	if (r == 0 && !p->redirected)
 		r = redirect(p, nl, err);
 	return r == 0 ? let_in(p, nl, err) : r;
@@ -373,7 +329,7 @@ int plug_port_shut(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 
 	if (r < 0 || !p->vif_index)
 		return r;
-	r = p->handle ? renew(p, nl, err) : plug_port_prepare(p, nl, err);
+	r = p->queue.built ? plug_port_drop(p, nl, err) : plug_port_prepare(p, nl, err);
 	if (r == 0 && !p->redirected)
 		r = redirect(p, nl, err);
 	if (r == 0 && !p->shut) {
@@ -385,93 +341,46 @@ int plug_port_shut(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 
 int plug_port_drop(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
-	return p->handle ? renew(p, nl, err) : 0;
+	return p->queue.built ? judge(p, nl, plug_queue_clear(&p->queue, nl, err), err) : 0;
 }
 
 /* ---- epochs */
 
-static int quiet(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
+bool plug_port_room(const struct plug_port *p)
 {
-	uint64_t before;
-	int r = plug_port_measure(p, nl, err);
-
-	for (int i = 0; r == 0 && i < QUIET_TRIES; i++) {
-		before = p->now.sent_bytes + p->now.backlog_bytes;
-		r = plug_port_measure(p, nl, err);
-		if (r == 0 && before == p->now.sent_bytes + p->now.backlog_bytes)
-			return 0;
-	}
-	return r; /* never still: what BUFFER was worth is seen afterwards */
-}
-
-/* BUFFER, and what had been enqueued right before and right after it, all in one message: the guest stands still meanwhile. */
-static int seal_now(struct plug_port *p, struct plug_nl *nl, uint64_t *ret_before, struct rpl_err *err)
-{
-	struct plug_qdisc q[2] = { 0 };
-	int r = plug_nl_around(nl, p->ifb_index, TC_H_ROOT, plug_msg_plug_do(p->ifb_index, p->handle, TCQ_PLUG_BUFFER), q, err);
-
-	if (r < 0)
-		(void)rpl_prefix(err, "seal the plug of %s", p->vif);
-	/* what was read tells more than why BUFFER was refused */
-	for (unsigned i = 0; i < RPL_ARRAY_LEN(q) && r != -EPROTO; i++) {
-		if (!q[i].kind[0])
-			continue;
-		p->now = q[i];
-		if (is_ours(p, err) < 0)
-			r = err->code;
-	}
-	if (r == -EINVAL) /* to our caller that is a question of his that makes no sense */
-		r = err->code = -EPROTO;
-	*ret_before = q[0].sent_bytes + q[0].backlog_bytes;
-	return judge(p, nl, r, err);
+	return !p->queue.built || !p->queue.known || plug_queue_room(&p->queue);
 }
 
 int plug_port_seal(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
-	struct rpl_err why;
-	uint64_t before = 0, thrown = p->thrown_frames;
+	uint32_t thrown = 0;
 	int r = 0;
 
-	if (!p->handle)
+	if (!p->queue.built)
 		return 0;
-	/* A guest that stands still has nothing more to send, and what it had sent arrives while its state is saved. Where it did
-	 * not, the next seals make sure of that first. */
-	if (p->restless) {
-		p->restless--;
-		r = quiet(p, nl, err);
+	if (!p->queue.known) {
+		r = plug_port_measure(p, nl, err);
+		thrown = p->queue.now.queued;
+		if (r == 0)
+			r = plug_port_drop(p, nl, err);
 	}
 	if (r == 0)
-		r = seal_now(p, nl, &before, err);
-	if (r < 0)
-		return r;
-	if (p->counted && before == p->now.sent_bytes + p->now.backlog_bytes) {
-		p->sealed_bytes = before;
-		return 0;
-	}
-	p->restless = RESTLESS_SEALS;
-	(void)rpl_fail(&why, -ESTALE, "%s: %u held frames were thrown away: %s", p->vif, p->now.queued, p->counted ?
-		       "some arrived in the moment of the seal" : "no keeper knows which epochs they belong to");
-	r = renew(p, nl, err);
-	if (r < 0)
-		return r;
-	*err = why;
-	return p->thrown_frames > thrown;
+		r = judge(p, nl, plug_queue_seal(&p->queue, nl, err), err);
+	if (r == 0 && thrown)
+		(void)rpl_fail(err, -ESTALE, "%s: %u held frames were thrown away: no keeper knows which epochs they belong to",
+			       p->vif, thrown);
+	return r < 0 ? r : thrown > 0;
 }
 
-int plug_port_release(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
+void plug_port_release(struct plug_port *p, uint32_t epochs)
 {
-	int r;
-
-	if (!p->handle)
-		return 0;
-	p->may_leave_bytes = p->sealed_bytes;
-	r = plug_nl_do(nl, plug_msg_plug_do(p->ifb_index, p->handle, TCQ_PLUG_RELEASE_ONE), err);
-	return r < 0 ? rpl_prefix(err, "release from the plug of %s", p->vif) : 0;
+	if (p->queue.built)
+		plug_queue_release(&p->queue, epochs);
 }
 
-bool plug_port_drained(const struct plug_port *p)
+int plug_port_step(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
-	return p->now.sent_bytes >= p->may_leave_bytes;
+	return p->queue.built ? judge(p, nl, plug_queue_step(&p->queue, nl, err), err) : 0;
 }
 
 /* ---- the way out */
@@ -480,10 +389,14 @@ int plug_port_open(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
 {
 	int r = let_in(p, nl, err);
 
-	p->counted = false;
-	if (r == 0 && p->handle)
-		r = plug_nl_do(nl, plug_msg_plug_do(p->ifb_index, p->handle, TCQ_PLUG_RELEASE_INDEFINITE), err);
-	return r < 0 ? rpl_prefix(err, "open the plug of %s", p->vif) : 0;
+	if (r == 0 && p->queue.built)
+		plug_queue_open(&p->queue);
+	return r;
+}
+
+int plug_port_burst(struct plug_port *p, struct plug_nl *nl, struct rpl_err *err)
+{
+	return p->queue.built ? judge(p, nl, plug_queue_burst(&p->queue, nl, err), err) : 0;
 }
 
 int plug_port_empty(struct plug_port *p, struct plug_nl *nl, bool *ret, struct rpl_err *err)
@@ -492,12 +405,12 @@ int plug_port_empty(struct plug_port *p, struct plug_nl *nl, bool *ret, struct r
 	int r = plug_port_measure(p, nl, err);
 
 	*ret = true;
-	if (r == 0 && p->handle)
+	if (r == 0 && p->queue.built)
 		r = plug_nl_link(nl, p->ifb, &link, err);
-	if (r < 0 || !p->handle)
+	if (r < 0 || !p->queue.built)
 		return r;
 	/* an ifb "receives" what it is given and "transmits" what it hands back */
-	*ret = p->now.queued == 0 && link.rx_packets <= link.tx_packets;
+	*ret = p->queue.now.queued == 0 && link.rx_packets <= link.tx_packets;
 	return 0;
 }
 
@@ -522,8 +435,7 @@ int plug_port_remove(struct plug_port *p, struct plug_nl *nl, struct rpl_err *er
 	if (r < 0 && r != -ENODEV)
 		return rpl_prefix(err, "remove %s", p->ifb);
 	p->ifb_index = 0;
-	p->handle = 0;
-	p->counted = false;
+	plug_queue_forget(&p->queue);
 	return 0;
 }
 
@@ -553,5 +465,5 @@ int plug_port_verify(struct plug_port *p, struct plug_nl *nl, struct rpl_err *er
 	if (!in.ours || in.foreign || in.drop)
 		return rpl_fail(err, -ENOENT, "interface %s: the filter that leads its output to %s %s: somebody changed it",
 				p->vif, p->ifb, in.ours ? "is not alone" : "is gone");
-	return 0;
+	return p->queue.built ? judge(p, nl, plug_queue_check(&p->queue, nl, err), err) : 0;
 }

@@ -1,7 +1,7 @@
 /* netbuf.h - hold a guest's network output until the epoch that made it is committed
  *
- * Backends: relay (a process of its own between QEMU's datagram sockets and tap devices, N epochs), plug (sch_plug,
- * one epoch), none (holds nothing: loudly unsafe). Frames *to* the guest are never held.
+ * Backends: relay (a process of its own between QEMU's datagram sockets and tap devices), plug (the kernel's queues sch_prio
+ * and sch_plug), none (holds nothing: loudly unsafe). Frames *to* the guest are never held.
  *
  * The hold fails closed: when the keeper or the buffer's process dies, held frames are never emitted.
  * Operations end in exactly one call of the callback given to rpl_netbuf_new(), from the loop, never inside the
@@ -39,7 +39,8 @@ struct rpl_netbuf_conf {
 	const char *vm;
 	const char *control; /* relay: path of its control socket */
 	const char *const *interfaces; /* plug: the guest's, ended by NULL; NULL: told later (rpl_netbuf_interfaces) */
-	uint32_t hold_bytes_max;       /* plug: held for one interface; 0: RPL_NETBUF_HOLD_BYTES */
+	/* plug: held for one interface, of each epoch; nearly full is three quarters of it in all. 0: RPL_NETBUF_HOLD_BYTES */
+	uint32_t hold_bytes_max;
 };
 
 struct rpl_netbuf_status {
@@ -77,7 +78,7 @@ void rpl_netbuf_release(struct rpl_netbuf *n, uint64_t epoch);
 void rpl_netbuf_open(struct rpl_netbuf *n);
 void rpl_netbuf_drop(struct rpl_netbuf *n);
 void rpl_netbuf_shut(struct rpl_netbuf *n);
-/* Epochs that may be sealed and not yet released: plug 1, relay N, none UINT32_MAX. */
+/* Epochs that may be sealed and not yet released: plug 4, relay 64, none UINT32_MAX. */
 uint32_t rpl_netbuf_max_uncommitted(const struct rpl_netbuf *n);
 const struct rpl_netbuf_status *rpl_netbuf_status(const struct rpl_netbuf *n);
 /* Closes the connection; what is held stays held. Accepts NULL. */

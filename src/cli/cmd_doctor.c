@@ -92,7 +92,7 @@ static int finish(int fails, json_t *checks, const char *vm, const struct rpl_er
 static int look_plug(rpl_check_fn *fn, void *arg)
 {
 	struct rpl_check c = { .name = "netbuf", .level = RPL_CHECK_OK,
-			       .sentence = "this kernel can hold output by sch_plug (a device was made for that, and removed)" };
+			       .sentence = "this kernel can hold output by sch_prio and sch_plug (a device was made for that, and removed)" };
 	struct rpl_err err = { 0 };
 
 	if (rpl_netbuf_check_plug(&err) < 0) {

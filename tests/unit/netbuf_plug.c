@@ -39,27 +39,65 @@ static struct nlattr *attr_of(struct nl_msg *m, size_t head, int type)
 
 static void a_plug_is_made_and_told(void **state)
 {
-	struct nl_msg *m = plug_msg_plug_new(7, 0x52500000, 4096);
+	struct nl_msg *m = plug_msg_plug_new(7, 0x52500002, 0x52510000, 4096);
 	const struct tcmsg *t = tc_of(m, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE);
 	const struct tc_plug_qopt *opt = nla_data(attr_of(m, sizeof(*t), TCA_OPTIONS));
 
 	(void)state;
 	assert_int_equal(t->tcm_ifindex, 7);
-	assert_int_equal(t->tcm_parent, TC_H_ROOT);
-	assert_int_equal(t->tcm_handle, 0x52500000);
+	assert_int_equal(t->tcm_parent, 0x52500002);
+	assert_int_equal(t->tcm_handle, 0x52510000);
 	assert_string_equal(nla_get_string(attr_of(m, sizeof(*t), TCA_KIND)), "plug");
 	assert_int_equal(opt->limit, 4096);
 	nlmsg_free(m);
 
 	for (int action = TCQ_PLUG_BUFFER; action <= TCQ_PLUG_RELEASE_INDEFINITE; action++) {
-		m = plug_msg_plug_do(7, 0x52500000, action);
+		m = plug_msg_plug_do(7, 0x52500002, 0x52510000, action);
 		t = tc_of(m, RTM_NEWQDISC, 0); /* without CREATE: it never makes one */
 		opt = nla_data(attr_of(m, sizeof(*t), TCA_OPTIONS));
 		assert_string_equal(nla_get_string(attr_of(m, sizeof(*t), TCA_KIND)), "plug");
-		assert_int_equal(t->tcm_handle, 0x52500000);
+		assert_int_equal(t->tcm_parent, 0x52500002);
+		assert_int_equal(t->tcm_handle, 0x52510000);
 		assert_int_equal(opt->action, action);
 		nlmsg_free(m);
 	}
+}
+
+static void all_frames_go_into_one_band(void **state)
+{
+	struct nl_msg *m = plug_msg_prio_new(7, 0x52500000, 6, 0);
+	const struct tcmsg *t = tc_of(m, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE);
+	struct tc_prio_qopt *opt;
+	struct plug_qdisc q;
+
+	(void)state;
+	assert_int_equal(t->tcm_parent, TC_H_ROOT);
+	assert_int_equal(t->tcm_handle, 0x52500000);
+	nlmsg_free(m);
+
+	m = plug_msg_prio_into(7, 0x52500000, 6, 4);
+	t = tc_of(m, RTM_NEWQDISC, NLM_F_ECHO); /* the kernel tells what it is then, in the same shape */
+	assert_int_equal(t->tcm_parent, TC_H_ROOT);
+	opt = nla_data(attr_of(m, sizeof(*t), TCA_OPTIONS));
+	assert_int_equal(opt->bands, 6);
+	for (int i = 0; i <= TC_PRIO_MAX; i++)
+		assert_int_equal(opt->priomap[i], 4);
+	assert_int_equal(plug_msg_read_qdisc(nlmsg_hdr(m), &q), 0);
+	assert_string_equal(q.kind, "prio");
+	assert_int_equal(q.handle, 0x52500000);
+	assert_int_equal(q.bands, 6);
+	assert_int_equal(q.into, 4);
+	for (int i = 0; i <= TC_PRIO_MAX; i++) {
+		opt->priomap[i] = 3;
+		assert_int_equal(plug_msg_read_qdisc(nlmsg_hdr(m), &q), 0);
+		assert_int_equal(q.into, -1);
+		opt->priomap[i] = 4;
+	}
+	nlmsg_free(m);
+	m = plug_msg_root_del(7);
+	t = tc_of(m, RTM_DELQDISC, 0);
+	assert_int_equal(t->tcm_parent, TC_H_ROOT);
+	nlmsg_free(m);
 }
 
 static void filters_take_every_protocol(void **state)
@@ -106,6 +144,11 @@ static void links_and_the_rest(void **state)
 	assert_int_equal(link.index, 3);
 	assert_true(link.up);
 	assert_string_equal(link.alias, "replicad: output of vif1.0");
+	nlmsg_free(m);
+	m = plug_msg_ifb_down(3);
+	assert_int_equal(plug_msg_read_link(nlmsg_hdr(m), &link), 0);
+	assert_false(link.up);
+	assert_int_equal(((const struct ifinfomsg *)nlmsg_data(nlmsg_hdr(m)))->ifi_change, IFF_UP);
 	nlmsg_free(m);
 	m = plug_msg_clsact_new(3);
 	t = tc_of(m, RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL);
@@ -210,7 +253,7 @@ static void the_list_of_interfaces(void **state)
 
 	(void)state;
 	assert_non_null(n);
-	assert_int_equal(rpl_netbuf_max_uncommitted(n), 1);
+	assert_int_equal(rpl_netbuf_max_uncommitted(n), PLUG_SEALED_MAX);
 	assert_int_equal(rpl_netbuf_interfaces(n, twice, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, "vif1.0 is named twice"));
 	for (size_t i = 0; i <= RPL_NETBUF_INTERFACES_MAX; i++) {
@@ -229,7 +272,8 @@ static void the_list_of_interfaces(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_plug_is_made_and_told), cmocka_unit_test(filters_take_every_protocol),
+		cmocka_unit_test(a_plug_is_made_and_told), cmocka_unit_test(all_frames_go_into_one_band),
+		cmocka_unit_test(filters_take_every_protocol),
 		cmocka_unit_test(links_and_the_rest),	   cmocka_unit_test(a_queue_is_read_whole_or_not),
 		cmocka_unit_test(names),		   cmocka_unit_test(the_list_of_interfaces),
 	};
