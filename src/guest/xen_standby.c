@@ -4,7 +4,8 @@
  * memory and waits for our word with the rest (xen_restore_build.c says why nothing runs before). A replica of kind `domain`
  * (xen_helper.h) is one from the start (`standby`): then the program runs as long as the standby does, and its end tells how the
  * activation went; early it ends when the domain has its devices, and the helper tells. Which of the two is the configuration's
- * choice; with `auto` it is the domain, and the memfd if that cannot be.
+ * choice; with `auto` it is the domain if it can have its devices early, and else the memfd: then libxl attaches them after the claim
+ * with either, and what precedes that is done ahead for a memfd too.
  *
  * What xl has to be asked takes tenths of a second each and may block, so a short-lived program asks: `check` when the
  * standby is made, `activate` at the takeover. Its standard output is a memfd of ours, read when its pidfd says that it
@@ -295,6 +296,15 @@ static int take_facts(struct xen_standby *s, const char *said, struct rpl_err *e
 static int start_domain(struct xen_standby *s, struct rpl_err *err);
 static void no_domain(struct xen_standby *s, const struct rpl_err *why);
 
+static int can_be_domain(const struct xen_standby *s, struct rpl_err *err)
+{
+	if (strcmp(s->g->info.machine, "hvm") == 0)
+		return rpl_fail(err, -ENOTSUP, "it is an HVM guest, whose device model begins with its state, at the takeover");
+	if (!s->early && strcmp(s->g->conf.replica, "domain") != 0)
+		return rpl_fail(err, -ENOTSUP, "it has devices other than network interfaces, which wait for the takeover");
+	return 0;
+}
+
 static void on_checked(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
 {
 	struct rpl_err mine = { 0 };
@@ -305,7 +315,7 @@ static void on_checked(struct xen_standby *s, const char *said, int r, const str
 	}
 	if (r < 0 || !s->try_domain)
 		rpl_guest_op_done(s->g, r, err);
-	else if (start_domain(s, &mine) < 0)
+	else if (can_be_domain(s, &mine) < 0 || start_domain(s, &mine) < 0)
 		no_domain(s, &mine);
 }
 
@@ -343,7 +353,8 @@ static void no_domain(struct xen_standby *s, const struct rpl_err *why)
 		rpl_guest_op_done(s->g, err.code, &err);
 		return;
 	}
-	rpl_log(RPL_LOG_WARNING, "vm=%s replica=memfd reason=\"it cannot be a domain: %.200s\"", s->g->conf.name, why->msg);
+	rpl_log(why->code == -ENOTSUP ? RPL_LOG_INFO : RPL_LOG_WARNING, "vm=%s replica=memfd reason=\"it cannot be a domain: %.200s\"",
+		s->g->conf.name, why->msg);
 	s->try_domain = false;
 	r = start_check(s, &err);
 	if (r < 0)
@@ -491,9 +502,6 @@ static int start_domain(struct xen_standby *s, struct rpl_err *err)
 				 s->early ? (char *)"early" : NULL, NULL };
 	int pair[2], r;
 
-	if (strcmp(s->g->info.machine, "hvm") == 0)
-		return rpl_fail(err, -ENOTSUP, "%s: it is an HVM guest, whose device model begins with its state, at the takeover",
-				s->g->conf.name);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return rpl_fail_errno(err, errno, "%s: a socket to " XEN_HELPER_PROGRAM, s->g->conf.name);
 	(void)snprintf(fd_text, sizeof(fd_text), "%d", pair[1]);

@@ -106,6 +106,9 @@ static const char primary_text[] = "backend=xen\ndomain=pvh\nlayout=0x10+0x30,0x
 static const char pv_json[] =
 	"{ \"c_info\": { \"type\": \"pv\", \"name\": \"web1\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\" },"
 	" \"b_info\": { \"max_vcpus\": 2, \"max_memkb\": 8192 } }\n";
+static const char hvm_json[] =
+	"{ \"c_info\": { \"type\": \"hvm\", \"name\": \"web1\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\" },"
+	" \"b_info\": { \"max_vcpus\": 2, \"max_memkb\": 8192 } }\n";
 static const char pv_primary[] = "backend=xen\ndomain=pv\nlayout=0x0+0x38\nrings=0x11,0x14\nvcpus=2\nxen=4.17";
 /* It has a disk, which must not be opened while it waits. */
 static const char disk_json[] =
@@ -699,7 +702,7 @@ static void laid_out(struct seen *s, const char *primary, struct rpl_memory_desc
 }
 
 /* Whether its devices come at the takeover or before. */
-static void becomes_guest(const char *json, const char *primary, bool pv)
+static void becomes_guest(const char *kind, const char *json, const char *primary, bool pv)
 {
 	RPL_AUTO_FREE char *told = NULL, *given = NULL;
 	RPL_AUTO_FD int fd = -1;
@@ -712,7 +715,7 @@ static void becomes_guest(const char *json, const char *primary, bool pv)
 	size_t n;
 
 	put_create(json);
-	replica = "auto";
+	replica = kind;
 	started(&s);
 	assert_string_equal(rpl_guest_info(s.g)->replica, "domain");
 	laid_out(&s, primary, &desc);
@@ -739,9 +742,9 @@ static void test_domain(void **state)
 	(void)state;
 	if (no_helper())
 		skip();
-	becomes_guest(disk_json, primary_text, false);
-	becomes_guest(create_json, primary_text, false);
-	becomes_guest(pv_json, pv_primary, true);
+	becomes_guest("domain", disk_json, primary_text, false);
+	becomes_guest("auto", create_json, primary_text, false);
+	becomes_guest("auto", pv_json, pv_primary, true);
 }
 
 static void gone(void)
@@ -811,6 +814,13 @@ static void test_domain_not_possible(void **state)
 	replica = "domain";
 	refused("told to fail: restore");
 	(void)unsetenv("FAKE_XL_FAIL");
+	put_create(hvm_json);
+	refused("device model begins with its state");
+	replica = "auto";
+	holds_memfd();
+	put_create(disk_json); /* it could be, and would not help */
+	holds_memfd();
+	put_create(create_json);
 	replica = NULL;
 }
 
