@@ -199,6 +199,12 @@ void connection_our_hello(const struct mover *m, struct rpl_hello *h)
 	(void)snprintf(h->node, sizeof(h->node), "%s", m->conf.node);
 }
 
+void connection_count(struct mover *m)
+{
+	if (m->link)
+		mover_set(&m->counters->wire_bytes, m->wire_before + rpl_link_bytes_sent(m->link));
+}
+
 void connection_greet(struct mover *m, struct rpl_hello *h)
 {
 	uint8_t body[RPL_HELLO_SIZE];
@@ -252,8 +258,7 @@ static void on_heartbeat(EV_P_ ev_timer *w, int revents)
 	/* A queue that has no room even for this carries bytes enough to be heard by. */
 	if (keeper_lives(m) && m->greeted)
 		(void)connection_send(m, RPL_FRAME_HEARTBEAT, NULL, 0);
-	if (m->link)
-		mover_set(&m->counters->wire_bytes, m->wire_before + rpl_link_bytes_sent(m->link));
+	connection_count(m);
 }
 
 static void on_greeting(EV_P_ ev_timer *w, int revents)

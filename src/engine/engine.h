@@ -97,6 +97,7 @@ void connection_end(struct mover *m, const struct rpl_err *why); /* the same, wi
 void connection_failed(struct mover *m, const struct rpl_err *err);
 /* Send the frame; a failure is left to the link's own report of its end. */
 int connection_send(struct mover *m, enum rpl_frame type, const void *body, size_t len);
+void connection_count(struct mover *m); /* what was sent, in the counters */
 /* Say hello, with what the role put into *h; the rest is filled in. */
 void connection_greet(struct mover *m, struct rpl_hello *h);
 /* Decode the peer's hello into m->peer; `ours` is what we said or would say. */

@@ -129,6 +129,7 @@ static void settle_acks(struct mover *m, uint64_t epoch)
 	p->acked = epoch;
 	arena_release(&p->arena, epoch);
 	mover_set(&m->counters->acked, epoch);
+	connection_count(m); /* what an ack is for was sent: whoever hears of it may look */
 	rpl_fault_die(RPL_FAULT_DIE_AT_S5);
 	mover_report(m, RPL_MOVER_ACKED, epoch, 0, &p->session);
 }

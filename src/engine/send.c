@@ -306,7 +306,7 @@ static enum progress step_end(struct mover *m)
 	if (connection_send(m, RPL_FRAME_EPOCH_END, body, sizeof(body)) < 0)
 		return BROKEN;
 	mover_count(&m->counters->raw_bytes, p->job.stream_bytes);
-	mover_set(&m->counters->wire_bytes, m->wire_before + rpl_link_bytes_sent(m->link));
+	connection_count(m);
 	j = p->job;
 	p->job = (struct job){ .kind = JOB_NONE };
 	if (j.kind == JOB_ROUND)
