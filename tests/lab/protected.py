@@ -8,7 +8,8 @@ from labhost import LabError
 from twohosts import OTHER, PROTECT_S, TwoHosts, oracle, state_is
 
 GOES_ON_S = 60          # the guest answers again
-GRACE_MS = 10000        # takeover_delay_ms
+SUSPECT_MS = 15000
+GRACE_MS = 5000         # takeover_delay_ms
 STOOD_MAX_MS = 30000    # a guest left in a pause, until the next keeper has it go on; see replicad-xen(7)
 REPLIES = 10
 QUIET_EPOCHS = 3
@@ -21,9 +22,10 @@ LEFT_MB = 40            # of Xen's memory on the backup, beside a guest that nob
 
 
 def hosts(lab, name, kind, keys=None):
-    """Without a cipher, which costs an emulated processor most of the first copy's time; the takeovers' stories have it. And with a
-    backup that gives a primary time: on a busy machine that one hears and claims seconds late."""
-    return TwoHosts(lab, name, kind, {"insecure": "yes", "takeover_delay_ms": GRACE_MS, **(keys or {})}, tls="none")
+    """Without a cipher, which costs an emulated processor most of the first copy's time; the takeovers' stories have it. And patient: on
+    a busy machine acks come, and a primary hears and claims, many seconds late; each suspicion for nothing costs a whole copy."""
+    return TwoHosts(lab, name, kind, {"insecure": "yes", "suspect_ms": SUSPECT_MS, "takeover_delay_ms": GRACE_MS, **(keys or {})},
+                    tls="none")
 
 
 def expect(what, got, wanted):
