@@ -408,6 +408,19 @@ static void stood(void)
 	laid_out();
 }
 
+/* What a PV guest's takeover grows with. */
+static unsigned tables(void)
+{
+	unsigned n = 0;
+
+	for (uint64_t pfn = 0; pfn < run.frames; pfn++) {
+		unsigned level = run.type[pfn] & ~RPL_PAGE_PINNED;
+
+		n += level >= RPL_PAGE_L1TAB && level <= RPL_PAGE_L4TAB;
+	}
+	return n;
+}
+
 static void done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err)
 {
 	(void)arg;
@@ -419,8 +432,8 @@ static void done(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *e
 	}
 	run.activated = rpl_now_ns();
 	rpl_log(RPL_LOG_INFO, "activation=done");
-	(void)printf("{\"replica\": \"%s\", \"pages\": %" PRIu64 ", \"stand_ms\": %u, \"lay_out_ms\": %u, \"fill_ms\": %u, "
-		     "\"again\": %zu, \"fold_ms\": %u, \"running_ms\": %u, \"takeover_ms\": %u}\n", run.replica, rpl_xen_guest_pages(&run.layout), ms(run.began, run.stood),
+	(void)printf("{\"replica\": \"%s\", \"pages\": %" PRIu64 ", \"tables\": %u, \"stand_ms\": %u, \"lay_out_ms\": %u, \"fill_ms\": %u, "
+		     "\"again\": %zu, \"fold_ms\": %u, \"running_ms\": %u, \"takeover_ms\": %u}\n", run.replica, rpl_xen_guest_pages(&run.layout), tables(), ms(run.began, run.stood),
 		     ms(run.stood, run.laid_out), ms(run.laid_out, run.filled), run.again, ms(run.folded, run.told),
 		     run.running ? ms(run.folded, run.running) : 0, ms(run.folded, run.activated));
 	(void)fflush(stdout);
