@@ -10,7 +10,7 @@ from twohosts import OTHER, PROTECT_S, TwoHosts, oracle, state_is
 GOES_ON_S = 60          # the guest answers again
 SUSPECT_MS = 15000
 GRACE_MS = 5000         # takeover_delay_ms
-STOOD_MAX_MS = 30000    # a guest left in a pause, until the next keeper has it go on; see replicad-xen(7)
+STOOD_MAX_MS = 60000    # a guest left in a pause, until the next keeper has it go on; see replicad-xen(7)
 REPLIES = 10
 QUIET_EPOCHS = 3
 MIGRATION_BANNER = "xl migration receiver ready, send binary domain data.\\n"
