@@ -257,7 +257,7 @@ class PairTest(unittest.TestCase):
         missing = os.path.join(self.base.path, "no-standby.args")
         self.begin_beta_anew(text.replace("backend = sim", "backend = qemu").replace("standby = /dev/null", f"standby = {missing}"))
         for _ in range(2):
-            done = self.alpha.command("protect", VM, "--timeout", "30")
+            done = self.alpha.command("protect", VM, "--timeout", "120")
             self.assertEqual(done.returncode, REFUSED, done.stderr + self.keeper_logs())
             self.assertIn("beta refuses: ", done.stderr)
             self.assertIn(missing, done.stderr)
@@ -266,6 +266,8 @@ class PairTest(unittest.TestCase):
         self.protect()
 
     def begin_beta_anew(self, text):
+        # an agent that is killed while it starts a keeper may leave one that nobody sees yet
+        wait_until("the backup's keeper", lambda: self.beta.vm(VM)["keeper"] == "running")
         self.beta.kill()
         for pid in processes_under(self.beta.base):
             os.kill(pid, signal.SIGKILL)
