@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -397,10 +398,36 @@ static void tell_memory(struct xen_standby *s)
 			       rpl_xen_guest_pages(&s->layout));
 }
 
+static bool is_readable(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	return poll(&p, 1, 0) > 0;
+}
+
+/* The helper's own reason, if it gave one that was not read yet: the program ends by it, and both are there at once. */
+static void hear_reason(struct xen_standby *s)
+{
+	int fds[RPL_MEMORY_FDS_MAX], r = 0;
+	struct xen_helper_say m;
+
+	while (r == 0 && !s->over.code && is_readable(s->sock)) {
+		size_t n = RPL_ARRAY_LEN(fds);
+
+		r = xen_domain_hear(s->sock, &m, fds, &n, &s->over);
+		while (r == 0 && n)
+			(void)close(fds[--n]);
+	}
+	if (s->over.code == -ECONNRESET)
+		s->over.code = 0; /* the program's own last words are better */
+}
+
 /* The program has ended. */
 static void on_domain_over(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
 {
 	(void)said;
+	if (r < 0)
+		hear_reason(s);
 	if (r < 0 || !s->early || !(s->laying || s->n_memory_fds)) {
 		domain_over(s, r, err);
 		return;
