@@ -327,7 +327,7 @@ static void half_checkpoint(struct copy *c)
 static void replicate(bool pv)
 {
 	struct copy *c = begin(pv);
-	unsigned others = 5;
+	unsigned others;
 
 	for (unsigned i = 0; i < COMES_PAGES; i += 2)
 		lose(COMES + i);
@@ -338,8 +338,7 @@ static void replicate(bool pv)
 	checkpoint(c, 0);
 	fake.peeks = fake.cleans = 0;
 	for (unsigned i = 0; i < EPOCHS; i++) {
-		if (any(25) == 0)
-			others = any(3) ? 5 : 200;
+		others = i / 25 % 3 == 2 ? 200 : 5; /* chance must not decide whether there is anything to see */
 		live_on(others);
 		if (any(10) == 0) {
 			half_checkpoint(c);
