@@ -1,7 +1,8 @@
 /* delta.c - what changed in a page (delta.h)
  *
- * Pages are compared in blocks that the compiler turns into wide loads, with one branch a block; in a block that differs
- * word by word, and a run begins and ends at the very byte. Runs with a gap not larger than a run's head are one.
+ * Most of a page is as it was, and often all of it: pieces are compared by memcmp(), which has the widest instructions that the
+ * processor knows (an emulated one pays for each instruction). A piece that differs is looked at in blocks, with
+ * one branch a block, and a block that differs word by word; a run begins and ends at the very byte. Runs with a gap not larger than a run's head are one.
  */
 #include <replicad/delta.h>
 
@@ -18,9 +19,12 @@
 
 enum { BLOCK = 8 }; /* words of 8 bytes */
 
+#define PIECE 512 /* bytes */
+
 #define SHORT 16 /* bytes of a run */
 
 _Static_assert(RPL_DELTA_MAX < RPL_PAGE_SIZE, "a delta is shorter than a page");
+_Static_assert(RPL_PAGE_SIZE % PIECE == 0 && PIECE % (BLOCK * sizeof(uint64_t)) == 0, "a page is of whole pieces and blocks");
 _Static_assert(RPL_PAGE_SIZE <= UINT16_MAX, "offsets in a page have 16 bits");
 
 uint32_t rpl_page_check(const void *page)
@@ -93,13 +97,23 @@ static bool compare_block(struct maker *m, size_t at)
 	return true;
 }
 
+static bool compare_piece(struct maker *m, size_t at)
+{
+	if (memcmp(m->page + at, m->base + at, PIECE) == 0)
+		return true;
+	for (size_t end = at + PIECE; at < end; at += BLOCK * sizeof(uint64_t))
+		if (!compare_block(m, at))
+			return false;
+	return true;
+}
+
 size_t rpl_delta_make(const void *page, void *base, uint8_t *ret)
 {
 	struct maker m = { .page = page, .base = base, .ret = ret, .len = RPL_DELTA_HEAD };
 	struct rpl_out o = rpl_out(ret, RPL_DELTA_HEAD);
 
-	for (size_t at = 0; at < RPL_PAGE_SIZE; at += BLOCK * sizeof(uint64_t))
-		if (!compare_block(&m, at)) {
+	for (size_t at = 0; at < RPL_PAGE_SIZE; at += PIECE)
+		if (!compare_piece(&m, at)) {
 			memcpy(base, page, RPL_PAGE_SIZE);
 			return RPL_DELTA_TOO_LONG;
 		}
