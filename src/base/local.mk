@@ -23,7 +23,7 @@ tests_unit_fault_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_fault_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 check_PROGRAMS += tests/unit/delta
 TESTS += tests/unit/delta
-tests_unit_delta_SOURCES = tests/unit/delta.c
+tests_unit_delta_SOURCES = tests/unit/delta.c tests/lib/draw.h
 tests_unit_delta_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_delta_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 
@@ -35,5 +35,5 @@ EXTRA_DIST += tests/fuzz/corpus/delta
 
 # a benchmark: built with the tests, run by hand
 check_PROGRAMS += tests/bench/delta
-tests_bench_delta_SOURCES = tests/bench/delta.c
+tests_bench_delta_SOURCES = tests/bench/delta.c tests/bench/median.h
 tests_bench_delta_LDADD = src/link/libwire.la src/base/libbase.la

@@ -236,12 +236,12 @@ static int store(struct apply *a, struct rpl_err *err)
 	for (uint32_t i = 0, end; i < d->n && r == 0; i = end) {
 		for (end = i; end < d->n && is_whole(d, end); end++)
 			;
-		if (end > i)
+		if (end > i) {
 			r = store_whole(a, i, end, err);
-		else
+		} else {
 			r = rpl_replica_delta(a->replica, d->pfn[i], d->base[i], d->page[i], d->len[i], err);
-		if (end == i)
 			end++;
+		}
 	}
 	return r;
 }

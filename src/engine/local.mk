@@ -68,7 +68,7 @@ tests_unit_arena_LDADD = src/engine/libengine.la src/base/libbase.la $(CMOCKA_LI
 
 check_PROGRAMS += tests/unit/sent
 TESTS += tests/unit/sent
-tests_unit_sent_SOURCES = tests/unit/sent.c
+tests_unit_sent_SOURCES = tests/unit/sent.c tests/lib/draw.h
 tests_unit_sent_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)
 tests_unit_sent_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_sent_LDADD = src/engine/libengine.la src/replica/libreplica.la src/guest/libmemory.la src/link/libwire.la \

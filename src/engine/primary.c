@@ -36,7 +36,8 @@ static int primary_setup(struct mover *m, int extra_fd, struct rpl_err *err)
 	if (!p->definition || rpl_bitmap_init(&p->todo, c->memory.layout.pfn_limit) < 0)
 		return rpl_fail(err, -ENOMEM, "primary: no memory for the definition and a map of pages");
 	p->definition_len = strlen(p->definition);
-	if (arena_init(&p->arena, c->arena_bytes, err) < 0 || sent_init(&p->last, c->delta_cache_bytes, err) < 0 || stage_setup(m, err) < 0 || send_setup(m, err) < 0)
+	if (arena_init(&p->arena, c->arena_bytes, err) < 0 || sent_init(&p->last, c->delta_cache_bytes, err) < 0 ||
+	    stage_setup(m, err) < 0 || send_setup(m, err) < 0)
 		return err->code;
 	return 0;
 }

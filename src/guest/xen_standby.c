@@ -516,8 +516,6 @@ static void on_heard(EV_P_ ev_io *w, int revents)
 		return;
 	}
 	/* what runs ends by that, and on_domain_over() has the last word */
-	if (s->over.code == -ECONNRESET)
-		s->over.code = 0; /* the program's own last words are better */
 	ev_io_stop(loop, w);
 	(void)shutdown(s->sock, SHUT_RDWR);
 }

@@ -34,5 +34,5 @@ EXTRA_DIST += tests/fuzz/corpus/frame tests/fuzz/corpus/keys
 
 # a benchmark: built with the tests, run by hand
 check_PROGRAMS += tests/bench/link
-tests_bench_link_SOURCES = tests/bench/link.c
+tests_bench_link_SOURCES = tests/bench/link.c tests/bench/median.h
 tests_bench_link_LDADD = src/link/liblink.la $(EV_LIBS)

@@ -100,8 +100,8 @@ static inline void area_set_state(struct area_header *h, enum area_state state)
 int area_check_header(const struct area *a, const struct area_header *h, const struct rpl_ram_layout *layout,
 		      struct rpl_err *err);
 /* Copy into RAM up to `max` slots of the epoch from its slot `from` on (device state is passed over). Returns the
- * slot to go on with (h->slots when done) or a negative errno. */
-/* -EBADMSG: a delta that does not fit what the RAM holds: the replica is of no use. */
+ * slot to go on with (h->slots when done) or a negative errno; -EBADMSG: a delta that does
+ * not fit what the RAM holds: the replica is of no use. */
 int64_t area_fold(const struct area *a, const struct area_header *h, uint64_t from, uint64_t max,
 		  struct rpl_memory *ram, struct rpl_err *err);
 

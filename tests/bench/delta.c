@@ -18,6 +18,8 @@
 #include <replicad/link.h>
 #include <replicad/memory.h>
 
+#include "median.h"
+
 #define ROUNDS_MAX 101
 
 static uint8_t *now, *last, *replica, *wire;
@@ -112,19 +114,6 @@ static double copy(void)
 
 	memcpy(replica, now, pages * RPL_PAGE_SIZE);
 	return per_page(t);
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *v, int n)
-{
-	qsort(v, (size_t)n, sizeof(*v), by_value);
-	return v[n / 2];
 }
 
 int main(int argc, char **argv)

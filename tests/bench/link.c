@@ -24,6 +24,8 @@
 #include <replicad/link.h>
 #include <replicad/pages.h>
 
+#include "median.h"
+
 #define ARENA_PAGES (64u << 20 >> RPL_PAGE_SHIFT)
 #define ROUNDS_MAX 101
 #define KEYS "bench:000102030405060708090a0b0c0d0e0f000102030405060708090a0b0c0d0e0f\n"
@@ -242,19 +244,6 @@ static double memory_speed(int what)
 	free(body);
 	rpl_digest_free(d);
 	return (double)pages * RPL_PAGE_SIZE / (double)(rpl_now_ns() - t0);
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-static double median(double *v, int n)
-{
-	qsort(v, (size_t)n, sizeof(*v), by_value);
-	return v[n / 2];
 }
 
 int main(int argc, char **argv)

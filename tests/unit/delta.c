@@ -12,30 +12,12 @@
 #include <cmocka.h>
 
 #include <replicad/auto.h>
-#include <replicad/clock.h>
 #include <replicad/delta.h>
 #include <replicad/memory.h>
 
+#include "../lib/draw.h"
+
 #define ROUNDS 20000
-
-static uint64_t rng;
-
-static uint64_t draw(uint64_t below)
-{
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return rng % below;
-}
-
-/* DELTA_SEED=N repeats a run. */
-static void seed(void)
-{
-	const char *text = getenv("DELTA_SEED");
-
-	rng = text ? strtoull(text, NULL, 10) : rpl_now_ns() | 1;
-	print_message("DELTA_SEED=%llu\n", (unsigned long long)rng);
-}
 
 static void fill(uint8_t *page)
 {
@@ -63,7 +45,7 @@ static void a_delta_makes_the_page_again_and_again(void **state)
 	struct rpl_err err;
 
 	(void)state;
-	seed();
+	draw_seed("DELTA_SEED");
 	fill(was);
 	for (int i = 0; i < ROUNDS; i++) {
 		size_t n;
@@ -96,7 +78,7 @@ static void a_store_that_was_cut_short_is_done_again(void **state)
 	struct rpl_err err;
 
 	(void)state;
-	seed();
+	draw_seed("DELTA_SEED");
 	fill(was);
 	for (int i = 0; i < ROUNDS / 10; i++) {
 		size_t n;
@@ -121,7 +103,7 @@ static void another_base_is_found(void **state)
 	struct rpl_err err;
 
 	(void)state;
-	seed();
+	draw_seed("DELTA_SEED");
 	fill(was);
 	memcpy(now, was, sizeof(now));
 	now[100]++;

@@ -14,26 +14,16 @@
 #include <cmocka.h>
 
 #include <replicad/auto.h>
-#include <replicad/clock.h>
 #include <replicad/replica.h>
 
 #include "src/engine/sent.h"
+#include "tests/lib/draw.h"
 
 #define PAGES 200
 #define CACHE_PAGES 64
 #define EPOCHS 400
 #define STAGED_MAX 6
 #define FIRST (UINT64_C(0x100000000) - 100) /* its low half comes to 0 on the way */
-
-static uint64_t rng;
-
-static uint64_t draw(uint64_t below)
-{
-	rng ^= rng << 13;
-	rng ^= rng >> 7;
-	rng ^= rng << 17;
-	return rng % below;
-}
 
 static struct {
 	uint8_t guest[PAGES][RPL_PAGE_SIZE];
@@ -52,13 +42,11 @@ static struct {
 static int set_up(void **state)
 {
 	struct rpl_memory_desc desc = { .kind = RPL_MEMORY_REPLICA };
-	const char *text = getenv("SENT_SEED");
 	struct rpl_uuid session;
 	int fd;
 
 	(void)state;
-	rng = text ? strtoull(text, NULL, 10) : rpl_now_ns() | 1;
-	print_message("SENT_SEED=%llu\n", (unsigned long long)rng);
+	draw_seed("SENT_SEED");
 	memset(&box, 0, sizeof(box));
 	assert_true(rpl_layout_add(&desc.layout, 0, PAGES / 2, 0));
 	assert_true(rpl_layout_add(&desc.layout, 4096, PAGES / 2, PAGES / 2));

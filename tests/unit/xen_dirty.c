@@ -165,18 +165,6 @@ static void fetch(struct copy *c)
 	}
 }
 
-/* A page table of the guest in the stream's form. */
-static void normalised(uint64_t pfn, uint64_t *table)
-{
-	memcpy(table, xen_fake_page(pfn), PAGE);
-	for (unsigned i = 0; i < 512; i++)
-		for (unsigned p = 0; table[i] & 1 && p < FAKE_PAGES; p++)
-			if (xen_fake_mfn(p) == (table[i] & UINT64_C(0xffffffffff000)) >> 12) {
-				table[i] = (table[i] & ~UINT64_C(0xffffffffff000)) | (uint64_t)p << 12;
-				break;
-			}
-}
-
 static void check(const struct copy *c, unsigned epoch)
 {
 	for (size_t slot = 0; slot < (fake.pv ? FAKE_PAGES : SLOTS); slot++) {
@@ -189,7 +177,7 @@ static void check(const struct copy *c, unsigned epoch)
 		if (!rpl_page_type_has_data(fake.type[slot]))
 			continue;
 		if (level >= 1 && level <= 4)
-			normalised(pfn, want);
+			xen_fake_normalised(pfn, want);
 		else
 			memcpy(want, xen_fake_page(pfn), PAGE);
 		if (memcmp(want, c->page[slot], PAGE) != 0)

@@ -76,6 +76,17 @@ uint8_t *xen_fake_page(uint64_t pfn)
 	return machine + xen_fake_mfn(pfn) * PAGE;
 }
 
+void xen_fake_normalised(uint64_t pfn, uint64_t *table)
+{
+	memcpy(table, xen_fake_page(pfn), PAGE);
+	for (unsigned i = 0; i < 512; i++)
+		for (unsigned p = 0; table[i] & 1 && p < FAKE_PAGES; p++)
+			if (xen_fake_mfn(p) == (table[i] & UINT64_C(0xffffffffff000)) >> 12) {
+				table[i] = (table[i] & ~UINT64_C(0xffffffffff000)) | (uint64_t)p << 12;
+				break;
+			}
+}
+
 static void set_dirty(uint64_t pfn)
 {
 	if (fake.logging && !unlogged[known_slot(pfn)])

@@ -56,6 +56,8 @@ void xen_fake_end(void);
 /* The guest's page as it is now. */
 uint8_t *xen_fake_page(uint64_t pfn);
 uint64_t xen_fake_mfn(uint64_t pfn);
+/* A page table of the guest as it is to be in a stream. */
+void xen_fake_normalised(uint64_t pfn, uint64_t *table);
 /* The guest writes: the page is dirty. */
 void xen_fake_write(uint64_t pfn, size_t at, uint64_t value);
 void xen_fake_set_type(uint64_t pfn, unsigned type);

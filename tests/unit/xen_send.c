@@ -173,18 +173,6 @@ static void read_image(struct image *im, int fd)
 	assert_true(im->ended);
 }
 
-/* A page table of the guest as it is to be in a stream. */
-static void normalised(uint64_t pfn, uint64_t *table)
-{
-	memcpy(table, xen_fake_page(pfn), PAGE);
-	for (unsigned i = 0; i < 512; i++)
-		for (unsigned p = 0; table[i] & 1 && p < FAKE_PAGES; p++)
-			if (xen_fake_mfn(p) == (table[i] & UINT64_C(0xffffffffff000)) >> 12) {
-				table[i] = (table[i] & ~UINT64_C(0xffffffffff000)) | (uint64_t)p << 12;
-				break;
-			}
-}
-
 static void check_page(const struct image *im, size_t slot, uint64_t pfn)
 {
 	uint64_t want[PAGE / 8];
@@ -198,7 +186,7 @@ static void check_page(const struct image *im, size_t slot, uint64_t pfn)
 	if (!im->page[slot])
 		fail_msg("page 0x%lx never came", (unsigned long)pfn);
 	if (level >= 1 && level <= 4)
-		normalised(pfn, want);
+		xen_fake_normalised(pfn, want);
 	else
 		memcpy(want, xen_fake_page(pfn), PAGE);
 	if (memcmp(im->page[slot], want, PAGE) != 0)
