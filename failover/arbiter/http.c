@@ -130,6 +130,13 @@ static int set_timer(CURLM *multi, long timeout_ms, void *arg)
 
 /* ---- the end of a request */
 
+/* A server that refuses our certificate says so by hanging up. Whether that is seen as the handshake's failure or as the
+ * request's depends on TLS's version and on which of our writes meets the closed connection. */
+static bool hung_up(CURLcode code)
+{
+	return code == CURLE_SSL_CONNECT_ERROR || code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR || code == CURLE_GOT_NOTHING;
+}
+
 static void fill_in(struct rpl_http *h, CURLcode code, struct rpl_http_answer *a)
 {
 	const char *why = h->why[0] ? h->why : rpl_curl.easy_strerror(code);
@@ -142,8 +149,8 @@ static void fill_in(struct rpl_http *h, CURLcode code, struct rpl_http_answer *a
 		a->r = rpl_fail(&a->err, -EMSGSIZE, "an answer of more than %zu bytes", h->answer_max);
 	else if (code == CURLE_OPERATION_TIMEDOUT)
 		a->r = rpl_fail(&a->err, -ETIMEDOUT, "%s", why);
-	else if (h->tls && (code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR || code == CURLE_GOT_NOTHING))
-		a->r = rpl_fail(&a->err, -EIO, "%s: does it accept our certificate?", why); /* it says so by hanging up */
+	else if (h->tls && hung_up(code))
+		a->r = rpl_fail(&a->err, -EIO, "%s: does it speak TLS, and accept our certificate?", why);
 	else
 		a->r = rpl_fail(&a->err, -EIO, "%s", why);
 }
