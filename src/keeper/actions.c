@@ -167,6 +167,7 @@ static void do_people(struct keeper *k, const struct rpl_action *a)
 {
 	if (a->kind == RPL_ACT_STATE) {
 		listener_on_state(k);
+		standby_on_state(k);
 		keeper_tell_state(k, a);
 		session_tell_owner(k, a);
 		if (a->u.state.to == RPL_ST_P_PROTECTED)

@@ -228,10 +228,10 @@ static const char *no_backup_now(struct keeper *k)
 
 	if (!*k->conf.standby)
 		return "this VM has no standby= here: it cannot be a backup";
-	if (!standby_possible(k))
-		return "the guest runs here, or what it left is being put away: it is no backup now";
 	if (s == RPL_ST_START && k->standby.found)
 		return "the replica that an earlier keeper left is being judged";
+	if (!standby_possible(k) && !standby_to_be_told(k))
+		return "the guest runs here, or what it left is being put away: it is no backup now";
 	if (s == RPL_ST_START || s == RPL_ST_IDLE || s == RPL_ST_B_SEED || s == RPL_ST_B_READY)
 		return NULL;
 	if (s == RPL_ST_B_SUSPECT) /* the primary lives, it seems: what does the record say? */

@@ -310,7 +310,9 @@ int standby_open_replica(struct standby *b, struct rpl_replica **ret, struct rpl
 /* Take a peer's connection: 0, or an error and `fd` stays the caller's. */
 int standby_link(struct keeper *k, int fd, struct rpl_err *err);
 bool standby_possible(const struct keeper *k); /* nothing of another life is here any more */
+bool standby_to_be_told(const struct keeper *k); /* the record, which is being read, says whether this is a backup */
 void standby_start(struct keeper *k);
+void standby_on_state(struct keeper *k);
 void standby_on_started(struct keeper *k, int r, const struct rpl_err *err);
 void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
 void standby_on_gone(struct keeper *k, const char *why);

@@ -26,6 +26,11 @@ bool standby_possible(const struct keeper *k)
 	       (k->started && k->core.state == RPL_ST_IDLE && !k->guest_process && !k->guest_busy && !k->ending);
 }
 
+bool standby_to_be_told(const struct keeper *k)
+{
+	return k->started && k->core.state == RPL_ST_START && !k->standby.found && !k->guest_process && !k->guest_busy && !k->ending;
+}
+
 void standby_start(struct keeper *k)
 {
 	if (k->standby.starting || k->standby.ready || !standby_possible(k))
@@ -159,9 +164,21 @@ int standby_link(struct keeper *k, int fd, struct rpl_err *err)
 		pass_link(k);
 		return 0;
 	}
+	if (standby_to_be_told(k))
+		rpl_log(RPL_LOG_INFO, "vm=%s link=waits reason=\"the record is being read\"", k->conf.vm);
 	standby_start(k);
 	ensure_mover(k);
 	return 0;
+}
+
+void standby_on_state(struct keeper *k)
+{
+	if (k->standby.waiting_fd < 0 || k->standby.starting || k->standby.ready || k->core.state == RPL_ST_START)
+		return;
+	if (k->core.state == RPL_ST_IDLE)
+		keeper_rest_soon(k);
+	else
+		rpl_close(&k->standby.waiting_fd); /* no backup after all: it calls again, and is told */
 }
 
 /* ---- a session begins */

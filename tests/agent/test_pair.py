@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Two agents, their real keepers and movers, TLS between them, and a simulated guest that checks its own memory when it
 is activated: protection, the end of the agent, takeover after everything of the primary was killed, unprotect."""
+import fcntl
 import json
 import os
 import re
@@ -274,6 +275,25 @@ class PairTest(unittest.TestCase):
         with open(self.beta.conf, "w", encoding="utf-8") as f:
             f.write(text)
         self.beta.start()
+
+    def test_who_calls_while_the_record_is_read_waits(self):
+        """The call is what starts the backup's keeper, which begins with the record: on a slow arbiter the call is there first."""
+        self.kill_all(self.beta)
+        with open(self.beta.conf, encoding="utf-8") as f:
+            text = f.read()
+        with open(self.beta.conf, "w", encoding="utf-8") as f:
+            f.write(text.replace("role = backup\n", ""))
+        self.assertEqual(self.alpha.command("protect", VM, "--timeout", "2").returncode, 1)
+        register = os.open(next(d for d, below, _ in os.walk(os.path.join(self.base.path, "arbiter")) if not below), os.O_RDONLY)
+        try:
+            fcntl.flock(register, fcntl.LOCK_EX)
+            self.beta.start()
+            wait_until("a caller who waits", lambda: "link=waits" in self.keeper_logs())
+            self.assertEqual(self.beta.vm(VM)["state"], "START")
+        finally:
+            os.close(register)
+        wait_until("protection", lambda: self.alpha.vm(VM)["state"] == "P_PROTECTED")
+        self.assertNotIn("it is no backup now", self.keeper_logs() + self.beta.log())
 
     def test_without_a_backup(self):
         self.beta.kill()
