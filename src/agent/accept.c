@@ -21,7 +21,7 @@
 #define LISTEN_MAX 8       /* addresses of one host name */
 #define LISTEN_BACKLOG 16
 #define PENDING_MAX 32     /* connections whose preamble we wait for */
-#define PREAMBLE_TIMEOUT_S 5.0 /* the caller starts its mover meanwhile */
+#define PREAMBLE_TIMEOUT_S 10.0 /* the caller starts its mover meanwhile, on a busy host for longer than 5 s */
 #define LINK_TIMEOUT_MS 5000
 
 struct pending {

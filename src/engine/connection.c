@@ -10,6 +10,8 @@
 #include <replicad/auto.h>
 #include <replicad/clock.h>
 
+#define HELLO_PATIENCE 6 /* times the handshake's time-out */
+
 static void forget(struct mover *m)
 {
 	if (m->link)
@@ -94,8 +96,8 @@ static void on_up(void *arg, const char *identity)
 	m->link = c->link;
 	mover_set(&m->counters->tls_on, m->conf.tls != RPL_TLS_NONE);
 	mover_set(&m->counters->last_heard_ns, rpl_now_ns());
-	/* Covers the time until the keeper's own decision, which has time-outs of its own. */
-	m->greeting.repeat = m->conf.handshake_timeout_ms / 1000.0 * 2;
+	/* Covers the time until the keeper's own decision: a backup makes its standby in it. */
+	m->greeting.repeat = m->conf.handshake_timeout_ms / 1000.0 * HELLO_PATIENCE;
 	ev_timer_again(m->loop, &m->greeting);
 	m->role->up(m);
 }
@@ -268,7 +270,7 @@ static void on_greeting(EV_P_ ev_timer *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	(void)snprintf(why, sizeof(why), "no hello from the peer within %u ms", 2 * m->conf.handshake_timeout_ms);
+	(void)snprintf(why, sizeof(why), "no hello from the peer within %u ms", HELLO_PATIENCE * m->conf.handshake_timeout_ms);
 	ev_timer_stop(m->loop, w);
 	if (m->link && !m->peer_known)
 		connection_drop(m, why);

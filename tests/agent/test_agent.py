@@ -378,7 +378,7 @@ class Links(AgentTest):
         self.assert_closed(self.connect(preamble(UUID)))
         for sock in waiting:
             self.assert_closed(sock)
-        self.assertEqual(self.alpha.log().count("no preamble in 5 s"), 32)
+        self.assertEqual(self.alpha.log().count("no preamble in 10 s"), 32)
 
 
 class Control(AgentTest):
