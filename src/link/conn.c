@@ -551,6 +551,22 @@ static int read_step(struct rpl_link *l, struct rpl_err *err)
 	return r;
 }
 
+/* Nothing can be sent any more. Who hung up may have said why before (a REFUSE, an alert), and that waits in the socket: it is
+ * read as if it had been looked at first, and its reason counts. That the connection ended is known. */
+static void hear_last_words(struct rpl_link *l, struct rpl_err *err)
+{
+	struct rpl_err said = { 0 };
+	int r;
+
+	l->broken = *err; /* what is heard is not answered */
+	do {
+		l->turn_left = TURN_BYTES;
+		r = read_step(l, &said);
+	} while (r == 0 && !over(l) && l->turn_left == 0);
+	if (r < 0 && r != -EPIPE && r != -ESHUTDOWN)
+		*err = said;
+}
+
 /* A peer that is refused is told so (an alert waits in the queue) as far as the kernel takes it now. */
 static void fail_now(struct rpl_link *l, const struct rpl_err *err)
 {
@@ -583,6 +599,8 @@ static void write_step(struct rpl_link *l)
 		l->turn_left = TURN_BYTES;
 		r = finish_step(l, &err);
 	}
+	if (r == -EPIPE)
+		hear_last_words(l, &err);
 	if (r < 0)
 		go_down(l, &err);
 	else

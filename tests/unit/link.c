@@ -1169,6 +1169,38 @@ static void a_dead_peer_is_reported_from_the_loop(void **state)
 	rpl_link_free(NULL);
 }
 
+/* The refusal is in the socket, the peer has hung up, and we write before we read. */
+static void a_refusal_is_heard_by_who_writes_first(void **state)
+{
+	static uint8_t data[300000];
+	struct iovec iov = { data, sizeof(data) };
+
+	(void)state;
+	for (size_t m = 0; m < RPL_ARRAY_LEN(modes); m++) {
+		struct end client = { 0 }, server = { 0 };
+
+		bring_up(&client, &server, modes[m]);
+		client.refuse_frame = -ECONNREFUSED;
+		send_refuse(&server, "no such VM here");
+		while (rpl_link_queued(server.link))
+			ev_run(loop, EVRUN_NOWAIT); /* ends with the turn that writes it: nobody has read it yet */
+		rpl_link_free(server.link);
+		server.link = NULL;
+		assert_int_equal(client.frames, 1);
+		for (int i = 0, r = 0; r == 0; i++) {
+			r = rpl_link_send(client.link, RPL_FRAME_STREAM, &iov, 1);
+			assert_true(i < 5 && (r == 0 || r == -ENOTCONN));
+		}
+		run_until(client.downs);
+		assert_int_equal(client.frames, 2);
+		assert_int_equal(client.last_type, RPL_FRAME_REFUSE);
+		assert_memory_equal(client.last, "no such VM here", 15);
+		assert_int_equal(client.why.code, -ECONNREFUSED);
+		assert_int_equal(client.downs, 1);
+		fini(&client);
+	}
+}
+
 static void small_frames_and_answers_keep_flowing(void **state)
 {
 	(void)state;
@@ -1215,6 +1247,7 @@ int main(void)
 		cmocka_unit_test(callbacks_may_free_and_finish),
 		cmocka_unit_test(a_refused_frame_ends_the_link_with_that_reason),
 		cmocka_unit_test(a_dead_peer_is_reported_from_the_loop),
+		cmocka_unit_test(a_refusal_is_heard_by_who_writes_first),
 		cmocka_unit_test(small_frames_and_answers_keep_flowing),
 	};
 	int r;
