@@ -288,6 +288,7 @@ static int file_init(struct rpl_arbiter *a, const struct rpl_arbiter_conf *conf,
 	f->timeout_ms = conf->timeout_ms;
 	ev_init(&f->woken, woken_cb);
 	ev_init(&f->timeout, timeout_cb);
+	ev_set_priority(&f->timeout, EV_MINPRI); /* when we are late ourselves, an answer that has come counts */
 	f->woken.data = f->timeout.data = f;
 	*ret_self = f;
 	return 0;

@@ -110,6 +110,7 @@ void rpl_ward_call(struct rpl_ward *w, const char *cmd, const json_t *fields, in
 	call->arg = arg;
 	(void)snprintf(call->cmd, sizeof(call->cmd), "%s", cmd);
 	ev_timer_init(&call->timer, on_timeout, timeout_ms / 1000.0, timeout_ms / 1000.0);
+	ev_set_priority(&call->timer, EV_MINPRI); /* when we are late ourselves, an answer that has come counts */
 	call->timer.data = call;
 	/* the loop's idea of now may be old if what came before took long */
 	ev_now_update(w->agent->loop);

@@ -284,6 +284,7 @@ int connection_setup(struct mover *m, struct rpl_err *err)
 		return rpl_fail(err, -EINVAL, "heartbeat_ms %u, handshake_timeout_ms %u: both must be above 0",
 				c->heartbeat_ms, c->handshake_timeout_ms);
 	ev_timer_init(&m->greeting, on_greeting, 0, 0);
+	ev_set_priority(&m->greeting, EV_MINPRI); /* when we are late ourselves, a hello that has come counts */
 	m->greeting.data = m;
 	ev_timer_init(&m->heartbeat, on_heartbeat, c->heartbeat_ms / 1000.0, c->heartbeat_ms / 1000.0);
 	m->heartbeat.data = m;

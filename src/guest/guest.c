@@ -119,6 +119,7 @@ struct rpl_guest *rpl_guest_new(const struct rpl_guest_conf *conf, struct ev_loo
 	g->arg = arg;
 	g->state_fd = -1;
 	ev_init(&g->timeout, on_timeout);
+	ev_set_priority(&g->timeout, EV_MINPRI); /* when we are late ourselves, an answer that has come counts */
 	ev_init(&g->finish, on_finish);
 	g->timeout.data = g->finish.data = g;
 	if (guest_init(g, conf, err) < 0) {

@@ -732,6 +732,7 @@ static void start(struct rpl_link *l)
 	ev_io_init(&l->wr, on_writable, l->fd, EV_WRITE);
 	ev_timer_init(&l->kick, on_kick, 0., 0.);
 	ev_timer_init(&l->deadline, on_deadline, l->handshake_timeout_ms / 1e3, 0.);
+	ev_set_priority(&l->deadline, EV_MINPRI); /* when we are late ourselves, what has come counts */
 	l->rd.data = l->wr.data = l->kick.data = l->deadline.data = l;
 	ev_io_start(l->loop, &l->rd);
 	ev_now_update(l->loop); /* the timer counts from now, not from when the loop last looked */

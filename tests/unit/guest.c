@@ -337,9 +337,11 @@ static void say(struct peer *p, const char *text)
 
 #define GREETING "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": 22}}, \"capabilities\": []}}\r\n"
 
+#define PATIENCE_MS 60000 /* only reached by a failure */
+
 static void attach_to(const char *text, bool hang_up, int want, const char *word)
 {
-	struct rpl_guest_conf conf = { .backend = "qemu", .name = "web1", .op_timeout_ms = 150 };
+	struct rpl_guest_conf conf = { .backend = "qemu", .name = "web1", .op_timeout_ms = want == -ETIMEDOUT ? 150 : PATIENCE_MS };
 	struct peer p;
 	struct seen s;
 
@@ -378,6 +380,25 @@ static void a_monitor_that_hangs_dies_or_lies_ends_the_attach(void **state)
 		  "{\"return\": 0, \"id\": 3}{\"return\": 0, \"id\": 4}{\"return\": 0, \"id\": 5}{\"return\": 0, \"id\": 6}"
 		  "{\"return\": 0, \"id\": 7}{\"return\": 0, \"id\": 8}{\"return\": 0, \"id\": 9}{\"return\": 0, \"id\": 10}"
 		  "{\"return\": 0, \"id\": 11}{\"return\": 0, \"id\": 12}{\"return\": 0, \"id\": 13}", false, -ENOTSUP, "shared backend");
+}
+
+/* Both are due: the answer, and the end of the time for it. */
+static void an_answer_that_has_come_is_not_too_late(void **state)
+{
+	struct rpl_guest_conf conf = { .backend = "qemu", .name = "web1", .op_timeout_ms = 10 };
+	struct peer p;
+	struct seen s;
+
+	(void)state;
+	open_peer(&p);
+	conf.qmp_path = p.path;
+	make(&s, &conf);
+	rpl_guest_attach(s.g);
+	say(&p, GREETING GREETING);
+	(void)usleep(50 * 1000); /* as if somebody else had the processor */
+	assert_int_equal(wait_done(&s), -EPROTO);
+	rpl_guest_free(s.g);
+	close_peer(&p);
 }
 
 static void attaching_to_nothing_says_so(void **state)
@@ -513,6 +534,7 @@ int main(void)
 		cmocka_unit_test(bad_configurations_are_refused),
 		cmocka_unit_test(xen_needs_xen),
 		cmocka_unit_test(a_monitor_that_hangs_dies_or_lies_ends_the_attach),
+		cmocka_unit_test(an_answer_that_has_come_is_not_too_late),
 		cmocka_unit_test(attaching_to_nothing_says_so),
 		cmocka_unit_test(a_handle_may_be_freed_in_the_middle),
 		cmocka_unit_test(the_note_speaks_about_one_process_only),

@@ -733,6 +733,25 @@ static void stalls_before_up_are_bounded(void **state)
 	}
 }
 
+/* Both are due: the preamble, and the end of the time for it. */
+static void what_has_come_is_not_too_late(void **state)
+{
+	struct rpl_link_conf sc = conf_of(RPL_TLS_NONE, true);
+	struct end server = { 0 };
+	int fds[2];
+
+	(void)state;
+	sc.handshake_timeout_ms = 10;
+	socket_pair(fds);
+	attach(&server, &sc, fds[1]);
+	send_preamble(fds[0]);
+	(void)usleep(50 * 1000); /* as if somebody else had the processor */
+	run_until(server.ups || server.downs);
+	assert_int_equal(server.ups, 1);
+	close(fds[0]);
+	fini(&server);
+}
+
 static void nonsense_instead_of_tls_ends_it(void **state)
 {
 	uint8_t junk[512];
@@ -1234,6 +1253,7 @@ int main(void)
 		cmocka_unit_test(a_preamble_that_is_cut_ends_it),
 		cmocka_unit_test(a_preamble_may_come_in_pieces),
 		cmocka_unit_test(stalls_before_up_are_bounded),
+		cmocka_unit_test(what_has_come_is_not_too_late),
 		cmocka_unit_test(nonsense_instead_of_tls_ends_it),
 		cmocka_unit_test(hostile_frames_end_the_connection),
 		cmocka_unit_test(data_before_hello_is_refused),
