@@ -95,6 +95,8 @@ static int send_request(struct relay *c, const struct pending *p, struct rpl_err
 				   .op = (uint16_t)p->op, .id = p->id, .epoch = p->epoch };
 	int r = rpl_send_fds(c->fd, &q, sizeof(q), NULL, 0);
 
+	if (r == -EPIPE || r == -ECONNRESET) /* the reader finds what it answered before it hung up, and then the end */
+		return 0;
 	if (r < 0)
 		return rpl_fail_errno(err, -r, "vm %s: send %s to the relay at %s", c->vm, rpl_netbuf_op_name(p->op),
 				      c->path);
@@ -211,7 +213,7 @@ static int receive(struct relay *c, struct rpl_relay_msg *m, struct rpl_err *err
 
 	if (len == -EAGAIN)
 		return -EAGAIN;
-	if (len == 0)
+	if (len == 0 || len == -ECONNRESET) /* the latter if it left a request unread */
 		return rpl_fail(err, -ECONNRESET, "vm %s: the relay at %s closed its control connection: it died, or "
 				"another keeper attached; what it holds is not emitted", c->vm, c->path);
 	if (len < 0)
