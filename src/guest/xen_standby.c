@@ -425,11 +425,19 @@ static void hear_reason(struct xen_standby *s)
 /* The program has ended. */
 static void on_domain_over(struct xen_standby *s, const char *said, int r, const struct rpl_err *err)
 {
+	bool waits = s->early && (s->laying || s->n_memory_fds);
+
 	(void)said;
 	if (r < 0)
 		hear_reason(s);
-	if (r < 0 || !s->early || !(s->laying || s->n_memory_fds)) {
+	if (r < 0 || !waits) {
 		domain_over(s, r, err);
+		return;
+	}
+	if (s->over.code) { /* its helper ended before the toolstack did, and nobody else would say so */
+		struct rpl_err why = s->over;
+
+		domain_over(s, why.code, &why);
 		return;
 	}
 	s->attached = true;

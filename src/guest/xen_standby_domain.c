@@ -21,7 +21,7 @@ int xen_domain_hear(int sock, struct xen_helper_say *ret, int *fds, size_t *n_fd
 	*n_fds = 0;
 	if (len == -EAGAIN)
 		return 1;
-	if (len == 0)
+	if (len == 0 || len == -ECONNRESET) /* the latter if it left an order unread */
 		return rpl_fail(err, -ECONNRESET, XEN_HELPER_PROGRAM " has ended");
 	if (len < 0)
 		return rpl_fail_errno(err, (int)-len, "hear from " XEN_HELPER_PROGRAM);
@@ -36,10 +36,13 @@ int xen_domain_hear(int sock, struct xen_helper_say *ret, int *fds, size_t *n_fd
 	return rpl_fail(err, -EIO, XEN_HELPER_PROGRAM ": %.180s", ret->reason);
 }
 
+/* One that has just ended cannot be told: its last words are in the socket, and who listens there hears them. */
 static int tell(int sock, const struct xen_helper_say *m, const int *fds, size_t n, struct rpl_err *err)
 {
 	int r = rpl_send_fds(sock, m, sizeof(*m), fds, n);
 
+	if (r == -EPIPE || r == -ECONNRESET)
+		return 0;
 	return r < 0 ? rpl_fail_errno(err, -r, "tell " XEN_HELPER_PROGRAM) : 0;
 }
 

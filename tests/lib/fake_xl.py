@@ -2,7 +2,9 @@
 """Stands in for xl, for tests without Xen: domains are files in $FAKE_XL, named by number and holding name and state.
 
 With REPLICAD_STANDBY_FD restore is libxl and its save helper in one, as far as a keeper can see (src/guest/xen_helper.h);
-$FAKE_XL_HELPER says what it does wrong: "refuse" at once, "leave" when it has said READY, "die" when it waits alone.
+$FAKE_XL_HELPER says what it does wrong: "refuse" at once, "leave" when it has been told something, "fail" before that, "die" when
+it waits alone and is told something, "fail-alone" before xl has ended, "fail-later" when there is a file $FAKE_XL/fail. When the
+domain's file is gone, one that failed has hung up.
 
 restore makes the domain, paused, and reads all of its stream into $FAKE_XL/stream.DOMID; without an end of it there is no
 domain. The name comes out of the configuration in front of the stream.
@@ -13,6 +15,7 @@ import os
 import socket
 import struct
 import sys
+import time
 
 DIR = os.environ["FAKE_XL"]
 CREATE = os.path.join(DIR, "create.json") # what `create --dryrun` prints
@@ -58,17 +61,38 @@ def memory(sock, pid=0):
     say(sock, LAID_OUT, [os.memfd_create("privcmd"), os.memfd_create("shared")], pid=pid)
 
 
+def fail(sock):
+    say(sock, FAILED, reason=b"told to fail")
+    sock.close()
+
+
 def stay(sock, domid):
     """What waits on when xl has ended: it makes a guest of the domain, or takes it away."""
+    how = os.environ.get("FAKE_XL_HELPER", "")
     memory(sock, os.getpid())
-    message, fds, _, _ = socket.recv_fds(sock, SAY.size, 4)
-    if not message or os.environ.get("FAKE_XL_HELPER") == "die":
+    while how == "fail-later" and not os.path.exists(os.path.join(DIR, "fail")):
+        time.sleep(0.01)
+    if how.startswith("fail-"):
+        fail(sock)
         os.unlink(path(domid))
-    if message and os.environ.get("FAKE_XL_HELPER") != "die":
+        os._exit(0)
+    message, fds, _, _ = socket.recv_fds(sock, SAY.size, 4)
+    if not message or how == "die":
+        os.unlink(path(domid))
+    else:
         keep_state(fds[0], SAY.unpack(message)[4])
         store(domid, {**load(domid), "paused": False})
         say(sock, COMPLETED, value=1000)
     os._exit(0)
+
+
+def leave_alone(sock, domid):
+    child = os.fork()
+    if not child:
+        stay(sock, domid)
+    sock.close()
+    if os.environ.get("FAKE_XL_HELPER") == "fail-alone":
+        os.waitpid(child, 0)
 
 
 def keep_state(fd, length):
@@ -86,6 +110,9 @@ def play_helper(domid):
         say(sock, FAILED, reason=b"told to refuse")
         sys.exit("libxl: error: the helper failed")
     say(sock, READY, pv=is_pv())
+    if how == "fail":
+        fail(sock)
+        sys.exit("libxl: error: the helper failed")
     while True:
         message, fds, _, _ = socket.recv_fds(sock, SAY.size, 4)
         if not message:
@@ -97,7 +124,7 @@ def play_helper(domid):
             with open(os.path.join(DIR, "layout"), "wb") as f:
                 f.write(layout)
             if store_gfn:
-                return lambda: os.fork() or stay(sock, domid)
+                return lambda: leave_alone(sock, domid)
             memory(sock)
         elif kind == ACTIVATE:
             keep_state(fds[0], length)

@@ -747,15 +747,13 @@ static void test_domain(void **state)
 	becomes_guest("auto", pv_json, pv_primary, true);
 }
 
+/* The domain, while this keeper is busy with something else. */
 static void gone(void)
 {
-	char path[120];
-
-	(void)snprintf(path, sizeof(path), "%s/domain.1", domains);
-	for (unsigned i = 0; access(path, F_OK) == 0; i++) {
-		if (i == 500)
-			fail_msg("%s is still there", path);
-		(void)usleep(20000);
+	for (unsigned i = 0; access(said_of(1), F_OK) == 0; i++) {
+		if (i == PATIENCE_MS)
+			fail_msg("%s is still there", said_of(1));
+		(void)usleep(1000);
 	}
 }
 
@@ -845,8 +843,64 @@ static void test_domain_is_lost(void **state)
 		ev_run(EV_DEFAULT, EVRUN_ONCE);
 	if (!strstr(lost.msg, "told to leave"))
 		fail_msg("%s", lost.msg);
-	lost.expected = false;
+	lost.expected = lost.seen = false;
 	rpl_guest_free(s.g);
+	(void)unsetenv("FAKE_XL_HELPER");
+	replica = NULL;
+}
+
+/* It fails while it waits, and the loss has its reason. `busy`: it is gone before this keeper looks, and is told the layout all the same. */
+static void is_lost(const char *how, bool busy)
+{
+	int fds[RPL_MEMORY_FDS_MAX];
+	struct rpl_memory_desc desc;
+	struct rpl_err err = { 0 };
+	struct seen s;
+	size_t n;
+
+	(void)setenv("FAKE_XL_HELPER", how, 1);
+	replica = "domain";
+	started(&s);
+	if (busy)
+		gone();
+	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
+	lost.expected = true;
+	layouts = 0;
+	assert_int_equal(rpl_guest_memory(s.g, &desc, fds, &n, &err), -EAGAIN);
+	while (!lost.seen && !layouts)
+		ev_run(EV_DEFAULT, EVRUN_ONCE);
+	if (!lost.seen || !strstr(lost.msg, "told to fail"))
+		fail_msg("%s: %s", how, lost.seen ? lost.msg : "a domain that is gone has memory");
+	lost.expected = lost.seen = false;
+	rpl_guest_free(s.g);
+	(void)unsetenv("FAKE_XL_HELPER");
+	replica = NULL;
+}
+
+static void test_reason_of_the_helper(void **state)
+{
+	RPL_AUTO_FD int fd = -1;
+	int len = make_state(&fd, false);
+	struct rpl_memory_desc desc;
+	char path[120];
+	struct seen s;
+
+	(void)state;
+	if (no_helper())
+		skip();
+	is_lost("fail", true);
+	is_lost("fail-alone", false);
+	/* at the takeover, of one that had all it needed */
+	(void)setenv("FAKE_XL_HELPER", "fail-later", 1);
+	replica = "domain";
+	started(&s);
+	laid_out(&s, primary_text, &desc);
+	(void)snprintf(path, sizeof(path), "%s/fail", domains);
+	stage_file(path, "");
+	gone();
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	ends_failed(&s, "told to fail");
+	assert_int_equal(unlink(path), 0);
 	(void)unsetenv("FAKE_XL_HELPER");
 	replica = NULL;
 }
@@ -861,6 +915,7 @@ int main(void)
 		cmocka_unit_test(test_ahead_alone),
 		cmocka_unit_test(test_domain),   cmocka_unit_test(test_domain_not_possible),
 		cmocka_unit_test(test_domain_is_lost), cmocka_unit_test(test_attached_domain_goes),
+		cmocka_unit_test(test_reason_of_the_helper),
 	};
 
 	return cmocka_run_group_tests(tests, stage_up, stage_down);
