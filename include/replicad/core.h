@@ -137,7 +137,7 @@ enum rpl_event_kind {
 	X(SEND_FORGET, session, "tell the backup that `session` will never be needed; precedes SESSION_END")         \
 	X(TELL_FLUSHED, link, "tell the backup that both stores hold epochs <= `epoch`")                             \
 	/* epochs, primary */                                                                                        \
-	X(HOLD, epoch, "at a pause: close the output, wait until its backlog is 0, start the overlay; resume -> HELD") \
+	X(HOLD, epoch, "close the output, wait until its old backlog is 0, start the overlay; the guest may run -> HELD") \
 	X(CHECKPOINT, checkpoint, "pause; drain block I/O; seal overlay and output as `epoch`; stage dirty pages and " \
 				  "device state; resume unless stay_paused; then send -> CAPTURED, CAPTURE_FAILED")  \
 	X(RELEASE, epoch, "send held output of epochs <= `epoch`")                                                   \

@@ -25,7 +25,7 @@ static void wish_running(struct keeper *k)
 static void wish_open(struct keeper *k)
 {
 	k->wish.open = true;
-	k->wish.capture = false; /* one that still waits for the guest would hold the output again */
+	k->wish.capture = k->wish.hold = false; /* what still waits for the guest is of a session that ends */
 	rpl_disk_start(k->disk, RPL_DISK_DRAIN, 0); /* the output follows when the store has everything */
 }
 
@@ -34,7 +34,9 @@ static void do_guest(struct keeper *k, const struct rpl_action *a)
 	switch (a->kind) {
 	case RPL_ACT_HOLD:
 		k->wish.open = false;
-		wish_capture(k, CHECKPOINT_HOLD, a->u.epoch.epoch);
+		k->wish.hold = true;
+		k->wish.hold_epoch = a->u.epoch.epoch;
+		keeper_pursue(k);
 		break;
 	case RPL_ACT_CHECKPOINT:
 		wish_capture(k, a->u.checkpoint.stay_paused ? CHECKPOINT_TAKE_LAST : CHECKPOINT_TAKE,
@@ -172,6 +174,8 @@ static void do_people(struct keeper *k, const struct rpl_action *a)
 		session_tell_owner(k, a);
 		if (a->u.state.to == RPL_ST_P_PROTECTED)
 			session_tell_record(k);
+		if (a->u.state.from == RPL_ST_P_ARM && a->u.state.to == RPL_ST_P_PROTECTED)
+			hold_tell(k);
 	} else if (a->kind == RPL_ACT_ALARM) {
 		keeper_alarm(k, rpl_reason_text(a->u.reason.reason));
 	} else {

@@ -67,30 +67,17 @@ static void seal_and_save(struct checkpoint *c)
 	rpl_guest_save(c->guest);
 }
 
-static void hold(struct checkpoint *c)
-{
-	c->step = CK_HOLDING;
-	c->waiting = 2;
-	rpl_netbuf_hold(c->netbuf);
-	rpl_disk_start(c->disk, RPL_DISK_DEFER, 0);
-}
-
 static void one_arrived(struct checkpoint *c, int r, const struct rpl_err *err)
 {
 	keep_failure(c, r, err);
-	if (--c->waiting)
-		return;
-	if (c->step == CK_SEALING)
+	if (--c->waiting == 0)
 		stage_or_undo(c);
-	else
-		resume(c);
 }
 
 void checkpoint_begin(struct checkpoint *c, uint64_t epoch, enum checkpoint_kind kind)
 {
 	rpl_assert(c->step == CK_IDLE);
-	if (kind != CHECKPOINT_HOLD)
-		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S0);
+	rpl_fault_die(RPL_FAULT_DIE_KEEPER_S0);
 	c->step = CK_PAUSING;
 	c->epoch = epoch;
 	c->kind = kind;
@@ -98,8 +85,7 @@ void checkpoint_begin(struct checkpoint *c, uint64_t epoch, enum checkpoint_kind
 	c->step_began_ns = rpl_now_ns();
 	c->times = (struct checkpoint_times){ .epoch = epoch, .begun_ns = c->step_began_ns };
 	rpl_guest_pause(c->guest);
-	if (kind != CHECKPOINT_HOLD)
-		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S0_ASKED);
+	rpl_fault_die(RPL_FAULT_DIE_KEEPER_S0_ASKED);
 }
 
 bool checkpoint_busy(const struct checkpoint *c)
@@ -118,8 +104,6 @@ static void on_paused(struct checkpoint *c, int r, const struct rpl_err *err)
 	keep_failure(c, r, err);
 	if (r < 0) {
 		resume(c); /* it may have stopped all the same */
-	} else if (c->kind == CHECKPOINT_HOLD) {
-		hold(c);
 	} else {
 		rpl_fault_die(RPL_FAULT_DIE_KEEPER_S1);
 		seal_and_save(c);
@@ -154,17 +138,16 @@ bool checkpoint_on_guest(struct checkpoint *c, enum rpl_guest_op op, int r, cons
 
 bool checkpoint_on_netbuf(struct checkpoint *c, enum rpl_netbuf_op op, int r, const struct rpl_err *err)
 {
-	if (op == RPL_NETBUF_SEAL && c->step == CK_SEALING)
-		c->times.seal = rpl_now_ns() - c->step_began_ns;
-	else if (!(op == RPL_NETBUF_HOLD && c->step == CK_HOLDING))
+	if (op != RPL_NETBUF_SEAL || c->step != CK_SEALING)
 		return false;
+	c->times.seal = rpl_now_ns() - c->step_began_ns;
 	one_arrived(c, r, err);
 	return true;
 }
 
 bool checkpoint_on_disk(struct checkpoint *c, enum rpl_disk_op op, int r, const struct rpl_err *err)
 {
-	if (!(op == RPL_DISK_SEAL && c->step == CK_SEALING) && !(op == RPL_DISK_DEFER && c->step == CK_HOLDING))
+	if (op != RPL_DISK_SEAL || c->step != CK_SEALING)
 		return false;
 	one_arrived(c, r, err);
 	return true;

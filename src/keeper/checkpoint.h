@@ -1,9 +1,8 @@
 /* checkpoint.h - one pause of the guest: from "stop" to "running again", step by step
  *
- *   checkpoint: pause -> seal output + seal disk + save device state (together) -> stage (mover) -> resume
- *   hold:       pause -> close the output + start the disk overlay (together) -> resume
+ *   pause -> seal output + seal disk + save device state (together) -> stage (mover) -> resume
  *
- * Protocol steps s1 and s2, and P_ARM's closing of the output. The guest is resumed before anything is encoded or sent. Whatever fails on the way, the
+ * Protocol steps s1 and s2. The guest is resumed before anything is encoded or sent. Whatever fails on the way, the
  * guest is resumed (but for TAKE_LAST once it was staged), and the checkpoint is reported
  * as failed: an epoch number that failed is never sent, so nothing can be released under it.
  */
@@ -23,7 +22,6 @@
 enum checkpoint_kind {
 	CHECKPOINT_TAKE,
 	CHECKPOINT_TAKE_LAST, /* planned switchover: the guest is not resumed */
-	CHECKPOINT_HOLD,      /* no checkpoint: hold output and disk writes from here on */
 };
 
 /* What one pause cost, in nanoseconds. */
@@ -47,7 +45,7 @@ struct checkpoint {
 	checkpoint_done_fn *done;
 	void *arg;
 	/* changing */
-	enum { CK_IDLE, CK_PAUSING, CK_HOLDING, CK_SEALING, CK_STAGING, CK_RESUMING } step;
+	enum { CK_IDLE, CK_PAUSING, CK_SEALING, CK_STAGING, CK_RESUMING } step;
 	enum checkpoint_kind kind;
 	unsigned waiting;         /* completions that this step still waits for */
 	uint64_t epoch, step_began_ns;

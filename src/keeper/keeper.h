@@ -8,7 +8,7 @@
  *         └──────────────── completions: guest, netbuf, disk, arbiter, mover ◄───────────────┘
  *
  * Completions may come from inside an action; the queue keeps steps apart. session.c is the primary's side of the
- * link, standby.c the backup's, roles.c goes from one to the other, checkpoint.c one pause, life.c what the guest itself
+ * link, standby.c the backup's, roles.c goes from one to the other, checkpoint.c one pause, hold.c the beginning of holding, life.c what the guest itself
  * does; status.c tells people, persist.c tells the next keeper, adopt.c and remains.c take over what that one left.
  */
 #ifndef KEEPER_H
@@ -91,11 +91,18 @@ struct moments {
 /* What the core asked of the guest and the output and could not be begun at once: the guest does one thing at a time,
  * and the buffer's process may be away for a moment. Carried out by keeper_pursue(). */
 struct wishes {
-	bool kill, activate, announce, look, capture;
+	bool kill, activate, announce, look, capture, hold;
 	bool paused;              /* how it should be, outside a checkpoint */
 	bool open;                /* output should flow straight through */
 	enum checkpoint_kind capture_kind;
-	uint64_t capture_epoch;
+	uint64_t capture_epoch, hold_epoch;
+};
+
+/* Output and disk writes are being held (hold.c). */
+struct hold {
+	uint64_t epoch, begun_ns;
+	unsigned waiting; /* answers still to come */
+	bool failed;
 };
 
 /* What was made here with a process, by whichever keeper: persist.c keeps it. */
@@ -169,6 +176,7 @@ struct keeper {
 	uint64_t told_generation; /* manual: of the record as the peer's word left it; the core may not have read it yet */
 
 	struct wishes wish;
+	struct hold hold;
 	bool heir;                /* the guest was found here after a takeover that an earlier keeper won */
 	bool guest_used;          /* this handle was attached or made a standby: it is replaced, not used again */
 	bool guest_here;          /* ATTACH, STANDBY or ACTIVATE succeeded, and it was not lost since */
@@ -273,6 +281,13 @@ void keeper_pursue(struct keeper *k);
 void keeper_fresh_guest(struct keeper *k);
 /* Try (again) to attach the guest, the output buffer and the disk; ends in keeper_start_core() or a refusal. */
 void keeper_attach(struct keeper *k);
+
+/* hold.c: hold output and disk writes from now on, while the guest runs; ends in EV_HELD if both are. Completions: true if they
+ * belonged to it. */
+void hold_begin(struct keeper *k, uint64_t epoch);
+void hold_tell(const struct keeper *k); /* arming is over: how long it took goes into the log */
+bool hold_on_netbuf(struct keeper *k, enum rpl_netbuf_op op, int r, const struct rpl_err *err);
+bool hold_on_disk(struct keeper *k, enum rpl_disk_op op, int r, const struct rpl_err *err);
 
 /* life.c: what happens to the guest by its own or by other hands */
 void life_on_event(void *arg, enum rpl_guest_event event, const char *msg);

@@ -1,7 +1,7 @@
 # replicad-keeper: the shell around the protection state machine, one process per VM and role.
 pkglibexec_PROGRAMS += replicad-keeper
 replicad_keeper_SOURCES = src/keeper/main.c src/keeper/keeper.h src/keeper/shell.c src/keeper/actions.c \
-	src/keeper/life.c src/keeper/rooms.c src/keeper/session.c src/keeper/standby.c src/keeper/checkpoint.c src/keeper/checkpoint.h \
+	src/keeper/life.c src/keeper/rooms.c src/keeper/session.c src/keeper/standby.c src/keeper/checkpoint.c src/keeper/checkpoint.h src/keeper/hold.c \
 	src/keeper/movers.c src/keeper/movers.h src/keeper/movers_conf.c src/keeper/conf.c src/keeper/conf.h \
 	src/keeper/control.c src/keeper/control.h src/keeper/command.c src/keeper/status.c src/keeper/persist.c \
 	src/keeper/programs.c src/keeper/programs.h src/keeper/remains.c src/keeper/adopt.c src/keeper/roles.c src/keeper/interfaces.c src/keeper/listener.c src/keeper/ahead.c

@@ -51,6 +51,10 @@ void keeper_pursue(struct keeper *k)
 		kill_now(k);
 		return;
 	}
+	if (w->hold && !checkpoint_busy(&k->checkpoint)) { /* one that is left of an earlier session still seals */
+		w->hold = false;
+		hold_begin(k, w->hold_epoch);
+	}
 	if (!guest_free_now(k))
 		return;
 	k->guest_busy = true;
@@ -67,8 +71,7 @@ void keeper_pursue(struct keeper *k)
 		k->guest_busy = false;
 		if (w->capture && !k->paused_by_others) {
 			w->capture = false;
-			if (w->capture_kind != CHECKPOINT_HOLD)
-				rpl_trace_mark(k->trace, w->capture_epoch, RPL_TRACE_BEGUN);
+			rpl_trace_mark(k->trace, w->capture_epoch, RPL_TRACE_BEGUN);
 			checkpoint_begin(&k->checkpoint, w->capture_epoch, w->capture_kind);
 		}
 	}
@@ -96,10 +99,6 @@ static void on_captured(void *arg, enum checkpoint_kind kind, const struct check
 		if (r == -ESTALE)
 			life_on_event(k, RPL_GUEST_CHANGED, err->msg);
 		keeper_say_epoch(k, RPL_EV_CAPTURE_FAILED, t->epoch);
-	} else if (kind == CHECKPOINT_HOLD) {
-		/* Without a disk the stores cannot differ; with an overlay its backend will tell. */
-		keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_HELD,
-						     .u.held = { .epoch = t->epoch, .in_sync = true } });
 	} else {
 		k->paused = kind == CHECKPOINT_TAKE_LAST;
 		k->wish.paused = k->wish.paused || k->paused;
@@ -315,7 +314,7 @@ static void on_netbuf_done(void *arg, enum rpl_netbuf_op op, uint64_t epoch, int
 	if (r < 0)
 		rpl_log(RPL_LOG_WARNING, "vm=%s netbuf_op=%d epoch=%llu failed reason=\"%s\"", k->conf.vm, (int)op,
 			(unsigned long long)epoch, err->msg);
-	if (checkpoint_on_netbuf(&k->checkpoint, op, r, err))
+	if (checkpoint_on_netbuf(&k->checkpoint, op, r, err) || hold_on_netbuf(k, op, r, err))
 		return;
 	if (op == RPL_NETBUF_ATTACH)
 		on_netbuf_attached(k, r, err);
@@ -353,7 +352,7 @@ static void on_disk_done(void *arg, enum rpl_disk_op op, uint64_t epoch, int r, 
 	struct keeper *k = arg;
 	bool ok = r == 0;
 
-	if (checkpoint_on_disk(&k->checkpoint, op, r, err))
+	if (checkpoint_on_disk(&k->checkpoint, op, r, err) || hold_on_disk(k, op, r, err))
 		return;
 	if (!ok)
 		keeper_alarm(k, err->msg);
