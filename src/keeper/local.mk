@@ -12,10 +12,13 @@ replicad_keeper_LDADD = src/keeper/liblead.la failover/core/libcore.la failover/
 	src/base/libbase.la $(JANSSON_LIBS) $(EV_LIBS)
 
 noinst_LTLIBRARIES += src/keeper/liblead.la
-src_keeper_liblead_la_SOURCES = src/keeper/lead.c src/keeper/lead.h
+src_keeper_liblead_la_SOURCES = src/keeper/lead.c src/keeper/lead.h src/keeper/rounds.c src/keeper/rounds.h
 
-check_PROGRAMS += tests/unit/lead
-TESTS += tests/unit/lead
+check_PROGRAMS += tests/unit/lead tests/unit/rounds
+TESTS += tests/unit/lead tests/unit/rounds
 tests_unit_lead_SOURCES = tests/unit/lead.c
 tests_unit_lead_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_lead_LDADD = src/keeper/liblead.la $(CMOCKA_LIBS)
+tests_unit_rounds_SOURCES = tests/unit/rounds.c
+tests_unit_rounds_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_rounds_LDADD = src/keeper/liblead.la $(CMOCKA_LIBS)

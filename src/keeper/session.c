@@ -1,10 +1,10 @@
 /* session.c - the primary's side of a session: connect, copy in rounds, keep the connection, report acks
  *
  * The core wants a session from SESSION_START to SESSION_END. In between the connection may come and go: the mover
- * holds the session's state, this file makes the connections. The bulk copy converges when a round leaves little
- * enough to go into a pause, or when more rounds do not help.
+ * holds the session's state, this file makes the connections. When the bulk copy has converged is rounds.h's affair.
  */
 #include "keeper.h"
+#include "rounds.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -20,8 +20,6 @@
 
 #define RECONNECT_MS 50            /* after the first failure; each further one doubles it */
 #define RECONNECT_MS_MAX 800
-#define ROUNDS_MAX 12              /* a guest that dirties faster than we send: arm all the same */
-#define ROUND_PAGES_ENOUGH 2048    /* 8 MiB fit into one pause */
 
 static void connect_now(struct keeper *k);
 static int start_mover(struct keeper *k, struct rpl_err *err);
@@ -345,7 +343,7 @@ static void on_round_done(struct keeper *k, const struct rpl_mover_msg *msg)
 		dirty = msg->epoch;
 	rpl_log(RPL_LOG_DEBUG, "vm=%s round=%u sent=%llu dirty=%llu", k->conf.vm, s->round,
 		(unsigned long long)msg->value, (unsigned long long)dirty);
-	if (dirty > ROUND_PAGES_ENOUGH && s->round < ROUNDS_MAX) {
+	if (!rounds_converged(s->round, msg->value, dirty)) {
 		movers_send(k->movers, RPL_MOVER_ROUND, 0, 0, 0, NULL);
 		return;
 	}
