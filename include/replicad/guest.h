@@ -74,6 +74,7 @@ struct rpl_guest_conf { /* an empty text counts as NULL */
 	const char *sim;           /* sim: "ram_mb=64,rate=1000,pattern=uniform,seed=1" (see src/guest/sim.h); NULL: that */
 	bool any_disk;             /* accept writable disks: for one who moves the guest, not for one who protects it */
 	bool any_netdev;           /* netbuf=none: accept NICs that are not a dgram netdev (output is not held!) */
+	bool checkpoints;          /* they follow the rounds: for one who protects the guest, not for one who moves it */
 	bool audit;                /* prove at each checkpoint that the tracker missed nothing (slow) */
 	unsigned op_timeout_ms;    /* bound of each asynchronous operation; 0: RPL_GUEST_OP_TIMEOUT_MS */
 };

@@ -10,8 +10,8 @@
  * show is a frame that was given back and taken again between two collections; replicad-xen(7) says what that means.
  *
  * CLEAN or PEEK. CLEAN reads the bitmap, empties it and has Xen protect all pages again; PEEK only reads it, so what it gives is
- * all that was written since the last CLEAN. When which is due is xen_recheck.h's affair, and only of sets of a guest that
- * stands still. Why PEEK misses nothing (Xen 4.17: paging.c, hap.c, p2m.c, shadow/):
+ * all that was written since the last CLEAN. When which is due is xen_recheck.h's affair. Of a guest that runs, what is written after
+ * a PEEK keeps its bit for the next read, and so does a page whose type changes after it was looked at. Why PEEK misses nothing (Xen 4.17: paging.c, hap.c, p2m.c, shadow/):
  *
  *  - A page is written without a fault only if its bit is set: the fault that makes it writable sets the bit, and nothing but CLEAN, OFF
  *    and ENABLE takes a bit away, all of them with write access. (The tracking of a device model's video memory protects pages
@@ -306,9 +306,9 @@ static int look(struct xen *x, const struct xen_dominfo *suspended, struct rpl_e
 }
 
 /* The set was read, what is new was looked at: are the pages to be protected again? */
-static int protect_again(struct xen *x, bool cleaned, bool final, const struct set *set, struct rpl_err *err)
+static int protect_again(struct xen *x, enum xen_recheck_set of, bool cleaned, const struct set *set, struct rpl_err *err)
 {
-	bool due = xen_recheck_seen(&x->recheck, !final, set->pages, set->again), gained = x->kind != XEN_PV && x->gained;
+	bool due = xen_recheck_seen(&x->recheck, of, set->pages, set->again), final = of == XEN_SET_EPOCH, gained = x->kind != XEN_PV && x->gained;
 	struct set same;
 
 	if (gained && !(cleaned && final))
@@ -322,7 +322,8 @@ static int protect_again(struct xen *x, bool cleaned, bool final, const struct s
 
 int xen_collect(struct xen *x, const struct xen_dominfo *suspended, uint64_t *ret_pages, struct rpl_err *err)
 {
-	bool final = suspended, clean = xen_recheck_cleans(&x->recheck, !final);
+	enum xen_recheck_set of = suspended ? XEN_SET_EPOCH : x->g->conf.checkpoints ? XEN_SET_ROUND : XEN_SET_LIVE;
+	bool final = suspended, clean = xen_recheck_cleans(&x->recheck, of);
 	uint64_t pages = 0;
 	struct set set;
 	int r;
@@ -334,7 +335,7 @@ int xen_collect(struct xen *x, const struct xen_dominfo *suspended, uint64_t *re
 	if (r == 0)
 		r = look(x, suspended, err);
 	if (r == 0)
-		r = protect_again(x, clean, final, &set, err);
+		r = protect_again(x, of, clean, &set, err);
 	for (uint64_t i = 0; ret_pages && i < RPL_BITMAP_WORDS(x->g->info.layout.pages); i++)
 		pages += (uint64_t)__builtin_popcountll(atomic_load_explicit(&x->shared.dirty[i], memory_order_relaxed));
 	if (ret_pages)

@@ -19,8 +19,10 @@
  *
  * A guest that goes over to writing other pages all the time has one epoch with the pages of two.
  *
- * Sets of a running guest (the rounds before its first checkpoint, all of a migration or a save) are always read by CLEAN: there
- * the next set is wanted small.
+ * Sets of a running guest are read by CLEAN: there the next set is wanted small. That holds for all of a migration or a save. Rounds
+ * that checkpoints follow leave the marks as soon as a round, other than the first, began with few pages: what another CLEAN would
+ * take off the next set, the same pages nearly all of them, the guest would pay for with faults just when it is asked to suspend
+ * for the first time, behind output that is held. The first checkpoint goes on with what the rounds kept.
  */
 #ifndef RPL_GUEST_XEN_RECHECK_H
 #define RPL_GUEST_XEN_RECHECK_H
@@ -34,19 +36,28 @@
 #define XEN_RECHECK_GROWN 150u /* per cent of the base that no set but the one that shows it is larger than */
 #define XEN_RECHECK_FEW 64u   /* pages: a base counts as so many at least, so that a few more are nothing to react to */
 
+#define XEN_RECHECK_ROUND 2048u /* pages: a round that begins with so many, or fewer, is short */
+
+enum xen_recheck_set {
+	XEN_SET_EPOCH, /* of a guest that stands still */
+	XEN_SET_ROUND, /* it runs, and checkpoints follow */
+	XEN_SET_LIVE,  /* it runs, and is to be moved or saved */
+};
+
 struct xen_recheck {
 	bool keeping;
+	unsigned rounds; /* sets in a row of a guest that runs */
 	bool compared;   /* learning: the last set, too, was one epoch's */
 	unsigned epochs; /* keeping: sets since the last CLEAN */
 	uint64_t base;   /* pages of the first of them */
 	uint64_t extra;  /* pages that the others had too many, in all */
 };
 
-/* A set is to be read: by CLEAN, or by PEEK? `live`: the guest runs. Begin with all zeroes. */
-bool xen_recheck_cleans(const struct xen_recheck *r, bool live);
+/* A set is to be read: by CLEAN, or by PEEK? Begin with all zeroes. */
+bool xen_recheck_cleans(const struct xen_recheck *r, enum xen_recheck_set of);
 /* It had so many pages, and `again` of them were in the one before. True: it was read by PEEK, and a CLEAN is to follow before
- * the guest runs again. */
-bool xen_recheck_seen(struct xen_recheck *r, bool live, uint64_t pages, uint64_t again);
+ * the guest runs again; never of one that runs. */
+bool xen_recheck_seen(struct xen_recheck *r, enum xen_recheck_set of, uint64_t pages, uint64_t again);
 /* A CLEAN was done for another reason: what comes next is a new base. */
 void xen_recheck_cleaned(struct xen_recheck *r);
 

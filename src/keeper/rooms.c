@@ -562,7 +562,7 @@ static struct rpl_guest *new_guest(struct keeper *k, struct rpl_err *err)
 	struct rpl_guest_conf gc = {
 		.backend = c->backend, .name = c->vm, .qmp_path = c->qmp, .standby_path = c->standby,
 		.run_dir = c->dir, .replica = c->replica, .tracker = c->tracker, .helper_path = program_path(strcmp(c->backend, "xen") ? PROGRAM_ATTACH : PROGRAM_XEN_RESTORE, helper),
-		.standby_user = *c->standby_user ? c->standby_user : NULL, .audit = c->audit, .any_netdev = !strcmp(c->netbuf, "none"),
+		.standby_user = *c->standby_user ? c->standby_user : NULL, .audit = c->audit, .checkpoints = true, .any_netdev = !strcmp(c->netbuf, "none"),
 		.op_timeout_ms = c->op_timeout_ms,
 	};
 

@@ -85,9 +85,14 @@ static void perform(struct copy *c, void (*op)(struct rpl_guest *))
 		fail_msg("%s", c->err.msg);
 }
 
+static unsigned any(unsigned n)
+{
+	return (unsigned)random() % n;
+}
+
 static struct copy *begin(bool pv)
 {
-	struct rpl_guest_conf conf = { .backend = "xen", .name = FAKE_NAME, .run_dir = dir };
+	struct rpl_guest_conf conf = { .backend = "xen", .name = FAKE_NAME, .run_dir = dir, .checkpoints = any(2) };
 	struct copy *c = test_calloc(1, sizeof(*c));
 	struct rpl_memory_desc desc;
 	int fds[RPL_MEMORY_FDS_MAX];
@@ -186,11 +191,6 @@ static void check(const struct copy *c, unsigned epoch)
 }
 
 /* ---- what the guest does */
-
-static unsigned any(unsigned n)
-{
-	return (unsigned)random() % n;
-}
 
 static bool is_there(uint64_t pfn)
 {
@@ -334,7 +334,8 @@ static void replicate(bool pv)
 		}
 		checkpoint(c, i);
 		if (i > EPOCHS / 2 && any(50) == 0) { /* live rounds in between */
-			round_of(c);
+			for (unsigned k = any(6); k > 0; k--)
+				round_of(c);
 			checkpoint(c, i);
 		}
 	}

@@ -46,7 +46,7 @@ static void write_pages(struct model *m, unsigned first, unsigned end, unsigned 
 	m->wrote += n;
 }
 
-static void read_set(struct model *m, bool live)
+static void read_set(struct model *m, enum xen_recheck_set of)
 {
 	uint64_t again = 0;
 
@@ -56,8 +56,9 @@ static void read_set(struct model *m, bool live)
 		again += m->marked[i] && m->last[i];
 	}
 	memcpy(m->last, m->marked, sizeof(m->last));
-	m->cleaned = xen_recheck_cleans(&m->r, live);
-	m->after = xen_recheck_seen(&m->r, live, m->set, again);
+	m->cleaned = xen_recheck_cleans(&m->r, of);
+	m->after = xen_recheck_seen(&m->r, of, m->set, again);
+	assert_false(m->after && of != XEN_SET_EPOCH);
 	assert_false(m->cleaned && m->after);
 	if (m->cleaned || m->after)
 		memset(m->marked, 0, sizeof(m->marked));
@@ -73,7 +74,16 @@ static void epoch(struct model *m, unsigned same, unsigned others)
 	write_pages(m, 0, SAME_END, 0, same);
 	write_pages(m, SAME_END, PAGES, m->next, others);
 	m->next += others;
-	read_set(m, false);
+	read_set(m, XEN_SET_EPOCH);
+}
+
+/* A round of the first copy begins with what was written meanwhile. */
+static void round_with(struct model *m, unsigned same, unsigned others)
+{
+	write_pages(m, 0, SAME_END, 0, same);
+	write_pages(m, SAME_END, PAGES, m->next, others);
+	m->next += others;
+	read_set(m, XEN_SET_ROUND);
 }
 
 static void test_live(void **state)
@@ -82,7 +92,7 @@ static void test_live(void **state)
 
 	for (unsigned i = 0; i < 10; i++) {
 		write_pages(m, 0, SAME_END, 0, 400);
-		read_set(m, true);
+		read_set(m, XEN_SET_LIVE);
 		assert_true(m->cleaned);
 	}
 	/* what the last round had says nothing of an epoch */
@@ -92,11 +102,87 @@ static void test_live(void **state)
 	}
 	epoch(m, 400, 0);
 	assert_false(m->cleaned);
-	/* a round again: anew */
-	read_set(m, true);
+	/* it runs again: anew */
+	read_set(m, XEN_SET_LIVE);
 	assert_true(m->cleaned);
 	epoch(m, 400, 0);
 	assert_true(m->cleaned);
+}
+
+/* The guest takes its faults while rounds go on, and none while it is asked to suspend for the first time or the next ones. */
+static void test_rounds(void **state)
+{
+	struct model *m = begin(state);
+	uint64_t faults;
+
+	round_with(m, 100, 0); /* the first round begins: all memory */
+	assert_true(m->cleaned);
+	round_with(m, 400, 1000);
+	assert_true(m->cleaned);
+	round_with(m, 400, 40);
+	assert_false(m->cleaned);
+	assert_int_equal(m->set, 440);
+	faults = m->faults;
+	round_with(m, 400, 0);
+	assert_int_equal(m->set, 440);
+	for (unsigned i = 0; i < 10; i++) {
+		epoch(m, 400, 0);
+		assert_int_equal(m->set, 440);
+	}
+	assert_int_equal(m->faults, faults);
+}
+
+/* Rounds that begin with many pages are read by CLEAN, so that the next one begins with fewer. */
+static void test_long_rounds(void **state)
+{
+	struct model *m = begin(state);
+
+	for (unsigned i = 0; i < 6; i++) {
+		round_with(m, 400, XEN_RECHECK_ROUND);
+		assert_true(m->cleaned);
+		assert_int_equal(m->set, 400 + XEN_RECHECK_ROUND);
+	}
+	round_with(m, 400, 0); /* short from here on */
+	assert_true(m->cleaned);
+	round_with(m, 400, 0);
+	assert_false(m->cleaned);
+}
+
+/* One that writes more and more: read by CLEAN again from the next round on, and epochs begin with learning. */
+static void test_rounds_grow(void **state)
+{
+	struct model *m = begin(state);
+
+	round_with(m, 100, 0);
+	round_with(m, 400, 0);
+	round_with(m, 400, 0);
+	assert_false(m->cleaned);
+	round_with(m, 400, 1500);
+	assert_false(m->cleaned);
+	assert_int_equal(m->set, 1900);
+	round_with(m, 400, 3000);
+	assert_true(m->cleaned);
+	epoch(m, 400, 1500);
+	assert_true(m->cleaned);
+	epoch(m, 400, 1500);
+	assert_true(m->cleaned);
+	assert_int_equal(m->set, 1900);
+}
+
+/* After epochs a round is a first one again. */
+static void test_rounds_again(void **state)
+{
+	struct model *m = begin(state);
+
+	for (unsigned i = 0; i < 10; i++)
+		epoch(m, 400, 0);
+	assert_false(m->cleaned);
+	for (unsigned i = 0; i < 2; i++) {
+		round_with(m, 400, 0);
+		assert_true(m->cleaned);
+	}
+	round_with(m, 400, 0);
+	assert_false(m->cleaned);
 }
 
 /* The same pages and nothing else: faults only once in so many epochs. */
@@ -244,6 +330,10 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_live),
+		cmocka_unit_test(test_rounds),
+		cmocka_unit_test(test_long_rounds),
+		cmocka_unit_test(test_rounds_grow),
+		cmocka_unit_test(test_rounds_again),
 		cmocka_unit_test(test_same),
 		cmocka_unit_test(test_mostly_same),
 		cmocka_unit_test(test_streaming),
