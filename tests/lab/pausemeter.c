@@ -3,19 +3,26 @@
  * pausemeter floor DOMID SECONDS: nobody protects the domain; asks it to suspend, lets it go on at once, asks again, all the
  * time. What that costs is the guest's own, and no checkpoint can come more often. An event channel tells that it stands still.
  *
- * pausemeter DOMID SECONDS [LOOK_US]: looks at the domain's state every LOOK_US microseconds (default 1000), whoever it is that
- * suspends it, and prints one JSON object. A period has three parts, which it tells apart:
+ * pausemeter DOMID SECONDS [LOOK_US]: whoever it is that suspends the domain; prints one JSON object. A period goes from one
+ * request that the guest takes to the next. Its parts:
  *
- *   handshake  from the request in xenstore (control/shutdown, which it watches) to the guest's own last act
+ *   handshake  from the request in xenstore (control/shutdown, which it watches) to the guest's own last act;
+ *              of that "taken": until the guest took the request
  *   pause      as long as Xen says "shut down, to be suspended": what the toolstack does to the guest that stands still
  *   run        from then to the next request: the interval, and whatever else is waited for
  *
- * Each look is a hypercall, and on an emulated host those that come often take the processor from whom they look at: the time
- * spent in looks is printed too.
+ * Checkpoints are counted by the requests that the guest took ("checkpoints", "per_s"): xenstored tells of each of them, none can be
+ * too short to be seen. When the guest stands still and when it runs again is looked up every LOOK_US microseconds (default 1000),
+ * from when it took the request until it runs: before, nothing can change. A look is a hypercall, and where dom0 and the guest
+ * share one emulated processor each look takes that from the guest, with all that the processor remembers of it: looks at every
+ * millisecond halve the rate that they are to measure. So LOOK_US 0 looks never, and counts; that is what a rate is to be
+ * taken from. "unseen": pauses that no look has met. So that this is 0 the meter goes before everything else in its dom0
+ * (SCHED_FIFO); it sleeps but for the looks.
  *
  * Runs in the lab's dom0s.
  */
 #include <poll.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +36,7 @@
 #include <xenstore.h>
 
 #define LOOK_US 1000
+#define IDLE_MS 100 /* nothing to look for: only the end of the time */
 #define PAUSES_MAX 20000
 #define NS_IN_S 1000000000LL
 #define NS_IN_US 1000
@@ -46,10 +54,13 @@ struct meter {
 	xc_interface *xc;
 	struct xs_handle *xs;
 	uint32_t domid;
+	char path[64];                                  /* of its control/shutdown */
 	long long requested, taken, suspended, resumed; /* of this period; 0: not yet */
-	long long begun;                                /* the pause before */
+	long long begun;                                /* when the request of the period before was taken */
 	long long looking;                              /* ns spent in looks */
-	long looks;
+	long look_us;                                   /* 0: never */
+	long looks, checkpoints, unseen;
+	bool wanted;                                    /* the last thing that was written is a request */
 	struct values part[N_PARTS];
 };
 
@@ -83,10 +94,9 @@ static double ms(const struct values *v, unsigned percent)
 
 static void print(struct meter *m, long long took)
 {
-	size_t n = m->part[PAUSE].n;
-
-	printf("{\"seconds\": %.3f, \"looks\": %ld, \"looking_percent\": %.1f, \"pauses\": %zu, \"per_s\": %.2f",
-	       (double)took / NS_IN_S, m->looks, (double)m->looking * 100 / (double)took, n, (double)n * NS_IN_S / (double)took);
+	printf("{\"seconds\": %.3f, \"looks\": %ld, \"looking_percent\": %.1f, \"checkpoints\": %ld, \"unseen\": %ld, \"per_s\": %.2f",
+	       (double)took / NS_IN_S, m->looks, (double)m->looking * 100 / (double)took, m->checkpoints, m->unseen,
+	       (double)m->checkpoints * NS_IN_S / (double)took);
 	for (unsigned i = 0; i < N_PARTS; i++) {
 		struct values *v = &m->part[i];
 
@@ -96,7 +106,28 @@ static void print(struct meter *m, long long took)
 	printf("}\n");
 }
 
-/* The first event of a period is the request, the next one the guest's own, when it takes it. */
+static void on_request(struct meter *m, long long now)
+{
+	if (m->taken && !m->resumed && m->look_us) { /* the next one already */
+		m->unseen++;
+		m->suspended = 0;
+	}
+	note(m, RUN, m->resumed, now);
+	m->resumed = m->taken = 0;
+	m->requested = now;
+}
+
+static void on_taken(struct meter *m, long long now)
+{
+	m->taken = now;
+	m->checkpoints++;
+	note(m, PERIOD, m->begun, now);
+	note(m, TAKEN, m->requested, now);
+	m->begun = now;
+	m->requested = m->look_us ? m->requested : 0;
+}
+
+/* The toolstack writes what it wants, then the guest that it has seen it: two events a period, each of them told. */
 static void on_xenstore(struct meter *m)
 {
 	long long now = now_ns();
@@ -104,13 +135,28 @@ static void on_xenstore(struct meter *m)
 
 	while ((event = xs_check_watch(m->xs))) {
 		free(event);
-		if (m->suspended || !m->resumed)
-			continue;
-		if (!m->requested)
-			m->requested = now;
-		else
-			m->taken = now;
+		m->wanted = !m->wanted;
+		if (m->wanted)
+			on_request(m, now);
+		else if (m->requested)
+			on_taken(m, now);
 	}
+}
+
+/* The first event is of no write but of the watch itself. What comes first after it: a request, or the guest's taking of one? */
+static bool watch(struct meter *m)
+{
+	unsigned len = 0, n = 0;
+	char **event, *text;
+
+	if (!xs_watch(m->xs, m->path, "pausemeter"))
+		return false;
+	event = xs_read_watch(m->xs, &n);
+	text = xs_read(m->xs, XBT_NULL, m->path, &len);
+	m->wanted = text && strcmp(text, "suspend") == 0;
+	free(event);
+	free(text);
+	return event != NULL;
 }
 
 static int look(struct meter *m)
@@ -129,31 +175,31 @@ static int look(struct meter *m)
 	suspended = info.shutdown && info.reason == XEN_SHUTDOWN_SUSPEND;
 	if (suspended && !m->suspended) {
 		m->suspended = now;
-		note(m, PERIOD, m->begun, now);
 		note(m, HANDSHAKE, m->requested, now);
-		if (m->taken)
-			note(m, TAKEN, m->requested, m->taken);
-		if (m->requested)
-			note(m, RUN, m->resumed, m->requested);
-		m->begun = now;
 	} else if (!suspended && m->suspended) {
 		note(m, PAUSE, m->suspended, now);
 		m->resumed = now;
-		m->requested = m->taken = m->suspended = 0;
+		m->suspended = 0;
 	}
 	return 0;
 }
 
-static int measure(struct meter *m, long seconds, long look_us)
+/* Nothing can have changed before the guest took a request, nor after it went on from it. */
+static bool look_due(const struct meter *m)
 {
-	const struct timespec wait = { .tv_nsec = look_us * NS_IN_US };
+	return m->look_us && m->taken && !m->resumed;
+}
+
+static int measure(struct meter *m, long seconds)
+{
+	const struct timespec soon = { .tv_nsec = m->look_us * NS_IN_US }, later = { .tv_nsec = IDLE_MS * NS_IN_US * 1000 };
 	struct pollfd fd = { .fd = xs_fileno(m->xs), .events = POLLIN };
 	long long begin = now_ns(), end = begin + seconds * NS_IN_S;
 
 	while (now_ns() < end) {
-		if (ppoll(&fd, 1, &wait, NULL) > 0)
+		if (ppoll(&fd, 1, look_due(m) ? &soon : &later, NULL) > 0)
 			on_xenstore(m);
-		if (look(m))
+		if (look_due(m) && look(m))
 			return 1;
 	}
 	print(m, now_ns() - begin);
@@ -191,10 +237,10 @@ static bool wait_suspended(const struct meter *m, xenevtchn_handle *evtchn)
 }
 
 /* Ask, wait, let it go on. */
-static int round_trip(struct meter *m, const char *path, xenevtchn_handle *evtchn)
+static int round_trip(struct meter *m, xenevtchn_handle *evtchn)
 {
 	m->requested = now_ns();
-	if (!xs_write(m->xs, XBT_NULL, path, "suspend", strlen("suspend")) || !wait_suspended(m, evtchn)) {
+	if (!xs_write(m->xs, XBT_NULL, m->path, "suspend", strlen("suspend")) || !wait_suspended(m, evtchn)) {
 		fprintf(stderr, "pausemeter: domain %u does not suspend\n", m->domid);
 		return -1;
 	}
@@ -205,6 +251,7 @@ static int round_trip(struct meter *m, const char *path, xenevtchn_handle *evtch
 	}
 	note(m, RUN, m->resumed, m->requested);
 	m->resumed = now_ns();
+	m->checkpoints++;
 	note(m, HANDSHAKE, m->requested, m->suspended);
 	note(m, PAUSE, m->suspended, m->resumed);
 	note(m, PERIOD, m->begun, m->suspended);
@@ -212,14 +259,14 @@ static int round_trip(struct meter *m, const char *path, xenevtchn_handle *evtch
 	return 0;
 }
 
-static int floor_of(struct meter *m, const char *path, long seconds)
+static int floor_of(struct meter *m, long seconds)
 {
 	long long begin = now_ns(), end = begin + seconds * NS_IN_S;
 	xenevtchn_handle *evtchn = xenevtchn_open(NULL, 0);
 	int r = evtchn ? subscribe(m, evtchn) : -1;
 
 	while (r >= 0 && now_ns() < end)
-		r = round_trip(m, path, evtchn);
+		r = round_trip(m, evtchn);
 	(void)xc_domain_subscribe_for_suspend(m->xc, m->domid, 0);
 	if (evtchn)
 		xenevtchn_close(evtchn);
@@ -230,9 +277,9 @@ static int floor_of(struct meter *m, const char *path, long seconds)
 
 int main(int argc, char **argv)
 {
+	const struct sched_param first = { .sched_priority = 1 };
 	static struct meter m;
 	bool floor;
-	char path[64];
 	int r;
 
 	floor = argc == 4 && strcmp(argv[1], "floor") == 0;
@@ -243,21 +290,26 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	m.domid = (uint32_t)strtoul(argv[1], NULL, 10);
+	m.look_us = argc == 4 ? strtol(argv[3], NULL, 10) : LOOK_US;
+	if (!floor && sched_setscheduler(0, SCHED_FIFO, &first) < 0) { /* and so does the thread in which libxenstore reads */
+		perror("pausemeter: SCHED_FIFO");
+		return 1;
+	}
 	m.xc = xc_interface_open(NULL, NULL, 0);
 	m.xs = xs_open(0);
 	if (!m.xc || !m.xs) {
 		perror("pausemeter: xenctrl, xenstore");
 		return 1;
 	}
-	(void)snprintf(path, sizeof(path), "/local/domain/%u/control/shutdown", m.domid);
-	if (!floor && !xs_watch(m.xs, path, "pausemeter")) {
+	(void)snprintf(m.path, sizeof(m.path), "/local/domain/%u/control/shutdown", m.domid);
+	if (!floor && !watch(&m)) {
 		perror("pausemeter: watch");
 		return 1;
 	}
 	if (floor)
-		r = floor_of(&m, path, strtol(argv[2], NULL, 10));
+		r = floor_of(&m, strtol(argv[2], NULL, 10));
 	else
-		r = measure(&m, strtol(argv[2], NULL, 10), argc == 4 ? strtol(argv[3], NULL, 10) : LOOK_US);
+		r = measure(&m, strtol(argv[2], NULL, 10));
 	xs_close(m.xs);
 	xc_interface_close(m.xc);
 	return r;
