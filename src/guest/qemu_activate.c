@@ -114,7 +114,7 @@ void qemu_migration_event(struct qemu *q, json_t *data)
 
 /* ---- feeding it */
 
-/* 1: all of it is in the socket; 0: the socket is full; or the operation failed. */
+/* 1: there is nothing more to write; 0: the socket is full; or the operation failed. */
 static int push_stream(struct qemu *q)
 {
 	struct rpl_err err;
@@ -126,6 +126,8 @@ static int push_stream(struct qemu *q)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return 0;
+		if (n < 0 && (errno == EPIPE || errno == ECONNRESET))
+			return 1; /* it reads no more: what it has to say about that comes by the monitor, or as its last line */
 		if (n < 0) {
 			(void)rpl_fail_errno(&err, errno, "device state: %zu of %zu bytes written", q->bytes_sent,
 					     q->bytes_len);

@@ -83,6 +83,12 @@ static void fail(struct qmp *q, const struct rpl_err *err)
 
 /* ---- commands */
 
+/* Who hung up may have said why before: the reader finds that, and the end. */
+static bool hung_up(int r)
+{
+	return r == -EPIPE || r == -ECONNRESET;
+}
+
 static int write_some(struct qmp *q, int fd)
 {
 	int r;
@@ -94,7 +100,7 @@ static int write_some(struct qmp *q, int fd)
 
 		if (fd >= 0) { /* small: a unix socket takes it whole or not at all */
 			r = rpl_send_fds(q->fd, iov.iov_base, iov.iov_len, &fd, 1);
-			if (r < 0)
+			if (r < 0 && !hung_up(r))
 				return r;
 			break;
 		}
@@ -105,6 +111,8 @@ static int write_some(struct qmp *q, int fd)
 			ev_io_start(q->loop, &q->out);
 			return 0;
 		}
+		if (n < 0 && hung_up(-errno))
+			break;
 		if (n < 0)
 			return -errno;
 		q->text_sent += (size_t)n;
@@ -285,10 +293,10 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	q->busy++;
-	if (n < 0) {
+	if (n < 0 && !hung_up(-errno)) {
 		(void)rpl_fail_errno(&err, errno, "QMP: receive");
 		fail(q, &err);
-	} else if (n == 0) {
+	} else if (n <= 0) {
 		(void)rpl_fail(&err, -EPIPE, "QMP: the monitor was closed");
 		fail(q, &err);
 	} else if (qmp_parser_feed(&q->parser, buf, (size_t)n, &err) < 0) {

@@ -368,7 +368,10 @@ static void a_monitor_that_hangs_dies_or_lies_ends_the_attach(void **state)
 	(void)state;
 	attach_to(NULL, false, -ETIMEDOUT, "another program");
 	attach_to(GREETING, false, -ETIMEDOUT, "150 ms");
-	attach_to(GREETING, true, -EPIPE, "QMP");
+	attach_to(GREETING, true, -EPIPE, "the monitor was closed"); /* our commands meet a closed socket first */
+	attach_to(GREETING "{\"error\": {\"class\": \"c\", \"desc\": \"locked\"}, \"id\": 0}"
+		  "{\"error\": {\"class\": \"c\", \"desc\": \"no\"}, \"id\": 1}{\"return\": [], \"id\": 2}"
+		  "{\"error\": {\"class\": \"c\", \"desc\": \"locked\"}, \"id\": 3}", true, -EREMOTEIO, "locked");
 	attach_to("HTTP/1.0 200 OK\r\n", false, -EPROTO, "where a message should begin");
 	attach_to(GREETING GREETING, false, -EPROTO, "second greeting");
 	attach_to(GREETING "{\"return\": {}, \"id\": 99}\r\n", false, -EPROTO, "no command of ours");
