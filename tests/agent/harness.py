@@ -16,7 +16,7 @@ BUILD = os.environ.get("top_builddir", os.path.join(HERE, "..", "..", "build"))
 REPLICAD = os.path.join(BUILD, "replicad")
 FAKE_KEEPER = os.path.join(HERE, "fake_keeper.py")
 LINK_MAJOR = 1
-WAIT_S = 20  # only reached by a failure; a busy machine may be slow
+WAIT_S = 60  # only reached by a failure; a busy machine may be slow
 
 
 def wait_until(what, probe, timeout=WAIT_S):

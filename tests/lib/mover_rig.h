@@ -14,7 +14,7 @@
 #include <replicad/mover.h>
 #include <replicad/replica.h>
 
-#define RIG_WAIT_MS 20000
+#define RIG_WAIT_MS 60000
 #define RIG_HIGH_PFN 0x100000 /* where the second region begins */
 #define RIG_STATE_MAX (1024 * 1024)
 #define RIG_EPOCHS 512        /* images of staged epochs that are kept: the last so many */

@@ -16,7 +16,8 @@
 #include <replicad/pages.h>
 #include <replicad/stream.h>
 
-static void open_pair(struct raw *p, struct side *s)
+/* The mover's end. */
+static int open_pair(struct raw *p)
 {
 	struct timeval patience = { .tv_sec = RIG_WAIT_MS / 1000 };
 	int sv[2];
@@ -27,16 +28,17 @@ static void open_pair(struct raw *p, struct side *s)
 	assert_int_equal(setsockopt(p->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
 	assert_int_equal(setsockopt(p->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)), 0);
 	assert_int_equal(rpl_nonblock(sv[1], true), 0);
-	side_send(s, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[1]);
+	return sv[1];
 }
 
 void raw_client(struct raw *p, struct rig *r)
 {
 	uint8_t preamble[RPL_PREAMBLE_SIZE];
+	int theirs = open_pair(p);
 
-	open_pair(p, &r->b);
 	rpl_preamble_encode(&r->conf.vm, preamble);
 	assert_int_equal(rpl_write_full(p->fd, preamble, sizeof(preamble)), 0);
+	side_send(&r->b, RPL_MOVER_LINK, 0, 0, 0, NULL, theirs); /* with the preamble: this test may not get the processor for long */
 }
 
 void raw_server(struct raw *p, struct rig *r)
@@ -45,7 +47,7 @@ void raw_server(struct raw *p, struct rig *r)
 	struct rpl_uuid vm;
 	struct rpl_err err;
 
-	open_pair(p, &r->p);
+	side_send(&r->p, RPL_MOVER_LINK, 0, 0, 0, NULL, open_pair(p));
 	assert_int_equal(rpl_read_full(p->fd, preamble, sizeof(preamble)), 0);
 	assert_int_equal(rpl_preamble_decode(preamble, &vm, &err), 0);
 	assert_true(rpl_uuid_equal(&vm, &r->conf.vm));

@@ -20,7 +20,6 @@
 #include "tests/lib/raw_peer.h"
 
 #define PAGES 64
-#define LIE_WAIT_MS 5000
 #define FIRST 10 /* the first checkpoint's number */
 
 enum depth { BEFORE_HELLO, BEFORE_READY, AT_READY, AFTER_BULK, AFTER_EPOCH };
@@ -512,7 +511,7 @@ static void every_lie_to_a_backup_ends_the_connection(void **state)
 		prepare(&p, &r, lie->depth);
 		lie->tell(&p, &r);
 		do
-			if (!side_receive(&r.b, LIE_WAIT_MS))
+			if (!side_receive(&r.b, RIG_WAIT_MS))
 				fail_msg("%s: the connection lives on, or the mover is gone", lie->name);
 		while (m->type != RPL_MOVER_LINK_DOWN);
 		if (!strstr(m->text, lie->why) || m->text[0] == '\0')
