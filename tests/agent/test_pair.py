@@ -7,13 +7,14 @@ import os
 import re
 import secrets
 import signal
-import socket
 import sys
 import time
 import unittest
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "demo")]
+from etcd import free_port  # noqa: E402
 from harness import BUILD, Base, processes_under, wait_until  # noqa: E402
 
 VM = "sim1"
@@ -25,17 +26,11 @@ IDLE_LOOKS_S = 3 # longer than a backup without work waits between two looks at 
 TAKEOVER_S = 10  # suspect_ms and takeover_delay_ms are 1.5 s; the rest is a busy machine
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 class PairTest(unittest.TestCase):
     def setUp(self):
         self.base = Base()
         self.key = secrets.token_hex(KEY_BYTES)
-        self.ports = {"alpha": free_port(), "beta": free_port()}
+        self.ports = {"alpha": free_port("127.0.0.1"), "beta": free_port("127.0.0.1")}
         os.mkdir(os.path.join(self.base.path, "arbiter"))
         self.alpha = self.node("alpha", "beta", "backup = beta\nstandby = /dev/null\n")
         self.beta = self.node("beta", "alpha", "backup = alpha\nstandby = /dev/null\nrole = backup\n")

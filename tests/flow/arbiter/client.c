@@ -8,7 +8,8 @@
  *   again           the very claim that was made last, once more
  *   stranger        swap from a record that nobody ever wrote
  * Each is answered by {"outcome","ms","gap_ms","error"} and, if there is a record, "generation", "owner" and "ours": it is
- * the one that we tried to write last. gap_ms is the longest time in which the loop did not turn.
+ * the one that we tried to write last. gap_ms is the longest time in which the loop did not turn, without
+ * that in which this process had to wait for a processor.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@
 #include <replicad/arbiter.h>
 #include <replicad/auto.h>
 #include <replicad/clock.h>
+#include <replicad/io.h>
 
 #define LINE_MAX_BYTES 256
 #define TICK_S 0.002
@@ -29,22 +31,36 @@ struct client {
 	struct ev_loop *loop;
 	struct rpl_arbiter *arbiter;
 	struct ev_timer tick;
-	uint64_t begun_ns, ticked_ns, gap_ns;
+	uint64_t begun_ns, ticked_ns, waited_ns, gap_ns;
 	bool present;
 	struct rpl_record last, expect, want;
 	bool want_absent;
 };
 
+/* For a processor, since the process began; 0 where the kernel does not count that. */
+static uint64_t waited_ns(void)
+{
+	RPL_AUTO_FREE char *text = NULL;
+	uint64_t ran = 0, waited = 0;
+
+	if (rpl_read_file("/proc/self/schedstat", LINE_MAX_BYTES, &text, NULL, NULL) < 0 ||
+	    sscanf(text, "%" SCNu64 " %" SCNu64, &ran, &waited) != 2)
+		return 0;
+	return waited;
+}
+
 static void on_tick(struct ev_loop *loop, struct ev_timer *w, int revents)
 {
 	struct client *c = w->data;
-	uint64_t now = rpl_now_ns();
+	uint64_t waited = waited_ns(), now = rpl_now_ns(), gap = now - c->ticked_ns;
 
 	(void)loop;
 	(void)revents;
-	if (now - c->ticked_ns > c->gap_ns)
-		c->gap_ns = now - c->ticked_ns;
+	gap -= waited - c->waited_ns < gap ? waited - c->waited_ns : gap;
+	if (gap > c->gap_ns)
+		c->gap_ns = gap;
 	c->ticked_ns = now;
+	c->waited_ns = waited;
 }
 
 static void on_done(void *arg, enum rpl_arbiter_outcome outcome, const struct rpl_record *record,
@@ -130,6 +146,7 @@ int main(int argc, char **argv)
 	c.tick.data = &c;
 	while (fgets(line, sizeof(line), stdin)) {
 		c.begun_ns = c.ticked_ns = rpl_now_ns();
+		c.waited_ns = waited_ns();
 		c.gap_ns = 0;
 		if (command(&c, line, &err) < 0) {
 			(void)fprintf(stderr, "%s\n", err.msg);
