@@ -49,7 +49,7 @@ void rig_init(struct rig *r, uint64_t pages)
 	(void)snprintf(c->producer, sizeof(c->producer), "sim");
 	(void)snprintf(c->machine, sizeof(c->machine), "sim-1");
 	c->heartbeat_ms = 20;
-	c->handshake_timeout_ms = 5000;
+	c->handshake_timeout_ms = RIG_WAIT_MS;
 	c->arena_bytes = 16 << 20;
 	c->delta_cache_bytes = 2 << 20;
 	c->max_uncommitted = 4;

@@ -180,7 +180,7 @@ static void files_are_replaced_whole(void **state)
 	assert_int_equal(rmdir(dir), 0);
 }
 
-#define END_MS 10000
+#define END_MS 60000
 
 static void a_process_is_told_from_one_with_its_number(void **state)
 {

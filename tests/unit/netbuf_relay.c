@@ -31,7 +31,7 @@
 #include "netbuf/hold.h"
 #include "netbuf/relay_proto.h"
 
-#define WAIT_MS 10000 /* for what must happen; a loaded machine may be slow */
+#define WAIT_MS 60000 /* for what must happen; a loaded machine may be slow */
 #define ATTACH_TRIES 10
 #define PORTS 2
 
