@@ -2,6 +2,7 @@
 """A keeper without a guest: speaks keeper.sock as include/replicad/control.h says, and does what its VM's name asks for.
 
   ok*       protects in two steps; unprotects; ends when told
+  okgate*   the same, and takes the second step when there is a file "go" in its directory
   refuse*   says no to "protect" at once
   late*     accepts, then sends the event "refused"
   once*     says no to the first "protect"
@@ -84,7 +85,13 @@ class Keeper:
             self.soon(lambda: self.tell("refused", reason="the backup has no standby for it"))
         elif self.state == "IDLE":
             self.become("P_SYNC", "asked to")
-            self.soon(lambda: self.become("P_PROTECTED", "armed"))
+            self.soon(self.arm)
+
+    def arm(self):
+        if self.vm.startswith("okgate") and not os.path.exists(os.path.join(self.directory, "go")):
+            self.soon(self.arm)
+        else:
+            self.become("P_PROTECTED", "armed")
 
     def link(self, fds):
         self.links += 1

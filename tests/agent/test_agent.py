@@ -37,6 +37,11 @@ def open_and_read(path):
         return f.read()
 
 
+def open_and_write(path, text):
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+
+
 class AgentTest(unittest.TestCase):
     def setUp(self):
         self.base = Base()
@@ -109,21 +114,25 @@ class Life(AgentTest):
 class Protect(AgentTest):
     def test_protect_and_unprotect(self):
         self.alpha.start()
-        done = self.alpha.command("protect", "ok1", *QMP, "--interval", "25", "-o", "tracker=compare")
-        self.assertEqual(done.returncode, DONE, done.stderr)
-        self.assertIn("ok1: P_SYNC\nok1: P_PROTECTED\nok1: protected towards beta after", done.stdout)
-        vm = self.alpha.vm("ok1")
+        argv = [REPLICAD, "protect", "okgate1", *QMP, "--interval", "25", "-o", "tracker=compare", "--config", self.alpha.conf]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as command:
+            self.assertEqual(command.stdout.readline(), "okgate1: P_SYNC\n")
+            open_and_write(os.path.join(self.alpha.run, "vm", "okgate1", "go"), "")
+            said, complaint = command.communicate()
+        self.assertEqual(command.returncode, DONE, complaint)
+        self.assertIn("okgate1: P_PROTECTED\nokgate1: protected towards beta after", said)
+        vm = self.alpha.vm("okgate1")
         self.assertEqual((vm["state"], vm["role"], vm["wanted"], vm["keeper"]), ("P_PROTECTED", "primary", True, "running"))
         self.assertEqual((vm["interval_ms"], vm["peer_address"]), (25, "192.0.2.7:1234"))
-        self.assertEqual((self.alpha.wanted(), self.alpha.conf_d()), (["ok1"], ["ok1.conf"]))
-        shown = self.alpha.command("status", "ok1")
+        self.assertEqual((self.alpha.wanted(), self.alpha.conf_d()), (["okgate1"], ["okgate1.conf"]))
+        shown = self.alpha.command("status", "okgate1")
         self.assertEqual(shown.returncode, 0)
         self.assertEqual(shown.stdout.splitlines()[-1], "would survive: primary crash YES, backup crash YES, both lose power NO "
                          "(durability=memory)")
-        self.assertEqual(self.alpha.command("unprotect", "ok1").returncode, DONE)
+        self.assertEqual(self.alpha.command("unprotect", "okgate1").returncode, DONE)
         self.assert_nothing_left(self.alpha)
-        self.assertEqual(self.alpha.command("unprotect", "ok1").returncode, FAILED)
-        self.assertEqual(self.alpha.command("status", "ok1").returncode, 3)
+        self.assertEqual(self.alpha.command("unprotect", "okgate1").returncode, FAILED)
+        self.assertEqual(self.alpha.command("status", "okgate1").returncode, 3)
 
     def test_a_second_protect_changes_nothing(self):
         self.alpha.start()
