@@ -131,9 +131,13 @@ class Agent:
         with Talk(self.sock) as talk:
             return talk.ask(cmd, **fields)
 
-    def vm(self, name):
+    def vm_now(self, name):
         """The status of one VM, {} if there is none."""
         return next((vm for vm in self.ask("status")["vms"] if vm["vm"] == name), {})
+
+    def vm(self, name):
+        """The same of a keeper that answers, if not within the second that the agent waits, then later."""
+        return wait_until("an answer", lambda: [vm for vm in (self.vm_now(name),) if vm.get("keeper") != "unresponsive"])[0]
 
     def events(self, vm=""):
         return self.ask("events", vm=vm, limit=1024)["events"]

@@ -262,8 +262,8 @@ class Supervision(AgentTest):
         self.alpha.start()
         with Talk(self.alpha.sock) as talk:
             talk.send(json.dumps({"v": 1, "cmd": "protect", "vm": "mute1", "set": {"qmp": "/q", "backup": "beta"}}).encode() + b"\n")
-            wait_until("unresponsive", lambda: self.alpha.vm("mute1").get("keeper") == "unresponsive")
-            self.assertEqual(self.alpha.vm("mute1")["state"], "unknown")
+            wait_until("unresponsive", lambda: self.alpha.vm_now("mute1").get("keeper") == "unresponsive")
+            self.assertEqual(self.alpha.vm_now("mute1")["state"], "unknown")
             self.assertEqual(self.alpha.command("status").returncode, 3)
 
     def test_an_old_wish_that_is_refused_is_tried_again(self):
