@@ -52,7 +52,7 @@ static void begin_session(struct mover *m, const struct rpl_mover_msg *msg)
 	arena_clear(&p->arena);
 	rpl_bitmap_zero(&p->todo);
 	p->phase = SESSION_BULK;
-	p->void_told = p->resuming = p->full_told = p->headers_sent = false;
+	p->void_told = p->resuming = p->full_told = p->headers_sent = p->refused = p->called_again = false;
 	p->session = msg->uuid;
 	p->rounds = 0;
 	p->staged = p->sent = p->acked = msg->epoch - 1;
@@ -86,6 +86,13 @@ static int check_held(struct mover *m, struct rpl_err *err)
 	return rpl_fail(err, -ESTALE, "the backup holds no complete replica of this session: begin a new one");
 }
 
+/* Nothing of it was sent. A backup that is laid out for the guest that it hears of closes the first connection, and a session that
+ * began anew for that would have the guest's writes tracked anew as well. */
+static bool is_unsent(const struct primary *p)
+{
+	return p->phase == SESSION_BULK && p->rounds == 0;
+}
+
 static int on_session(struct mover *m, const struct rpl_mover_msg *msg, struct rpl_err *err)
 {
 	struct primary *p = m->primary;
@@ -100,14 +107,14 @@ static int on_session(struct mover *m, const struct rpl_mover_msg *msg, struct r
 		return rpl_fail(err, -EINVAL, "SESSION: one per connection");
 	p->generation = msg->generation;
 	p->blackout_us = msg->value;
-	if (same && p->phase != SESSION_LIVE) {
+	if (same && p->phase != SESSION_LIVE && !is_unsent(p)) {
 		p->void_told = false;
 		primary_void(m, "this session cannot be resumed: begin a new one");
 		return 0;
 	}
 	if (!same)
 		begin_session(m, msg);
-	p->resuming = same;
+	p->resuming = same && p->phase == SESSION_LIVE;
 	if (m->peer_known && check_held(m, &held) < 0)
 		connection_end(m, &held);
 	else
@@ -195,6 +202,7 @@ static int on_ack(struct mover *m, const uint8_t *body, struct rpl_err *err)
 
 static int primary_frame(struct mover *m, enum rpl_frame type, const uint8_t *body, size_t len, struct rpl_err *err)
 {
+	struct primary *p = m->primary;
 	char text[RPL_MOVER_REASON_MAX];
 	int r;
 
@@ -205,6 +213,7 @@ static int primary_frame(struct mover *m, enum rpl_frame type, const uint8_t *bo
 	case RPL_FRAME_READY:
 		return on_ready(m, body, len, err);
 	case RPL_FRAME_REFUSE:
+		p->refused = true;
 		mover_printable(text, sizeof(text), body, len);
 		mover_report_text(m, RPL_MOVER_PEER_REFUSED, 0, text);
 		return rpl_fail(err, -ECONNREFUSED, "the backup refused: %.180s", text);
@@ -273,6 +282,10 @@ static bool primary_down(struct mover *m)
 	struct primary *p = m->primary;
 
 	send_reset(m);
+	if (is_unsent(p) && !p->refused && !p->called_again) {
+		p->called_again = true;
+		return false;
+	}
 	if (p->phase == SESSION_BULK || (p->phase == SESSION_LIVE && arena_has_direct(&p->arena)))
 		p->phase = SESSION_VOID;
 	if (p->phase != SESSION_VOID || p->void_told)

@@ -444,6 +444,64 @@ static void a_cut_bulk_copy_voids_the_session(void **state)
 	rig_fini(&r);
 }
 
+/* A new session's SESSION and the hello that it sends; the backup's mover ends before it answers. */
+static void call_in_vain(struct rig *r, uint64_t ends_void)
+{
+	rig_connect(r);
+	side_send(&r->p, RPL_MOVER_SESSION, r->epoch + 1, 0, 7, &r->session, -1);
+	assert_int_equal(side_expect_past(&r->b, RPL_MOVER_LINK_UP, RPL_MOVER_LINK_DOWN)->hello.flags & RPL_HELLO_RESUME, 0);
+	rig_stop_side(&r->b);
+	rig_cut(r); /* as its keeper does */
+	assert_int_equal(side_expect(&r->p, RPL_MOVER_LINK_DOWN)->value, ends_void);
+	rig_start_backup(r);
+}
+
+/* The backup lays its standby out for the guest that it hears of, and its mover begins anew: nothing of the session is lost. */
+static void a_first_call_in_vain_voids_nothing(void **state)
+{
+	struct rpl_mover_msg *m;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	rig_start(&r);
+	rpl_uuid_random(&r.session);
+	r.epoch = 100;
+	call_in_vain(&r, 0);
+	rig_connect(&r);
+	side_send(&r.p, RPL_MOVER_SESSION, r.epoch + 1, 0, 7, &r.session, -1);
+	m = side_expect_past(&r.b, RPL_MOVER_LINK_UP, RPL_MOVER_LINK_DOWN);
+	assert_true(rpl_uuid_equal(&m->hello.session, &r.session));
+	assert_int_equal(m->hello.flags & RPL_HELLO_RESUME, 0);
+	side_send(&r.b, RPL_MOVER_ACCEPT, 0, 0, 0, &r.session, -1);
+	assert_int_equal(side_expect(&r.p, RPL_MOVER_PEER_READY)->value, 0);
+	assert_int_equal(rig_round(&r), PAGES);
+	rig_run(&r, 100);
+	rig_stage(&r);
+	rig_commit(&r);
+	rig_wait_folded(&r, r.epoch);
+	assert_int_equal(rig_differs(&r, r.epoch), -1);
+	rig_checkpoint(&r, 100);
+	rig_fini(&r);
+}
+
+/* But one that goes on like that is over, for the keeper to hear of it. */
+static void a_second_one_does(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	rig_start(&r);
+	rpl_uuid_random(&r.session);
+	r.epoch = 100;
+	call_in_vain(&r, 0);
+	call_in_vain(&r, 1);
+	rig_protect(&r);
+	rig_checkpoint(&r, 100);
+	rig_fini(&r);
+}
+
 /* The backup's mover is a new process: it holds nothing, and says so. */
 static void a_backup_that_lost_its_state_voids_the_session(void **state)
 {
@@ -890,6 +948,8 @@ int main(void)
 		cmocka_unit_test(a_lost_ack_is_told_on_resumption),
 		cmocka_unit_test(an_ack_decided_without_a_connection_is_kept),
 		cmocka_unit_test(a_cut_bulk_copy_voids_the_session),
+		cmocka_unit_test(a_first_call_in_vain_voids_nothing),
+		cmocka_unit_test(a_second_one_does),
 		cmocka_unit_test(a_backup_that_lost_its_state_voids_the_session),
 		cmocka_unit_test(a_new_session_forgets_the_old_one),
 		cmocka_unit_test(a_refusal_carries_its_sentence),
