@@ -230,13 +230,27 @@ def chapter_link(pair):
 
 # ---- there and back
 
+def switched_over(pair, home):
+    """Ordered until it is done, how often, and the number of the next event then: a busy host may be unprotected just now, or not be
+    through in the five seconds after which the guest goes on where it is."""
+    end, orders = time.monotonic() + EVENT_S, 0
+    while True:
+        told, orders = pair.events_now(home), orders + 1
+        status, said = pair.replicad(home, "failover", "--json", "--timeout", str(EVENT_S), pair.name, check=False)
+        if status == 0:
+            return orders, told
+        if status not in (1, 3) or '"unknown"' in said or time.monotonic() > end:
+            raise LabError(f"switchover, ordered {orders} times: exit {status}: {said}")
+        until(pair, "protected after a switchover that was not to be", lambda: pair.status(home).get("state") == "P_PROTECTED", EVENT_S)
+
+
 def chapter_switchover(pair):
-    figures = {"silence_ms": [], "blackout_ms": [], "protected_again_s": []}
+    figures = {"orders": [], "silence_ms": [], "blackout_ms": [], "protected_again_s": []}
     for _ in range(2):
         home, heir = pair.home, OTHER[pair.home]
-        since, told, begin, now = pair.events_now(heir), pair.events_now(home), time.monotonic(), time.monotonic_ns()
-        done = json.loads(pair.replicad(home, "failover", "--json", pair.name))
-        expect("the switchover's outcome", done["outcome"], "done")
+        since, begin, now = pair.events_now(heir), time.monotonic(), time.monotonic_ns()
+        orders, told = switched_over(pair, home)
+        figures["orders"].append(orders)
         pair.home = heir
         pair.events[heir].wait("takeover", lambda e: e["event"] == "takeover", EVENT_S, since)
         pair.replies(1, time.monotonic_ns())
