@@ -61,7 +61,7 @@
 	X(backend, ENUM, "auto", 0, 0, "auto|qemu|sim|xen", PROTECT, "what runs the guest; auto: qemu where there is a qmp or no Xen") \
 	X(qmp, PATH, "", 0, 107, NULL, PROTECT, "qemu: the running guest's monitor socket")                           \
 	X(standby, PATH, "", 0, 128, NULL, PROTECT, "file that defines the standby guest; without it we are no backup") \
-	X(replica, ENUM, "memfd", 0, 0, "auto|memfd|domain", PROTECT, "xen: what the backup keeps the copy in")            \
+	X(replica, ENUM, "auto", 0, 0, "auto|memfd|domain", PROTECT, "xen: what the backup keeps the copy in")            \
 	X(standby_user, NAME, "", 0, 31, NULL, PROTECT, "a standby runs as this user; empty: as the agent")           \
 	X(backup, TEXT, "", 0, 128, NULL, PROTECT, "the other node of this VM: a [peer] or host:port; default: the only [peer]")             \
 	X(role, ENUM, "auto", 0, 0, "auto|primary|backup", START, "primary: protect it at start; backup: be ready from the start") \

@@ -121,10 +121,10 @@ def nothing_waits(pair, host):
 
 def replica_waits(pair):
     """Where the replica is to be a domain, one of the guest's name waits: its number."""
-    if pair.keys.get("replica", "memfd") == "memfd":
+    if pair.replica() == "memfd":
         return None
     heir = OTHER[pair.home]
-    expect(f"the replica on {heir}", pair.status(heir).get("replica"), "domain")
+    expect(f"the replica on {heir}", pair.status(heir).get("replica"), pair.replica())
     domids = waiting(pair, heir)
     expect(f"domains that wait on {heir}", len(domids), 1)
     return domids[0]
@@ -303,7 +303,7 @@ def until(pair, what, ask, seconds):
 def silences(lab, kind, figures):
     """The primary's host hangs for less than the time-out. The backup has the domain ready by then, and takes it apart when the primary
     is back; when its keeper is killed; and, if everything that could do so is killed, when it gets ready again."""
-    pair = TwoHosts(lab, f"{kind}s", kind, {"insecure": "yes", "suspect_ms": SILENT_SUSPECT_MS}, tls="none")
+    pair = TwoHosts(lab, f"{kind}s", kind, {"insecure": "yes", "suspect_ms": SILENT_SUSPECT_MS, "replica": "memfd"}, tls="none")
     try:
         pair.start()
         pair.start_client()
@@ -462,7 +462,7 @@ CHAPTERS = {"stock": chapter_stock, "link": chapter_link, "processes": chapter_p
 COMMANDS = {"powered-off": "poweroff", "rebooted": "reboot", "crashed": "crash"}      # of tests/demo/guest/memcheck.c
 ENDS = ("renamed", "destroyed", "powered-off", "rebooted", "crashed")
 STORIES = ("life", "short", *CHAPTERS, *ENDS, "refused", "silent")
-DOMAIN_STORIES = ("life", "short", *CHAPTERS, *ENDS)     # those to which it matters what the replica is
+REPLICA_STORIES = ("life", "short", *CHAPTERS, *ENDS)     # those to which it matters what the replica is
 
 
 def story(lab, name, kind, figures, keys=None):
