@@ -469,7 +469,7 @@ def story(lab, name, kind, figures, keys=None):
     if name == "life":
         chapters(lab, kind, figures, [chapter for chapter in CHAPTERS if chapter != "trace"], "rebooted", keys)
     elif name == "short":       # what of it is short: one guest, protected once
-        chapters(lab, kind, figures, ["switchover", "processes"], "destroyed", keys)
+        chapters(lab, kind, figures, ["switchover"], "destroyed", keys)
     elif name in CHAPTERS:
         chapters(lab, kind, figures, [name], keys=keys)
     elif name in ENDS:
