@@ -47,6 +47,12 @@ tests_unit_guest_LDADD = $(guest_test_libs)
 tests_unit_memory_SOURCES = tests/unit/memory.c
 tests_unit_memory_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_memory_LDADD = src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
+check_PROGRAMS += tests/unit/memory_domain
+TESTS += tests/unit/memory_domain
+tests_unit_memory_domain_SOURCES = tests/unit/memory_domain.c tests/lib/draw.h
+tests_unit_memory_domain_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_memory_domain_LDFLAGS = -Wl,--wrap=ioctl
+tests_unit_memory_domain_LDADD = src/guest/libmemory.la src/base/libbase.la $(CMOCKA_LIBS)
 EXTRA_DIST += tests/data/qmp
 check_PROGRAMS += tests/unit/xen_layout
 TESTS += tests/unit/xen_layout
