@@ -24,8 +24,11 @@
 #include "plug_port.h"
 
 #define STEP_MS 1
-#define WATCH_MS 20         /* how full is it? sch_plug tells nobody */
-#define VERIFY_EVERY 50     /* watches: is the redirect still there? */
+#define WATCH_MS 20         /* how full is it? sch_plug tells nobody. So often at most, */
+#define WATCH_MS_MAX 100    /* and at least */
+#define WATCH_BYTES_MS 125000 /* a gigabit a second: what a guest may begin to send at any time, */
+#define WATCH_GROWN 4       /* and so many times what it sent until now */
+#define VERIFY_MS 1000      /* is the redirect still there? */
 #define DRAIN_MS 3000       /* what may leave has left by then */
 #define SETTLE_MS 200       /* a busy guest's queue is never seen empty: then the filter goes first */
 #define FULL_NUM 3          /* nearly full: three quarters */
@@ -56,7 +59,8 @@ struct plug {
 	struct plug_op queue[OPS_MAX];
 	uint32_t count; /* oldest first */
 	struct ev_timer step, watch;
-	uint32_t watches;
+	unsigned watch_ms, verified_ms; /* from one look to the next; looked since the redirects were verified */
+	uint64_t watch_bytes; /* held and passed at the last look */
 	bool full; /* reported; again when it has become less */
 };
 
@@ -107,6 +111,7 @@ static void set_holding(struct plug *c, bool holding, bool shut)
 	ev_timer_stop(c->loop, &c->watch);
 	if (!holding || shut)
 		return;
+	c->watch_ms = WATCH_MS;
 	ev_timer_set(&c->watch, WATCH_MS / 1e3, WATCH_MS / 1e3);
 	ev_timer_start(c->loop, &c->watch);
 }
@@ -487,6 +492,26 @@ static const struct plug_port *fullest(const struct plug *c)
 	return most;
 }
 
+static uint64_t full_bytes(const struct plug *c)
+{
+	return (uint64_t)c->limit_bytes / FULL_DEN * FULL_NUM;
+}
+
+/* When the next look is due: before it can be full. A look takes the processor, which the guest may need for itself. */
+static void watch_again(struct plug *c, const struct plug_port *most)
+{
+	uint64_t seen = c->status.held_bytes + c->status.passed_bytes, held = most ? most->queue.now.backlog_bytes : 0;
+	uint64_t grown = seen > c->watch_bytes ? seen - c->watch_bytes : 0, per_ms = grown / c->watch_ms * WATCH_GROWN, ms;
+
+	if (per_ms < WATCH_BYTES_MS)
+		per_ms = WATCH_BYTES_MS;
+	ms = held < full_bytes(c) ? (full_bytes(c) - held) / per_ms : 0;
+	c->watch_bytes = seen;
+	c->watch_ms = ms < WATCH_MS ? WATCH_MS : ms > WATCH_MS_MAX ? WATCH_MS_MAX : (unsigned)ms;
+	c->watch.repeat = c->watch_ms / 1e3;
+	ev_timer_again(c->loop, &c->watch);
+}
+
 static void watch_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 {
 	struct plug *c = w->data;
@@ -498,15 +523,19 @@ static void watch_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	if (r == 0 && ++c->watches % VERIFY_EVERY == 0)
+	c->verified_ms += c->watch_ms;
+	if (r == 0 && c->verified_ms >= VERIFY_MS) {
+		c->verified_ms = 0;
 		r = each(c, plug_port_verify, &err);
+	}
 	if (r < 0) {
 		lose(c, &err);
 		return;
 	}
 	sum_status(c);
 	most = fullest(c);
-	full = most && most->queue.now.backlog_bytes / FULL_NUM >= c->limit_bytes / FULL_DEN;
+	watch_again(c, most);
+	full = most && most->queue.now.backlog_bytes >= full_bytes(c);
 	if (full == c->full)
 		return;
 	c->full = full;
