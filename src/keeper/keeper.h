@@ -201,6 +201,7 @@ struct keeper {
 	json_t *reply;            /* of the command being stepped */
 
 	ev_timer deadline, poll, quit, netbuf_retry, rest, lull;
+	uint64_t armed_due; /* what `deadline` is set for */
 	uint64_t heard_ns;        /* newest last_heard_ns that the core knows of */
 	uint64_t acked_at_ns;
 	uint64_t dirty_pages_sum, checkpoints, takeovers;

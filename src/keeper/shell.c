@@ -12,7 +12,9 @@
 #include <replicad/log.h>
 #include <replicad/process.h>
 
-#define POLL_MS 10       /* how often the mover's counters are looked at */
+#define POLL_MS 10       /* the mover's counters are looked at so often at most, */
+#define POLL_MS_MAX 50   /* and at least */
+#define POLL_PART 4      /* of a heartbeat: looks between two */
 #define PROGRESS_MS 1000
 #define SEED_PATIENCE 5  /* times suspect: how long a primary whose connection stands may be silent in the first copy */
 #define GOODBYE_MS 50    /* replies and events get out before the loop ends */
@@ -85,12 +87,16 @@ static void on_goodbye(EV_P_ ev_timer *w, int revents)
 
 static void arm_deadline(struct keeper *k)
 {
-	uint64_t due = rpl_core_deadline(&k->core), now = rpl_now_ns();
+	uint64_t due = rpl_core_deadline(&k->core), now;
 	double after;
 
+	if (due == k->armed_due && ev_is_active(&k->deadline))
+		return;
+	k->armed_due = due;
 	ev_timer_stop(k->loop, &k->deadline);
 	if (due == UINT64_MAX)
 		return;
+	now = rpl_now_ns();
 	after = due > now ? (double)(due - now) / 1e9 : 0.;
 	ev_now_update(k->loop);
 	ev_timer_set(&k->deadline, after, 0.);
@@ -197,10 +203,19 @@ void keeper_end(struct keeper *k)
 	ev_timer_start(k->loop, &k->quit);
 }
 
+/* What is looked for comes with heartbeats, and deadlines look themselves. A keeper that woke up more often would take the
+ * processor from a guest that has no other: on an emulated host a hundred times a second is a fifth of it. */
+static double poll_s(const struct keeper *k)
+{
+	unsigned ms = k->conf.heartbeat_ms / POLL_PART;
+
+	return (ms < POLL_MS ? POLL_MS : ms > POLL_MS_MAX ? POLL_MS_MAX : ms) / 1e3;
+}
+
 static void init_timers(struct keeper *k)
 {
 	ev_timer_init(&k->deadline, on_deadline, 0., 0.);
-	ev_timer_init(&k->poll, on_poll, POLL_MS / 1e3, POLL_MS / 1e3);
+	ev_timer_init(&k->poll, on_poll, poll_s(k), poll_s(k));
 	ev_timer_init(&k->quit, on_goodbye, 0., 0.);
 	k->deadline.data = k->poll.data = k->quit.data = k;
 	ev_timer_start(k->loop, &k->poll);
