@@ -21,6 +21,7 @@
 
 #define MOVER_QUEUE_BYTES (4u * 1024 * 1024) /* waiting in the link */
 #define MOVER_SEND_SLICE_US 500              /* frames are encoded so long before the loop turns again */
+#define MOVER_SEND_TURN_US 5000              /* an epoch's, if no command waits: so long an ack may wait to be read */
 #define MOVER_FOLD_SLICE 256                 /* pages folded before the loop turns again */
 #define MOVER_REPORT_TIMEOUT_MS 2000         /* a keeper that does not read for so long is given up */
 

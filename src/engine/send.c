@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -332,24 +333,35 @@ static enum progress start_epoch(struct mover *m)
 	return DONE_SOME;
 }
 
-static enum progress step(struct mover *m)
+/* *now: the time, before and after. On some hosts a look at the clock is a system call, which costs as much as a page. */
+static enum progress step(struct mover *m, uint64_t *now)
 {
 	static enum progress (*const steps[])(struct mover *) = {
 		[JOB_BEGIN] = step_begin, [JOB_HEAD] = step_head, [JOB_PAGES] = step_pages, [JOB_TAIL] = step_tail,
 		[JOB_STATE] = step_state, [JOB_END] = step_end,
 	};
 	struct job *j = &m->primary->job;
+	uint64_t t = *now;
 	enum progress made;
-	uint64_t t;
 
 	if (!m->ready)
 		return NOTHING_TO_DO;
 	if (j->kind == JOB_NONE)
 		return start_epoch(m);
-	t = rpl_now_ns();
 	made = steps[j->step](m);
-	j->encode_ns += rpl_now_ns() - t;
+	*now = rpl_now_ns();
+	j->encode_ns += *now - t;
 	return made;
+}
+
+/* A turn of the loop costs a dozen system calls: an epoch that is being sent goes on for a while if the keeper wants nothing. */
+static bool may_go_on(const struct mover *m, uint64_t since_us)
+{
+	struct pollfd commands = { .fd = m->sock, .events = POLLIN };
+
+	if (since_us < MOVER_SEND_SLICE_US)
+		return true;
+	return m->primary->job.kind == JOB_EPOCH && since_us < MOVER_SEND_TURN_US && poll(&commands, 1, 0) == 0;
 }
 
 static void arm_pump(struct mover *m, double after)
@@ -365,18 +377,18 @@ static void arm_pump(struct mover *m, double after)
 static void on_pump(EV_P_ ev_timer *w, int revents)
 {
 	struct mover *m = w->data;
-	uint64_t t = rpl_now_ns();
+	uint64_t t = rpl_now_ns(), now = t;
 
 	(void)loop;
 	(void)revents;
 	ev_timer_stop(m->loop, w);
 	do
-		if (step(m) != DONE_SOME)
+		if (step(m, &now) != DONE_SOME)
 			return;
-	while (rpl_now_ns() - t < MOVER_SEND_SLICE_US * UINT64_C(1000));
+	while (may_go_on(m, (now - t) / 1000));
 	/* A round is in no hurry, and the guest and whoever carries its packets want the processor too: rest for as long
 	 * as the slice took (the loop's clock stands at the turn's beginning, hence twice). An epoch is waited for by clients. */
-	arm_pump(m, m->primary->job.kind == JOB_ROUND ? 2 * (double)(rpl_now_ns() - t) / 1e9 : 0.);
+	arm_pump(m, m->primary->job.kind == JOB_ROUND ? 2 * (double)(now - t) / 1e9 : 0.);
 }
 
 void send_kick(struct mover *m)
