@@ -31,7 +31,7 @@ run() {
 	shift
 	mkdir "$dir/$name"
 	echo "== $name: $*"
-	timeout 120 "$top_builddir/tests/flow/guest/run" --payload "$payload" --helper "$top_builddir/replicad-attach" \
+	timeout 400 "$top_builddir/tests/flow/guest/run" --payload "$payload" --helper "$top_builddir/replicad-attach" \
 		--dir "$dir/$name" "$@"
 	left=$(ls "$dir/$name" | grep -v -E '^(primary\.(q|qmp|ram)|standby\.(argv|q))$' || true)
 	[ -z "$left" ] || { echo "FAILED: left behind: $left"; exit 1; }

@@ -4,6 +4,9 @@
 
 #include <ev.h>
 
+#define TURN_MS 10         /* between two looks whether something has happened */
+#define PATIENT_TURNS 6000 /* only reached by a failure */
+
 static void run_for_is_over(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	(void)w;

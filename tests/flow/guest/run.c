@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -198,12 +199,15 @@ static void attach_primary(void)
 {
 	RPL_AUTO_FREE char *qmp = text("%s/primary.qmp", opt.dir);
 	struct rpl_guest_conf conf = { .backend = "qemu", .name = "primary", .qmp_path = qmp, .run_dir = opt.dir,
-				       .tracker = opt.tracker, .helper_path = opt.helper, .audit = opt.audit };
+				       .tracker = opt.tracker, .helper_path = opt.helper, .audit = opt.audit, .op_timeout_ms = PATIENT_TURNS * TURN_MS };
 	struct rpl_err err;
 
-	for (int i = 0; i < 500 && access(qmp, F_OK) < 0; i++)
-		run_for(10);
-	run_for(50);
+	for (int i = 0, fd = -1; i < PATIENT_TURNS && fd < 0; i++) { /* its file is there before it listens */
+		run_for(TURN_MS);
+		fd = rpl_unix_connect(qmp, SOCK_STREAM, NULL);
+		if (fd >= 0)
+			(void)close(fd);
+	}
 	primary.g = rpl_guest_new(&conf, EV_DEFAULT, on_done, on_event, &primary, &err);
 	if (!primary.g)
 		give_up("primary", &err);
@@ -214,7 +218,7 @@ static void start_standby(void)
 {
 	RPL_AUTO_FREE char *argv = write_standby_file();
 	struct rpl_guest_conf conf = { .backend = "qemu", .name = "standby", .standby_path = argv, .run_dir = opt.dir,
-				       .tracker = opt.tracker, .helper_path = opt.helper };
+				       .tracker = opt.tracker, .helper_path = opt.helper, .op_timeout_ms = PATIENT_TURNS * TURN_MS };
 	struct rpl_err err;
 
 	standby.g = rpl_guest_new(&conf, EV_DEFAULT, on_done, on_event, &standby, &err);
@@ -362,8 +366,8 @@ static void kill_primary(void)
 		return;
 	}
 	(void)kill(qemu_pid, SIGKILL);
-	for (int i = 0; i < 100 && !primary.lost; i++)
-		run_for(10);
+	for (int i = 0; i < PATIENT_TURNS && !primary.lost; i++)
+		run_for(TURN_MS);
 	check(primary.lost == 1, "the killed guest is reported lost, once");
 }
 
@@ -381,8 +385,8 @@ static void take_over(const struct payload_report *pr, uint32_t step_saved)
 	(void)close(state);
 	(void)op(&standby, rpl_guest_announce, "announce");
 	checks = sr->checks;
-	for (int i = 0; i < 1000 && sr->checks < checks + 3 && !sr->bad; i++)
-		run_for(10);
+	for (int i = 0; i < PATIENT_TURNS && sr->checks < checks + 3 && !sr->bad; i++)
+		run_for(TURN_MS);
 	(void)printf("payload: step %u at the checkpoint, now %u; %u checks since, %u bad, %u pages\n", step_saved, sr->step,
 		     sr->checks - checks, sr->bad, sr->pages);
 	check(standby.lost == 0, "the activated guest lives");
@@ -398,8 +402,8 @@ static void take_over(const struct payload_report *pr, uint32_t step_saved)
 
 static void wait_payload(const struct payload_report *r)
 {
-	for (int i = 0; i < 3000 && (r->magic != PAYLOAD_MAGIC || r->checks < 2); i++)
-		run_for(10);
+	for (int i = 0; i < PATIENT_TURNS && (r->magic != PAYLOAD_MAGIC || r->checks < 2); i++)
+		run_for(TURN_MS);
 	check(r->magic == PAYLOAD_MAGIC && r->checks >= 2, "the payload boots");
 }
 
