@@ -18,7 +18,7 @@
 #include <replicad/io.h>
 #include <replicad/log.h>
 
-#define RETIRE_MS 200 /* how long a retired mover may take to send its last words */
+#define RETIRE_MS 1000 /* how long a retired mover may take to send its last words; on a busy host it waits for a processor */
 
 struct movers {
 	char program[PATH_MAX];
@@ -326,6 +326,11 @@ void movers_retire(struct movers *m)
 	m->retired.readable.data = m->retired.patience.data = m;
 	ev_io_start(m->loop, &m->retired.readable);
 	ev_timer_start(m->loop, &m->retired.patience);
+}
+
+bool movers_retiring(const struct movers *m)
+{
+	return m && m->retired.pid != 0;
 }
 
 void movers_kill(struct movers *m)

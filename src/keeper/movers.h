@@ -48,6 +48,7 @@ void movers_kill(struct movers *m);
 /* Let it send what is queued (a HANDOVER, a FORGET) and end by itself, for a moment at most; nothing of it is reported
  * any more, and for the caller there is no mover from now on. */
 void movers_retire(struct movers *m);
+bool movers_retiring(const struct movers *m); /* one still does that */
 void movers_free(struct movers *m); /* kills too; accepts NULL */
 
 #endif

@@ -78,11 +78,18 @@ static void on_deadline(EV_P_ ev_timer *w, int revents)
 	keeper_say(k, RPL_EV_TIMER);
 }
 
+/* What the mover was told to say last (FORGET) is said before it dies with us. */
 static void on_goodbye(EV_P_ ev_timer *w, int revents)
 {
-	(void)w;
+	struct keeper *k = w->data;
+
 	(void)revents;
-	ev_break(loop, EVBREAK_ALL);
+	if (!movers_retiring(k->movers)) {
+		ev_break(loop, EVBREAK_ALL);
+		return;
+	}
+	ev_timer_set(w, GOODBYE_MS / 1e3, 0.);
+	ev_timer_start(loop, w);
 }
 
 static void arm_deadline(struct keeper *k)
