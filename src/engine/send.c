@@ -391,9 +391,13 @@ static void on_pump(EV_P_ ev_timer *w, int revents)
 	arm_pump(m, m->primary->job.kind == JOB_ROUND ? 2 * (double)(now - t) / 1e9 : 0.);
 }
 
+/* In this turn of the loop, behind what is being handled: another turn is a dozen system calls. */
 void send_kick(struct mover *m)
 {
-	arm_pump(m, 0.);
+	struct primary *p = m->primary;
+
+	if (!ev_is_active(&p->pump) && !ev_is_pending(&p->pump))
+		ev_feed_event(m->loop, &p->pump, EV_TIMER);
 }
 
 void send_reset(struct mover *m)
