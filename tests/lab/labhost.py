@@ -382,7 +382,9 @@ class Lab:
     def cmdline(self, kind, addr, load):
         text = f"console=hvc0 quiet rpl.addr={addr}/24 rpl.load={'memcheck' if load == 'heavy' else load}"
         if load == "heavy":
-            text += (f' rdinit=/bin/busybox -- sh -c "/init & sleep 5; cd /tmp; dd if=/dev/urandom of=a bs=1M count={HEAVY_MB}; '
+            # a shell gives what it starts in the background /dev/null
+            text += (' rdinit=/bin/busybox -- sh -c "/bin/busybox mount -t devtmpfs none /dev; /init & /bin/busybox sleep 5; '
+                     f'cd /tmp; dd if=/dev/urandom of=a bs=1M count={HEAVY_MB}; '
                      f'while dd if=a of=b bs=1M conv=notrunc; do sleep {HEAVY_S}; done"')
         return "pci=off acpi=off 8250.nr_uarts=1 " + text if kind == "hvm" else text
 
