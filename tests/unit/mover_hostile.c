@@ -727,16 +727,17 @@ static void other_lies_to_a_primary(void **state)
 	rig_init(&r, PAGES);
 	rig_start_primary(&r);
 
+	/* a session of which nothing was sent goes on over one more connection (0) */
 	serve(&p, &r, true, NULL, 0);
 	raw_ready(&p, 5, 5);
-	expect_reason(&r, 1, "of a new session");
+	expect_reason(&r, 0, "of a new session");
 	raw_close(&p);
 
 	serve(&p, &r, true, NULL, 0);
 	raw_ready(&p, 0, 0);
 	raw_ready(&p, 0, 0);
 	(void)side_expect(&r.p, RPL_MOVER_PEER_READY);
-	expect_reason(&r, 1, "a second one");
+	expect_reason(&r, 0, "a second one");
 	raw_close(&p);
 
 	serve_two_epochs(&p, &r);
