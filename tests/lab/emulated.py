@@ -1,12 +1,15 @@
 """An HVM guest whose device model dies while it is protected. The guest needs it for nothing but its emulated devices, so it goes
-on; but no checkpoint can be made any more, which the status has to say, and the copy of before must not come to life."""
+on; but no checkpoint can be made any more, which the status has to say, and the copy of before must not come to life. A guest that
+suspends just then looks at its emulated devices, which no longer answer: so it is killed between two checkpoints."""
 import time
 
 from labhost import LabError
-from protected import EVENT_S, REPLIES, expect, footprint
+from protected import EVENT_S, REPLIES, expect, footprint, until
 from twohosts import OTHER, TwoHosts, oracle
 
 SETTLE_S = 10
+SLOW = {"interval_ms": 3000, "stall_ms": 5000}  # a lull in which an order reaches an emulated host
+CHECKPOINT_S = 60
 
 
 def held(pair, host):
@@ -18,7 +21,10 @@ def held(pair, host):
 def without_model(pair, figures):
     home, since = pair.home, pair.events_now(pair.home)
     domid = pair.lab.sh(home, f"xl domid {pair.name}").strip()
-    pair.lab.sh(home, f"kill -9 $(xenstore-read /local/domain/{domid}/image/device-model-pid)")
+    model = pair.lab.sh(home, f"xenstore-read /local/domain/{domid}/image/device-model-pid").strip()
+    made = pair.status(home)["checkpoints"]
+    until(pair, "another checkpoint", lambda: pair.status(home)["checkpoints"] > made, CHECKPOINT_S)
+    pair.lab.sh(home, f"kill -9 {model}")
     now = time.monotonic_ns()
     pair.events[home].wait("no longer protected", lambda e: e["event"] == "state" and e["from"] == "P_PROTECTED", EVENT_S, since)
     pair.replies(REPLIES, now)
@@ -35,7 +41,7 @@ def without_model(pair, figures):
 
 
 def story(lab, figures):
-    pair = TwoHosts(lab, "hvmd", "hvm")
+    pair = TwoHosts(lab, "hvmd", "hvm", SLOW)
     try:
         pair.start()
         pair.start_client()
