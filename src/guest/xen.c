@@ -544,16 +544,22 @@ static int resume_domain(struct xen *x, struct rpl_err *err)
 	return 0;
 }
 
-/* The device model goes first: a domain without it reads ones from its ports and loses what it writes to them. */
+/* A guest with PV drivers may get along without its device model; one that stands still cannot even be shut down. */
+static int resume_without(struct xen *x, const struct rpl_err *why, struct rpl_err *err)
+{
+	rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u resumed=\"without its device model: %s\"", x->g->conf.name, x->domid, why->msg);
+	return resume_domain(x, err);
+}
+
+/* The device model goes first: a domain without it reads ones from its ports and loses what it writes to them. One that dies now
+ * may be connected to for a moment more, and fail only then. */
 static void on_continued(struct xen *x, int r, const struct rpl_err *err)
 {
-	struct rpl_err why = err ? *err : (struct rpl_err){ 0 };
+	struct rpl_err why = { 0 };
 
+	r = r < 0 ? resume_without(x, err, &why) : resume_domain(x, &why);
 	if (r < 0)
-		(void)rpl_prefix(&why, "%s: resume", x->g->conf.name);
-	else if (resume_domain(x, &why) == 0)
-		return;
-	rpl_guest_op_done(x->g, why.code, &why);
+		rpl_guest_op_done(x->g, r, &why);
 }
 
 /* Its monitor was lost and is there again. */
@@ -574,13 +580,9 @@ static int do_resume(struct rpl_guest *g, struct rpl_err *err)
 
 	if (x->kind != XEN_HVM)
 		return resume_domain(x, err);
-	if (xen_qemu_alive(x))
-		return xen_qemu_cont(x, on_continued, err);
-	if (xen_qemu_reopen(x, on_reopened, &why) == 0)
+	if (xen_qemu_alive(x) ? xen_qemu_cont(x, on_continued, &why) == 0 : xen_qemu_reopen(x, on_reopened, &why) == 0)
 		return 0;
-	/* a guest with PV drivers may get along without; one that stands still cannot even be shut down */
-	rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u resumed=\"without its device model: %s\"", g->conf.name, x->domid, why.msg);
-	return resume_domain(x, err);
+	return resume_without(x, &why, err);
 }
 
 static void do_abandon(struct rpl_guest *g)
