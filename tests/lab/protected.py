@@ -398,7 +398,7 @@ def one_end(pair, name):
     if name == "destroyed":
         pair.lab.sh(home, f"xl destroy {pair.name}")
     else:
-        pair.ask(f"SET guest:command {COMMANDS[name]}")
+        pair.tell(f"SET guest:command {COMMANDS[name]}")
     if name in ("rebooted", "crashed"):
         pair.events[home].wait(f"{name}: said aloud", lambda e: e["event"] == "alarm" and "replicad protect" in str(e), EVENT_S, since)
     when, _ = pair.events[home].wait(f"{name}: down", state_is("P_DOWN"), EVENT_S, since)

@@ -34,6 +34,7 @@ EVENT_WAIT_S = 300
 PROTECT_S = 300
 TAKEOVER_S = 180
 CLIENT_WAIT_S = 180
+ASK_S, TELL_S = 60, 5
 PROTECTED_REPLIES = 8   # before the kill: each waited for a checkpoint
 LOOK_S = 0.25
 THINK_MS = 40           # an unprotected guest that is asked without a pause keeps its one CPU from the copy
@@ -201,11 +202,19 @@ class TwoHosts:
     def spawn(self, _name, argv, **kwargs):
         return subprocess.Popen(self.lab.inside(argv), **kwargs)
 
-    def ask(self, command):
-        """The reply's last line to one command, over a connection of its own."""
-        script = (f"import socket; s = socket.create_connection(('{self.addr}', 6379), 20); s.settimeout(60); "
+    def converse(self, command, patience_s):
+        """One command, over a connection of its own."""
+        script = (f"import socket; s = socket.create_connection(('{self.addr}', 6379), 20); s.settimeout({patience_s}); "
                   f"s.sendall(b'{command}\\r\\nQUIT\\r\\n'); print(s.makefile().read())")
-        done = subprocess.run(self.lab.inside([sys.executable, "-c", script]), capture_output=True, text=True, check=False)
+        return subprocess.run(self.lab.inside([sys.executable, "-c", script]), capture_output=True, text=True, check=False)
+
+    def tell(self, command):
+        """What ends the guest, perhaps before a checkpoint lets its reply go; and with its interface what was held is gone."""
+        self.converse(command, TELL_S)
+
+    def ask(self, command):
+        """The reply's last line."""
+        done = self.converse(command, ASK_S)
         words = done.stdout.split()
         if done.returncode != 0 or len(words) < 2:
             raise LabError(f"the guest does not answer '{command}': {done.stdout} {done.stderr.strip()[-200:]}")
