@@ -95,7 +95,7 @@ static int send_request(struct relay *c, const struct pending *p, struct rpl_err
 				   .op = (uint16_t)p->op, .id = p->id, .epoch = p->epoch };
 	int r = rpl_send_fds(c->fd, &q, sizeof(q), NULL, 0);
 
-	if (r == -EPIPE || r == -ECONNRESET) /* the reader finds what it answered before it hung up, and then the end */
+	if (rpl_hung_up(r)) /* the reader finds what it answered before it hung up, and then the end */
 		return 0;
 	if (r < 0)
 		return rpl_fail_errno(err, -r, "vm %s: send %s to the relay at %s", c->vm, rpl_netbuf_op_name(p->op),

@@ -18,6 +18,9 @@ int rpl_write_full(int fd, const void *buf, size_t len);
 
 int rpl_nonblock(int fd, bool on);
 
+/* Does this negative errno of a send say that the other end is gone? What it said last may still be there to read. */
+bool rpl_hung_up(int r);
+
 /* One message on a SOCK_SEQPACKET or SOCK_DGRAM unix socket, with up to RPL_FDS_MAX descriptors.
  * send: 0, or a negative errno (-EAGAIN when it would block). The descriptors stay the caller's.
  * recv: the length (0 = the peer closed), or a negative errno; *n_fds holds the room in `fds` before and the

@@ -70,7 +70,7 @@ static int send_line(struct rpl_client *c, json_t *request, struct rpl_err *err)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0) /* the agent may have said why before it closed: let the reader find out */
-			return errno == EPIPE || errno == ECONNRESET ? 0 : rpl_fail_errno(err, errno, "send to the agent");
+			return rpl_hung_up(-errno) ? 0 : rpl_fail_errno(err, errno, "send to the agent");
 		at += (size_t)n;
 	}
 	return 0;

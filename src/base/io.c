@@ -63,6 +63,11 @@ int rpl_nonblock(int fd, bool on)
 	return 0;
 }
 
+bool rpl_hung_up(int r)
+{
+	return r == -EPIPE || r == -ECONNRESET; /* the latter if it left something unread */
+}
+
 union fd_control {
 	char buf[CMSG_SPACE(sizeof(int) * RPL_FDS_MAX)];
 	struct cmsghdr align;

@@ -19,6 +19,7 @@
 #include <replicad/auto.h>
 #include <replicad/fault.h>
 #include <replicad/cur.h>
+#include <replicad/io.h>
 
 #define STREAM_MAGIC 0x5145564d /* "QEVM" */
 #define STREAM_VERSION 3
@@ -126,7 +127,7 @@ static int push_stream(struct qemu *q)
 			continue;
 		if (n < 0 && errno == EAGAIN)
 			return 0;
-		if (n < 0 && (errno == EPIPE || errno == ECONNRESET))
+		if (n < 0 && rpl_hung_up(-errno))
 			return 1; /* it reads no more: what it has to say about that comes by the monitor, or as its last line */
 		if (n < 0) {
 			(void)rpl_fail_errno(&err, errno, "device state: %zu of %zu bytes written", q->bytes_sent,

@@ -83,12 +83,7 @@ static void fail(struct qmp *q, const struct rpl_err *err)
 
 /* ---- commands */
 
-/* Who hung up may have said why before: the reader finds that, and the end. */
-static bool hung_up(int r)
-{
-	return r == -EPIPE || r == -ECONNRESET;
-}
-
+/* A monitor that hung up may have said why before: the reader finds that, and the end. */
 static int write_some(struct qmp *q, int fd)
 {
 	int r;
@@ -100,7 +95,7 @@ static int write_some(struct qmp *q, int fd)
 
 		if (fd >= 0) { /* small: a unix socket takes it whole or not at all */
 			r = rpl_send_fds(q->fd, iov.iov_base, iov.iov_len, &fd, 1);
-			if (r < 0 && !hung_up(r))
+			if (r < 0 && !rpl_hung_up(r))
 				return r;
 			break;
 		}
@@ -111,7 +106,7 @@ static int write_some(struct qmp *q, int fd)
 			ev_io_start(q->loop, &q->out);
 			return 0;
 		}
-		if (n < 0 && hung_up(-errno))
+		if (n < 0 && rpl_hung_up(-errno))
 			break;
 		if (n < 0)
 			return -errno;
@@ -293,7 +288,7 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	q->busy++;
-	if (n < 0 && !hung_up(-errno)) {
+	if (n < 0 && !rpl_hung_up(-errno)) {
 		(void)rpl_fail_errno(&err, errno, "QMP: receive");
 		fail(q, &err);
 	} else if (n <= 0) {

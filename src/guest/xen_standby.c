@@ -698,7 +698,7 @@ static int say_go(struct xen_standby *s, struct rpl_err *err)
 	const struct xen_build_say m = { .kind = XEN_BUILD_GO };
 	int r = rpl_send_fds(s->word, &m, sizeof(m), NULL, 0);
 
-	if (r == -EPIPE || r == -ECONNRESET)
+	if (rpl_hung_up(r))
 		return 0;
 	return r < 0 ? rpl_fail_errno(err, -r, "%s: tell " XEN_RESTORE_PROGRAM " to go on", s->g->conf.name) : 0;
 }

@@ -41,7 +41,7 @@ static int tell(int sock, const struct xen_helper_say *m, const int *fds, size_t
 {
 	int r = rpl_send_fds(sock, m, sizeof(*m), fds, n);
 
-	if (r == -EPIPE || r == -ECONNRESET)
+	if (rpl_hung_up(r))
 		return 0;
 	return r < 0 ? rpl_fail_errno(err, -r, "tell " XEN_HELPER_PROGRAM) : 0;
 }

@@ -176,7 +176,7 @@ static ssize_t write_spans(struct rpl_link *l, struct iovec *iov, int n)
 
 static int send_failed(int r, struct rpl_err *err)
 {
-	return rpl_fail_errno(err, r == -EPIPE || r == -ECONNRESET ? EPIPE : -r, "link: send");
+	return rpl_fail_errno(err, rpl_hung_up(r) ? EPIPE : -r, "link: send");
 }
 
 /* Write what waits, as far as the kernel takes it. */
