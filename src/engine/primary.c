@@ -52,7 +52,7 @@ static void begin_session(struct mover *m, const struct rpl_mover_msg *msg)
 	arena_clear(&p->arena);
 	rpl_bitmap_zero(&p->todo);
 	p->phase = SESSION_BULK;
-	p->void_told = p->resuming = p->full_told = p->headers_sent = p->refused = p->called_again = false;
+	p->void_told = p->resuming = p->full_told = p->headers_sent = p->void_next = false;
 	p->session = msg->uuid;
 	p->rounds = 0;
 	p->staged = p->sent = p->acked = msg->epoch - 1;
@@ -213,7 +213,7 @@ static int primary_frame(struct mover *m, enum rpl_frame type, const uint8_t *bo
 	case RPL_FRAME_READY:
 		return on_ready(m, body, len, err);
 	case RPL_FRAME_REFUSE:
-		p->refused = true;
+		p->void_next = true;
 		mover_printable(text, sizeof(text), body, len);
 		mover_report_text(m, RPL_MOVER_PEER_REFUSED, 0, text);
 		return rpl_fail(err, -ECONNREFUSED, "the backup refused: %.180s", text);
@@ -282,8 +282,8 @@ static bool primary_down(struct mover *m)
 	struct primary *p = m->primary;
 
 	send_reset(m);
-	if (is_unsent(p) && !p->refused && !p->called_again) {
-		p->called_again = true;
+	if (is_unsent(p) && !p->void_next) {
+		p->void_next = true;
 		return false;
 	}
 	if (p->phase == SESSION_BULK || (p->phase == SESSION_LIVE && arena_has_direct(&p->arena)))

@@ -43,8 +43,7 @@ struct primary {
 	/* session */
 	enum session_phase phase;
 	bool void_told;
-	bool refused;               /* the backup said so, of this session */
-	bool called_again;          /* a connection ended before anything of this session was sent, and another followed */
+	bool void_next;             /* by an end before anything was sent: refused, or it was so once already */
 	struct rpl_uuid session;
 	uint64_t generation, blackout_us; /* for the hello */
 	uint64_t rounds;            /* bulk rounds begun */
