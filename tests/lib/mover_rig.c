@@ -315,15 +315,17 @@ void rig_cut(struct rig *r)
 	(void)shutdown(r->cut_fd, SHUT_RDWR);
 }
 
-void rig_session(struct rig *r, bool fresh)
+void rig_new_session(struct rig *r)
+{
+	rpl_uuid_random(&r->session);
+	r->epoch = 100;
+	r->p.acked = r->b.staged = r->b.folded = 0;
+}
+
+struct rpl_mover_msg *rig_call(struct rig *r)
 {
 	struct rpl_mover_msg *m;
 
-	if (fresh) {
-		rpl_uuid_random(&r->session);
-		r->epoch = 100;
-		r->p.acked = r->b.staged = r->b.folded = 0;
-	}
 	rig_connect(r);
 	side_send(&r->p, RPL_MOVER_SESSION, r->epoch + 1, 0, 7, &r->session, -1);
 	m = side_expect_past(&r->b, RPL_MOVER_LINK_UP, RPL_MOVER_LINK_DOWN);
@@ -331,6 +333,16 @@ void rig_session(struct rig *r, bool fresh)
 	assert_int_equal(m->hello.generation, 7);
 	assert_int_equal(m->value, strlen(r->b.text));
 	assert_non_null(strstr(r->b.text, "machine=sim-1"));
+	return m;
+}
+
+void rig_session(struct rig *r, bool fresh)
+{
+	struct rpl_mover_msg *m;
+
+	if (fresh)
+		rig_new_session(r);
+	(void)rig_call(r);
 	side_send(&r->b, RPL_MOVER_ACCEPT, 0, 0, 0, &r->session, -1);
 	m = side_expect_past(&r->p, RPL_MOVER_PEER_READY, RPL_MOVER_ACKED);
 	assert_int_equal(m->value, !fresh);

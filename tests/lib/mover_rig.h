@@ -77,7 +77,9 @@ bool side_gone(struct side *s); /* the mover's end of the socket closed, within 
 
 void rig_connect(struct rig *r);            /* a new connection for both, up to the primary's LINK_UP */
 void rig_cut(struct rig *r);                /* the network resets it; nothing is waited for */
-void rig_session(struct rig *r, bool fresh); /* connect, SESSION, ACCEPT, PEER_READY */
+void rig_new_session(struct rig *r);        /* another id, epochs from the start; nobody is told */
+struct rpl_mover_msg *rig_call(struct rig *r); /* connect, SESSION; the backup's LINK_UP with the hello of it */
+void rig_session(struct rig *r, bool fresh); /* a new session, if so; call, ACCEPT, PEER_READY */
 uint64_t rig_round(struct rig *r);          /* returns the pages it sent */
 void rig_stage(struct rig *r);              /* STAGE -> STAGED, keeps the image */
 void rig_commit(struct rig *r);             /* until the last epoch is staged there; ack; until ACKED here */
