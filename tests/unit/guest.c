@@ -320,6 +320,16 @@ static void open_peer(struct peer *p)
 	p->fd = -1;
 }
 
+/* An attach of a guest whose monitor it is. */
+static void attach_at(struct peer *p, struct seen *s, unsigned op_timeout_ms)
+{
+	struct rpl_guest_conf conf = { .backend = "qemu", .name = "web1", .qmp_path = p->path, .op_timeout_ms = op_timeout_ms };
+
+	open_peer(p);
+	make(s, &conf);
+	rpl_guest_attach(s->g);
+}
+
 static void close_peer(struct peer *p)
 {
 	rpl_close(&p->fd);
@@ -341,14 +351,10 @@ static void say(struct peer *p, const char *text)
 
 static void attach_to(const char *text, bool hang_up, int want, const char *word)
 {
-	struct rpl_guest_conf conf = { .backend = "qemu", .name = "web1", .op_timeout_ms = want == -ETIMEDOUT ? 150 : PATIENCE_MS };
 	struct peer p;
 	struct seen s;
 
-	open_peer(&p);
-	conf.qmp_path = p.path;
-	make(&s, &conf);
-	rpl_guest_attach(s.g);
+	attach_at(&p, &s, want == -ETIMEDOUT ? 150 : PATIENCE_MS);
 	if (text)
 		say(&p, text);
 	if (hang_up)
@@ -388,15 +394,11 @@ static void a_monitor_that_hangs_dies_or_lies_ends_the_attach(void **state)
 /* Both are due: the answer, and the end of the time for it. */
 static void an_answer_that_has_come_is_not_too_late(void **state)
 {
-	struct rpl_guest_conf conf = { .backend = "qemu", .name = "web1", .op_timeout_ms = 10 };
 	struct peer p;
 	struct seen s;
 
 	(void)state;
-	open_peer(&p);
-	conf.qmp_path = p.path;
-	make(&s, &conf);
-	rpl_guest_attach(s.g);
+	attach_at(&p, &s, 10);
 	say(&p, GREETING GREETING);
 	(void)usleep(50 * 1000); /* as if somebody else had the processor */
 	assert_int_equal(wait_done(&s), -EPROTO);
@@ -420,15 +422,11 @@ static void attaching_to_nothing_says_so(void **state)
 
 static void a_handle_may_be_freed_in_the_middle(void **state)
 {
-	struct rpl_guest_conf conf = { .backend = "qemu", .name = "web1" };
 	struct peer p;
 	struct seen s;
 
 	(void)state;
-	open_peer(&p);
-	conf.qmp_path = p.path;
-	make(&s, &conf);
-	rpl_guest_attach(s.g);
+	attach_at(&p, &s, PATIENCE_MS);
 	say(&p, GREETING);
 	run_for(10);
 	rpl_guest_free(s.g);
