@@ -20,15 +20,20 @@
 #include <replicad/log.h>
 #include <replicad/replica.h>
 
+/* Nothing of a guest is here, and nothing is on its way: there is room for a standby. */
+static bool has_room(const struct keeper *k)
+{
+	return k->started && !k->guest_process && !k->guest_busy && !k->ending;
+}
+
 bool standby_possible(const struct keeper *k)
 {
-	return k->standby.ready || k->standby.starting ||
-	       (k->started && k->core.state == RPL_ST_IDLE && !k->guest_process && !k->guest_busy && !k->ending);
+	return k->standby.ready || k->standby.starting || (has_room(k) && k->core.state == RPL_ST_IDLE);
 }
 
 bool standby_to_be_told(const struct keeper *k)
 {
-	return k->started && k->core.state == RPL_ST_START && !k->standby.found && !k->guest_process && !k->guest_busy && !k->ending;
+	return has_room(k) && k->core.state == RPL_ST_START && !k->standby.found;
 }
 
 void standby_start(struct keeper *k)
