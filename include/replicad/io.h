@@ -30,7 +30,8 @@ int rpl_send_fds(int sock, const void *msg, size_t len, const int *fds, size_t n
 ssize_t rpl_recv_fds(int sock, void *msg, size_t cap, int *fds, size_t *n_fds);
 
 /* A unix socket of `type` (SOCK_STREAM, ...) bound to or connected to `path`; close-on-exec.
- * listen: an old socket file at `path` is replaced; mode is 0600. Returns the descriptor or a negative errno. */
+ * listen: an old socket file at `path` is replaced, and the new one is there once it can be connected to; mode is 0600.
+ * Returns the descriptor or a negative errno. */
 int rpl_unix_listen(const char *path, int type, struct rpl_err *err);
 int rpl_unix_connect(const char *path, int type, struct rpl_err *err);
 

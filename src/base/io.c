@@ -17,6 +17,7 @@
 #include <replicad/auto.h>
 
 #define MEMINFO_MAX 65536
+#define LISTEN_BACKLOG 16
 
 int rpl_read_full(int fd, void *buf, size_t len)
 {
@@ -160,11 +161,60 @@ static int unix_address(const char *path, struct sockaddr_un *ret, struct rpl_er
 	return 0;
 }
 
+/* Another name in the same directory, of this process alone. The last name of `path` is cut as far as that needs. */
+static int address_beside(const char *path, struct sockaddr_un *ret, struct rpl_err *err)
+{
+	const char *slash = strrchr(path, '/');
+	size_t directory = slash ? (size_t)(slash + 1 - path) : 0, keep = strlen(path), room;
+	char suffix[16];
+
+	(void)snprintf(suffix, sizeof(suffix), ".%d", (int)getpid());
+	room = sizeof(ret->sun_path) - 1 - strlen(suffix);
+	if (directory > room)
+		return rpl_fail(err, -ENAMETOOLONG, "socket path '%s': its directory has %zu bytes, with room for a temporary "
+				"name it may have %zu", path, directory, room);
+	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	memcpy(ret->sun_path, path, keep < room ? keep : room);
+	memcpy(ret->sun_path + (keep < room ? keep : room), suffix, strlen(suffix) + 1);
+	return 0;
+}
+
+static int bind_privately(int fd, const struct sockaddr_un *sa)
+{
+	mode_t old;
+	int r;
+
+	(void)unlink(sa->sun_path);
+	old = umask(0177);
+	r = bind(fd, (const struct sockaddr *)sa, sizeof(*sa)) < 0 ? -errno : 0;
+	(void)umask(old);
+	return r;
+}
+
+/* Under another name until it listens: whoever finds the path can connect. */
+static int bind_and_listen(int fd, const char *path, struct rpl_err *err)
+{
+	struct sockaddr_un beside;
+	int r = address_beside(path, &beside, err);
+
+	if (r < 0)
+		return r;
+	r = bind_privately(fd, &beside);
+	if (r < 0)
+		return rpl_fail_errno(err, -r, "bind %s", beside.sun_path);
+	if (listen(fd, LISTEN_BACKLOG) < 0)
+		r = rpl_fail_errno(err, errno, "listen on %s", path);
+	else if (rename(beside.sun_path, path) < 0)
+		r = rpl_fail_errno(err, errno, "rename %s to %s", beside.sun_path, path);
+	if (r < 0)
+		(void)unlink(beside.sun_path);
+	return r;
+}
+
 int rpl_unix_listen(const char *path, int type, struct rpl_err *err)
 {
 	RPL_AUTO_FD int fd = -1;
 	struct sockaddr_un sa;
-	mode_t old;
 	int r = unix_address(path, &sa, err);
 
 	if (r < 0)
@@ -172,15 +222,14 @@ int rpl_unix_listen(const char *path, int type, struct rpl_err *err)
 	fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return rpl_fail_errno(err, errno, "socket for %s", path);
-	(void)unlink(path);
-	old = umask(0177);
-	r = bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ? -errno : 0;
-	(void)umask(old);
-	if (r < 0)
-		return rpl_fail_errno(err, -r, "bind %s", path);
-	if ((type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != SOCK_DGRAM && listen(fd, 16) < 0)
-		return rpl_fail_errno(err, errno, "listen on %s", path);
-	return rpl_steal_fd(&fd);
+	if ((type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != SOCK_DGRAM) {
+		r = bind_and_listen(fd, path, err);
+	} else { /* takes datagrams as soon as it is bound, and its senders know it by this name */
+		r = bind_privately(fd, &sa);
+		if (r < 0)
+			(void)rpl_fail_errno(err, -r, "bind %s", path);
+	}
+	return r < 0 ? r : rpl_steal_fd(&fd);
 }
 
 int rpl_unix_connect(const char *path, int type, struct rpl_err *err)

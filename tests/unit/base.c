@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -209,6 +210,91 @@ static void files_are_replaced_whole(void **state)
 	assert_int_equal(rmdir(dir), 0);
 }
 
+/* ---- a socket that listens */
+
+static const char *listened_at;
+static int met; /* what a client met there just before */
+
+int __real_listen(int fd, int backlog);
+int __wrap_listen(int fd, int backlog);
+
+int __wrap_listen(int fd, int backlog)
+{
+	int client = listened_at ? rpl_unix_connect(listened_at, SOCK_STREAM | SOCK_NONBLOCK, NULL) : -1;
+
+	met = client < 0 ? client : 0;
+	rpl_close(&client);
+	return __real_listen(fd, backlog);
+}
+
+static void connect_to(const char *path)
+{
+	int fd = rpl_unix_connect(path, SOCK_STREAM | SOCK_NONBLOCK, NULL);
+
+	assert_true(fd >= 0);
+	rpl_close(&fd);
+}
+
+static void a_path_that_exists_can_be_connected_to(void **state)
+{
+	char dir[] = "/tmp/rpl-base-XXXXXX", path[64];
+	struct stat st;
+	int first, second;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	(void)snprintf(path, sizeof(path), "%s/s", dir);
+	listened_at = path;
+	first = rpl_unix_listen(path, SOCK_STREAM, NULL);
+	assert_true(first >= 0);
+	assert_int_equal(met, -ENOENT);
+	connect_to(path);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+	second = rpl_unix_listen(path, SOCK_STREAM, NULL);
+	assert_true(second >= 0);
+	assert_int_equal(met, 0); /* the first one, to the end */
+	rpl_close(&first);
+	connect_to(path);
+	rpl_close(&second);
+	assert_int_equal(rpl_unix_connect(path, SOCK_STREAM, NULL), -ECONNREFUSED); /* one that is left is nobody's, and */
+	second = rpl_unix_listen(path, SOCK_STREAM, NULL);
+	assert_int_equal(met, -ECONNREFUSED); /* replaced */
+	connect_to(path);
+	rpl_close(&second);
+	listened_at = NULL;
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(rmdir(dir), 0); /* and nothing else was left in it */
+}
+
+/* As long a path as a socket can have, and a directory beside whose end there is no room. */
+static void long_socket_paths(void **state)
+{
+	char dir[128] = "/tmp/rpl-base-XXXXXX", path[200];
+	struct rpl_err err;
+	int fd;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	(void)snprintf(path, sizeof(path), "%s/%0*d", dir, 107 - (int)strlen(dir) - 1, 0);
+	fd = rpl_unix_listen(path, SOCK_STREAM, NULL);
+	assert_true(fd >= 0);
+	connect_to(path);
+	rpl_close(&fd);
+	assert_int_equal(unlink(path), 0);
+	(void)snprintf(path, sizeof(path), "%s/%0*d", dir, 107 - (int)strlen(dir), 0);
+	assert_int_equal(rpl_unix_listen(path, SOCK_STREAM, &err), -ENAMETOOLONG);
+	assert_non_null(strstr(err.msg, "longer than 107 bytes"));
+	assert_int_equal(rmdir(dir), 0);
+	(void)snprintf(path, sizeof(path), "%s/%0*d/s", dir, 107 - (int)strlen(dir) - 3, 0);
+	assert_int_equal(rpl_unix_listen(path, SOCK_STREAM, &err), -ENAMETOOLONG);
+	assert_non_null(strstr(err.msg, "room for a temporary name"));
+	(void)snprintf(path, sizeof(path), "%s/s", dir);
+	assert_int_equal(rpl_unix_listen(path, SOCK_STREAM, &err), -ENOENT);
+	assert_int_equal(rpl_unix_listen(path, SOCK_DGRAM, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, path));
+}
+
 #define END_MS 60000
 
 static void a_process_is_told_from_one_with_its_number(void **state)
@@ -246,6 +332,8 @@ int main(void)
 		cmocka_unit_test(descriptors_travel_and_surplus_ones_are_closed),
 		cmocka_unit_test(who_hung_up_is_known_by_its_socket),
 		cmocka_unit_test(files_are_replaced_whole),
+		cmocka_unit_test(a_path_that_exists_can_be_connected_to),
+		cmocka_unit_test(long_socket_paths),
 		cmocka_unit_test(a_process_is_told_from_one_with_its_number),
 	};
 
