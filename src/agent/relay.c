@@ -1,9 +1,13 @@
 /* relay.c - relays that the agent starts: one for each VM whose relay_ports say how
  *
  * A relay belongs to the VM, not to its protection or to this agent: it is there from the agent's start on, goes on when the
- * agent ends, and the next one finds it again at its control socket, whose listener's pid the kernel tells. It is never
- * stopped from here. One that died is started again at once, later after failures in a row; a socket that answers is
- * left alone, whoever started it.
+ * agent ends, and the next one finds it again at its control socket, whose listener's pid the kernel tells. One that
+ * died is started again at once, later after failures in a row; a socket that answers is left alone, whoever started it.
+ *
+ * One that hangs is killed, and is then one that died: what it held was not emitted and never will be (R2). A keeper has
+ * taken it for dead long before; the guest's network stands still until there is another. To see whether it runs we connect
+ * and hang up, which makes it hang up in return and disturbs no keeper. Looks without that count, not the clock: an
+ * agent that stood still itself, with its whole host perhaps, has not looked.
  *
  * Begun `closed` wherever a keeper is at work or will be: the keeper attaches within moments and knows whether output
  * may flow. Nobody else may say so, for what the record says may have changed while no relay was there. Where nobody
@@ -12,6 +16,7 @@
 #include "agent.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -31,6 +36,8 @@
 #define BACKOFF_MAX_S 5.0
 #define BACKOFF_STEPS_MAX 6
 #define LIVED_NS (2000 * RPL_MS) /* one that lived this long did not fail at starting */
+#define LOOK_S 2.0
+#define LOOKS_MAX 5         /* in a row without an answer: it hangs. Three times as long as a keeper waits */
 #define MIB_SHIFT 20
 
 struct rpl_relay {
@@ -42,8 +49,10 @@ struct rpl_relay {
 	bool is_child;
 	uint64_t started_ns;
 	unsigned failures; /* in a row */
+	int probe;         /* -1, or a connection that it is to close */
+	unsigned looks;    /* without an answer, in a row */
 	ev_io gone;
-	ev_timer again;
+	ev_timer again, look;
 };
 
 static void ensure(struct rpl_relay *y);
@@ -79,8 +88,16 @@ static void on_again(struct ev_loop *loop, ev_timer *w, int revents)
 	ensure(w->data);
 }
 
+static void end_look(struct rpl_relay *y)
+{
+	rpl_close(&y->probe);
+	y->looks = 0;
+}
+
 static void forget(struct rpl_relay *y)
 {
+	end_look(y);
+	ev_timer_stop(y->agent->loop, &y->look);
 	if (y->pidfd >= 0)
 		ev_io_stop(y->agent->loop, &y->gone);
 	rpl_close(&y->pidfd);
@@ -105,6 +122,56 @@ static void on_gone(struct ev_loop *loop, ev_io *io, int revents)
 	again_later(y);
 }
 
+/* ---- does it run? */
+
+static pid_t listener_of(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ? -errno : peer.pid;
+}
+
+/* 0, -EAGAIN when it accepts nobody, or another negative errno: it is not there that this one listens. */
+static int begin_look(struct rpl_relay *y)
+{
+	const struct rpl_conf_vm *vm = section_of(y);
+
+	y->probe = vm ? rpl_unix_connect(vm->relay, SOCK_SEQPACKET | SOCK_NONBLOCK, NULL) : -ENOENT;
+	if (y->probe < 0)
+		return y->probe;
+	if (listener_of(y->probe) != y->pid || shutdown(y->probe, SHUT_WR) < 0) {
+		rpl_close(&y->probe);
+		return -ESRCH;
+	}
+	return 0;
+}
+
+static bool has_answered(const struct rpl_relay *y)
+{
+	char none;
+
+	return recv(y->probe, &none, sizeof(none), MSG_DONTWAIT) >= 0 || (errno != EAGAIN && errno != EINTR);
+}
+
+static void on_look(struct ev_loop *loop, ev_timer *w, int revents)
+{
+	struct rpl_relay *y = w->data;
+
+	(void)loop, (void)revents;
+	if (y->probe >= 0 && has_answered(y))
+		end_look(y);
+	if (y->probe < 0 && begin_look(y) != -EAGAIN)
+		return;
+	if (++y->looks != LOOKS_MAX)
+		return;
+	rpl_agent_note(y->agent, "alarm", y->vm, "relay %d has not answered for %d s: it is killed, for another in its place",
+		       (int)y->pid, (int)(LOOKS_MAX * LOOK_S));
+	(void)syscall(SYS_pidfd_send_signal, y->pidfd, SIGKILL, NULL, 0);
+}
+
+/* ---- having one */
+
 static int watch(struct rpl_relay *y, pid_t pid, bool is_child)
 {
 	y->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -116,6 +183,9 @@ static int watch(struct rpl_relay *y, pid_t pid, bool is_child)
 	ev_io_init(&y->gone, on_gone, y->pidfd, EV_READ);
 	y->gone.data = y;
 	ev_io_start(y->agent->loop, &y->gone);
+	ev_now_update(y->agent->loop);
+	ev_timer_set(&y->look, LOOK_S, LOOK_S);
+	ev_timer_start(y->agent->loop, &y->look);
 	return 0;
 }
 
@@ -123,12 +193,8 @@ static int watch(struct rpl_relay *y, pid_t pid, bool is_child)
 static pid_t who_listens(const char *path)
 {
 	RPL_AUTO_FD int fd = rpl_unix_connect(path, SOCK_SEQPACKET | SOCK_NONBLOCK, NULL);
-	struct ucred peer;
-	socklen_t len = sizeof(peer);
 
-	if (fd < 0)
-		return 0;
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ? -errno : peer.pid;
+	return fd < 0 ? 0 : listener_of(fd);
 }
 
 static const char *state_for(const struct rpl_relay *y, const struct rpl_conf_vm *vm)
@@ -220,10 +286,11 @@ static struct rpl_relay *get(struct rpl_agent *a, const char *vm)
 	if (!y)
 		return NULL;
 	y->agent = a;
-	y->pidfd = -1;
+	y->pidfd = y->probe = -1;
 	(void)snprintf(y->vm, sizeof(y->vm), "%s", vm);
 	ev_timer_init(&y->again, on_again, 0, 0);
-	y->again.data = y;
+	ev_timer_init(&y->look, on_look, 0, 0);
+	y->again.data = y->look.data = y;
 	y->next = a->relays;
 	a->relays = y;
 	return y;

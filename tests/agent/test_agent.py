@@ -311,6 +311,18 @@ class Relays(AgentTest):
         died = [e["message"] for e in self.alpha.events("web") if e["event"] == "relay-died"]
         self.assertTrue(all("was killed by signal 9" in m for m in died) and len(died) == 2, died)
 
+    def test_one_that_hangs_is_killed_and_replaced(self):
+        self.alpha.write_conf(self.relay)
+        self.alpha.start()
+        wait_until("the relay", lambda: os.path.exists(self.control))
+        hung = self.pids()[-1]
+        os.kill(hung, signal.SIGSTOP)
+        wait_until("another relay", lambda: self.pids()[-1] != hung)
+        said = [e["message"] for e in self.alpha.events("web") if e["event"] in ("alarm", "relay-died")]
+        self.assertEqual(len(said), 2, said)
+        self.assertIn(f"relay {hung} has not answered for 10 s", said[0])
+        self.assertIn(f"relay {hung} was killed by signal 9", said[1])
+
     def test_one_that_lives_is_adopted_and_looked_after(self):
         self.alpha.write_conf(self.relay)
         self.alpha.start()
