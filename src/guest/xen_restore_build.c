@@ -30,6 +30,7 @@
 #include "xen_unborn.h"
 
 #define LOOK_MS 10 /* between two questions whether it runs */
+#define PAGES_PER_MIB (UINT64_C(1) << (20 - RPL_PAGE_SHIFT))
 
 /* ---- the replica in a memfd */
 
@@ -185,6 +186,17 @@ static void remove_rest(struct build *b)
 		(void)xl_destroy(xen_unborn_domid(b->unborn), &none);
 }
 
+/* What xl says when Xen's memory went to other domains while this one was only a copy speaks of anything but memory. Asked only when it
+ * has failed: a takeover that can be is not kept waiting for the answer. */
+static int explain(const char *name, uint64_t pages, struct rpl_err *err)
+{
+	struct rpl_err room, said = *err;
+
+	if (xl_check_room(NULL, name, (pages + PAGES_PER_MIB - 1) / PAGES_PER_MIB, &room) != -ENOMEM)
+		return said.code;
+	return rpl_fail(err, -ENOMEM, "%.160s (%.70s)", room.msg, said.msg);
+}
+
 /* xl takes the definition from the file of this host; the stream brings none. It unpauses the domain itself when the last
  * device is there, which saves the start of another xl. */
 static int build(const struct xen_build *what, const struct xen_image *im, struct rpl_err *err)
@@ -231,6 +243,8 @@ int xen_build(const struct xen_build *b, struct rpl_err *err)
 	im.rest_len = b->len - at;
 	im.pfns = rpl_xen_types_pfn(rep.layout);
 	r = build(b, &im, err);
+	if (r < 0 && r != -ECANCELED)
+		r = explain(b->name, rpl_xen_guest_pages(rep.layout), err);
 	rpl_memory_free(rep.memory);
 	free(rep.types);
 	return r;

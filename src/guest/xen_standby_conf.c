@@ -18,7 +18,6 @@
 #define LEFTOVER_WAITS 20    /* for the domain of an earlier keeper to go */
 #define LEFTOVER_WAIT_MS 300L
 #define NICS_MAX 64
-#define DOMAIN_OVERHEAD_MIB 32 /* page tables, log-dirty, rings: beside its memory */
 #define DOM0_RESERVE_MIB 64    /* what this host keeps for itself beside the copy */
 
 void xen_conf_fini(struct xen_conf *c)
@@ -99,7 +98,6 @@ static int check_dom0(const struct xen_conf *c, struct rpl_err *err)
 static int check_xen(struct xen_conf *c, struct rpl_err *err)
 {
 	char *argv[] = { (char *)"xl", (char *)"info", NULL };
-	uint64_t have, need = ((uint64_t)c->max_kib >> 10) + DOMAIN_OVERHEAD_MIB;
 	RPL_AUTO_FREE char *said = NULL;
 	const char *major, *minor;
 	int r = xl_call(argv, &said, err);
@@ -111,13 +109,7 @@ static int check_xen(struct xen_conf *c, struct rpl_err *err)
 	if (!major || sscanf(major, "\nxen_major : %u", &c->xen_major) != 1 || !minor ||
 	    sscanf(minor, "\nxen_minor : %u", &c->xen_minor) != 1)
 		return rpl_fail(err, -EBADMSG, "xl info: it does not say which Xen this is");
-	r = xl_free_in(said, &have, err);
-	if (r < 0)
-		return r;
-	if (have < need)
-		return rpl_fail(err, -ENOMEM, "%.100s needs %" PRIu64 " MiB when it is activated, Xen has %" PRIu64
-				" MiB free on this host: free some, or give dom0 less", c->name, need, have);
-	return 0;
+	return xl_check_room(said, c->name, (uint64_t)c->max_kib >> 10, err);
 }
 
 /* What an earlier keeper left: a domain that was its replica, and that nobody ever ran. Mostly it is just going. */

@@ -19,6 +19,7 @@
 #define PIPE_BYTES (1 << 20) /* asked for; an unprivileged limit may give less */
 #define DOMAIN_NAME_MAX 200
 #define DOMID_TEXT 12
+#define DOMAIN_OVERHEAD_MIB 32 /* page tables, log-dirty, rings: beside its memory */
 
 RPL_NORETURN static void child(char *const argv[], int in, int said)
 {
@@ -227,6 +228,17 @@ int xl_free_mib(uint64_t *ret, struct rpl_err *err)
 	int r = xl_call(argv, &said, err);
 
 	return r < 0 ? r : xl_free_in(said, ret, err);
+}
+
+int xl_check_room(const char *info, const char *name, uint64_t memory_mib, struct rpl_err *err)
+{
+	uint64_t have, need = memory_mib + DOMAIN_OVERHEAD_MIB;
+	int r = info ? xl_free_in(info, &have, err) : xl_free_mib(&have, err);
+
+	if (r < 0 || have >= need)
+		return r;
+	return rpl_fail(err, -ENOMEM, "%.100s needs %" PRIu64 " MiB when it is activated, Xen has %" PRIu64
+			" MiB free on this host: free some, or give dom0 less", name, need, have);
 }
 
 bool xl_name_is_good(const char *name)

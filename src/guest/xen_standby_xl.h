@@ -52,6 +52,9 @@ int xl_destroy(uint32_t domid, struct rpl_err *err);
 /* MiB that Xen could give to a new domain now. */
 int xl_free_mib(uint64_t *ret, struct rpl_err *err);
 int xl_free_in(const char *info, uint64_t *ret, struct rpl_err *err); /* as `xl info` says it */
+/* -ENOMEM with the numbers: what `xl info` said (NULL: it is asked now) leaves no room for a domain with so much memory, and for what Xen
+ * needs beside it. */
+int xl_check_room(const char *info, const char *name, uint64_t memory_mib, struct rpl_err *err);
 
 /* A name that xl takes as a name: not a number (it would be a domid), not an option, no control character, no '/'. */
 bool xl_name_is_good(const char *name);

@@ -1,5 +1,6 @@
 """What a protected Xen guest lives through besides power loss, in chapters that are played one after the other on one pair
 of hosts, with one client that counts all the time. A chapter begins and ends protected, and returns its figures."""
+import contextlib
 import json
 import re
 import time
@@ -417,6 +418,49 @@ def one_end(pair, name):
     return {"down_after_ms": round((when - begin) / 1e6)}
 
 
+# ---- a backup without room
+
+@contextlib.contextmanager
+def filled(lab, host):
+    """Xen's memory on that host is another guest's, but for too little."""
+    fill = int(re.search(r"free_memory\s*:\s*(\d+)", lab.sh(host, "xl info")).group(1)) - LEFT_MB
+    lab.sh(host, f"sed s/memory=4/memory={fill}/ >/root/fill.cfg && xl create -p /root/fill.cfg", data=lab.guest_config("tinypv", "fill"))
+    try:
+        yield
+    finally:
+        lab.sh(host, "xl destroy fill")
+
+
+def shortage(lab, kind, figures):
+    """The memory of which the backup would make the guest goes to another one while it holds the replica. The primary's guest goes on,
+    protected; when its host loses power the backup takes over and says what it lacks, until somebody makes room."""
+    pair = hosts(lab, f"{kind}m", kind, {"replica": "memfd"})
+    try:
+        pair.start()
+        pair.start_client()
+        pair.replies(oracle.REPLIES_MIN, 0)
+        figures["protect_s"] = round(pair.protect(), 1)
+        home, heir = pair.home, OTHER[pair.home]
+        with filled(lab, heir):
+            pair.replies(REPLIES, time.monotonic_ns())
+            expect("state without room on the backup", pair.status(home).get("state"), "P_PROTECTED")
+            since, when = pair.events_now(heir), lab.kill(home)
+            pair.events.pop(home).close()
+            pair.home = heir
+            at, alarm = pair.events[heir].wait("what the backup lacks", lambda e: e["event"] == "alarm" and "MiB" in str(e), EVENT_S, since)
+            figures.update(alarm=alarm["reason"], alarm_after_ms=round((at - when) / 1e6))
+            expect("domains that run without room", pair.running(heir), [])
+        freed = time.monotonic_ns()
+        at, _ = pair.events[heir].wait("takeover", lambda e: e["event"] == "takeover", EVENT_S, since)
+        figures["running_after_room_ms"] = round((at - freed) / 1e6)
+        verdict = pair.judged(oracle.Facts(when, when, at, pair.counted))
+        figures.update(replies=[verdict.replies_before, verdict.replies_after], lost=verdict.lost)
+        if verdict.state != "passed":
+            raise LabError(f"{verdict.state}: {verdict.violations} {verdict.invalid}")
+    finally:
+        pair.close()
+
+
 # ---- refusals
 
 def refused(pair, what, words):
@@ -439,13 +483,8 @@ def refusals(lab, kind, figures):
         lab.sh("a", f"xenstore-write /libxl/{domid}/device/pci/0/frontend x")
         figures["passthrough"] = refused(pair, "a passed-through device", "passed through")
         lab.sh("a", f"xenstore-rm /libxl/{domid}/device/pci")
-        fill = int(re.search(r"free_memory\s*:\s*(\d+)", lab.sh("b", "xl info")).group(1)) - LEFT_MB
-        lab.sh("b", f"sed s/memory=4/memory={fill}/ >/root/fill.cfg && xl create -p /root/fill.cfg",
-               data=lab.guest_config("tinypv", "fill"))
-        try:
+        with filled(lab, "b"):
             figures["no_room"] = refused(pair, "a backup without memory", "MiB")
-        finally:
-            lab.sh("b", "xl destroy fill")
         lab.sh("b", f"mv /root/{pair.name}.cfg /root/away.cfg")
         figures["no_file"] = refused(pair, "a backup without its configuration", f"{pair.name}.cfg")
         lab.sh("b", f"mv /root/away.cfg /root/{pair.name}.cfg")
@@ -461,7 +500,7 @@ CHAPTERS = {"stock": chapter_stock, "link": chapter_link, "processes": chapter_p
             "switchover": chapter_switchover, "trace": chapter_trace}
 COMMANDS = {"powered-off": "poweroff", "rebooted": "reboot", "crashed": "crash"}      # of tests/demo/guest/memcheck.c
 ENDS = ("renamed", "destroyed", "powered-off", "rebooted", "crashed")
-STORIES = ("life", "short", *CHAPTERS, *ENDS, "refused", "silent")
+STORIES = ("life", "short", *CHAPTERS, *ENDS, "refused", "silent", "shortage")
 REPLICA_STORIES = ("life", "short", *CHAPTERS, *ENDS)     # those to which it matters what the replica is
 
 
@@ -476,5 +515,7 @@ def story(lab, name, kind, figures, keys=None):
         end(lab, kind, figures, name, keys)
     elif name == "silent":
         silences(lab, kind, figures)
+    elif name == "shortage":
+        shortage(lab, kind, figures)
     else:
         refusals(lab, kind, figures)

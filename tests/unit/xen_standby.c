@@ -503,6 +503,31 @@ static void test_activation_fails(void **state)
 	(void)unsetenv("FAKE_XL_FAIL");
 }
 
+/* Xen's memory went to others while the guest was only a copy here: that is the reason, whatever xl makes of it. And again, with room. */
+static void test_no_room_any_more(void **state)
+{
+	RPL_AUTO_FD int fd = -1;
+	struct rpl_err err = { 0 };
+	struct seen s;
+	int len = make_state(&fd, false);
+
+	(void)state;
+	started(&s);
+	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
+	fill_replica(s.g);
+	(void)setenv("FAKE_XL_FREE", "31", 1);
+	(void)setenv("FAKE_XL_FAIL", "restore-late", 1);
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	assert_int_not_equal(wait_done(&s), 0);
+	if (!strstr(s.err.msg, "web1 needs 33 MiB when it is activated, Xen has 31 MiB free") || !strstr(s.err.msg, "xl restore: exit status 1"))
+		fail_msg("%s", s.err.msg);
+	(void)unsetenv("FAKE_XL_FAIL");
+	(void)unsetenv("FAKE_XL_FREE");
+	rpl_guest_activate(s.g, fd, (size_t)len);
+	ends_well(&s);
+	leave_domain(&s);
+}
+
 /* ---- a domain that is begun before the takeover */
 
 #define PATIENCE_MS 30000
@@ -909,7 +934,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_name_in_use), cmocka_unit_test(test_fit),
-		cmocka_unit_test(test_activate), cmocka_unit_test(test_activation_fails),
+		cmocka_unit_test(test_activate), cmocka_unit_test(test_activation_fails), cmocka_unit_test(test_no_room_any_more),
 		cmocka_unit_test(test_ahead),    cmocka_unit_test(test_ahead_called_off),
 		cmocka_unit_test(test_ahead_of_another), cmocka_unit_test(test_ahead_fails),
 		cmocka_unit_test(test_ahead_alone),
