@@ -35,6 +35,7 @@ static int backup_setup(struct mover *m, int extra_fd, struct rpl_err *err)
 	if (!b->replica)
 		return err->code;
 	ev_timer_init(&b->fold, on_fold, 0., 0.);
+	ev_set_priority(&b->fold, EV_MINPRI); /* behind the link, which has an ack to say: that is waited for */
 	b->fold.data = m;
 	return apply_init(&b->apply, b->replica, rpl_memory_layout(m->memory), err);
 }

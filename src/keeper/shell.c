@@ -110,6 +110,33 @@ static void arm_deadline(struct keeper *k)
 	ev_timer_start(k->loop, &k->deadline);
 }
 
+/* What makes the primary's clients wait, a release or an ack, comes before people are told of the state that it comes with: a line in
+ * the log, an event for each who listens, a file. Of two states in one step each is told in its turn. */
+static const struct rpl_action *told_last(const struct rpl_actions *out)
+{
+	const struct rpl_action *state = NULL;
+
+	for (unsigned i = 0; i < out->n; i++) {
+		if (out->a[i].kind != RPL_ACT_STATE)
+			continue;
+		if (state)
+			return NULL;
+		state = &out->a[i];
+	}
+	return state && (state->u.state.to == RPL_ST_P_PROTECTED || state->u.state.to == RPL_ST_B_READY) ? state : NULL;
+}
+
+static void perform(struct keeper *k, const struct rpl_actions *out)
+{
+	const struct rpl_action *last = told_last(out);
+
+	for (unsigned i = 0; i < out->n; i++)
+		if (&out->a[i] != last)
+			keeper_perform(k, &out->a[i]);
+	if (last)
+		keeper_perform(k, last);
+}
+
 static void step(struct keeper *k, struct rpl_event *ev)
 {
 	struct rpl_actions out;
@@ -126,8 +153,7 @@ static void step(struct keeper *k, struct rpl_event *ev)
 			rpl_event_name(ev->kind), rpl_state_name(k->core.state));
 		abort();
 	}
-	for (unsigned i = 0; i < out.n; i++)
-		keeper_perform(k, &out.a[i]);
+	perform(k, &out);
 }
 
 void keeper_event(struct keeper *k, const struct rpl_event *ev)
