@@ -86,6 +86,8 @@ enum rpl_role { RPL_ROLE_PRIMARY = 1, RPL_ROLE_BACKUP = 2 };
 /* The PAGES encoding version 2, and a digest over the frames. Bit 0 was version 1 with a digest over what the frames stand for,
  * which nobody says any more: two that have no bit in common refuse each other. */
 #define RPL_FEATURE_PAGES 0x2u
+/* Backup: what changed in a page since the bulk rounds brought it is understood (RPL_PAGES_BASE_ROUND, pages.h). */
+#define RPL_FEATURE_ROUND_BASE 0x4u
 
 void rpl_hello_encode(const struct rpl_hello *h, uint8_t ret[RPL_HELLO_SIZE]);
 /* Decode and check on its own; -EBADMSG with the field that is wrong. */

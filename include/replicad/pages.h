@@ -4,7 +4,7 @@
  * then the encoded contents in the same order. Bits 52-59 are zero. Encodings: 0 raw (4096 bytes); 1 zero (no bytes); 2 delta
  * (u32 base, then what changed: delta.h); 4 same (u32 base); 3, LZ4, has its number and is refused until a version says
  * otherwise. A base is the low half of the epoch in which this session sent the page last, other than as the
- * same; deltas are for checkpoints alone, and the receiver compares.
+ * same, or RPL_PAGES_BASE_ROUND; deltas are for checkpoints alone, and the receiver compares.
  */
 #ifndef REPLICAD_PAGES_H
 #define REPLICAD_PAGES_H
@@ -21,6 +21,10 @@
 #define RPL_PAGES_VERSION 2
 #define RPL_PAGES_PER_FRAME 128 /* most pages in one PAGES frame; 128 raw pages stay below RPL_FRAME_BODY_MAX */
 #define RPL_PAGES_BODY_MAX (16 + RPL_PAGES_PER_FRAME * (8 + (size_t)RPL_PAGE_SIZE))
+
+/* No epoch sent it yet, but bulk rounds did: as the last of them brought it. An epoch with this low half is nobody's base, like one
+ * with 0. For a backup that says RPL_FEATURE_ROUND_BASE. */
+#define RPL_PAGES_BASE_ROUND UINT32_MAX
 
 enum rpl_page_encoding { RPL_PAGE_RAW, RPL_PAGE_ZERO, RPL_PAGE_DELTA, RPL_PAGE_LZ4, RPL_PAGE_SAME };
 

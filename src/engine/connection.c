@@ -193,7 +193,7 @@ void connection_our_hello(const struct mover *m, struct rpl_hello *h)
 {
 	h->major = RPL_LINK_MAJOR;
 	h->minor = RPL_LINK_MINOR;
-	h->features = RPL_FEATURE_PAGES;
+	h->features = RPL_FEATURE_PAGES | RPL_FEATURE_ROUND_BASE;
 	h->vm = m->conf.vm;
 	h->ram_pages = rpl_memory_layout(m->memory)->pages;
 	h->max_uncommitted = m->conf.max_uncommitted;

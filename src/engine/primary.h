@@ -30,6 +30,7 @@ struct job {
 	uint64_t pages;            /* that it will have */
 	uint64_t pages_sent, state_sent, stream_bytes, encode_ns;
 	struct sent_counts forms;  /* of an epoch's pages */
+	bool remembered;           /* a round's pages are */
 	uint64_t cursor;           /* in `todo`, for what comes straight from guest memory */
 };
 
@@ -56,7 +57,7 @@ struct primary {
 
 	/* sending */
 	struct job job;
-	struct sent last;           /* an epoch's pages as they were sent last */
+	struct sent last;           /* pages as they were sent last */
 	struct rpl_digest *digest;
 	uint8_t *body;              /* RPL_PAGES_BODY_MAX */
 	uint8_t *bounce;            /* RPL_PAGES_PER_FRAME pages, for what is sent from guest memory */

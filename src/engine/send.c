@@ -45,14 +45,17 @@ static bool send_stream(struct mover *m, const void *data, size_t len)
 	return true;
 }
 
-/* A checkpoint's pages as what changed since they were sent; a round's as they are, and they are not remembered. */
+/* A checkpoint's pages as what changed since they were sent; a round's as they are. */
 static size_t encode(struct primary *p, const uint64_t *pfns, const uint8_t *pages, size_t n)
 {
 	struct rpl_pages_out o;
 	uint32_t zero = 0;
 
-	if (p->job.kind == JOB_ROUND)
+	if (p->job.kind == JOB_ROUND) {
+		for (size_t i = 0; i < n && p->job.remembered; i++)
+			sent_note(&p->last, pfns[i], pages + i * RPL_PAGE_SIZE);
 		return rpl_pages_encode(pfns, pages, n, p->body, &zero);
+	}
 	rpl_pages_begin(&o, p->body, n);
 	for (size_t i = 0; i < n; i++)
 		sent_put(&p->last, &o, pfns[i], pages + i * RPL_PAGE_SIZE, p->job.number, &p->job.forms);
@@ -78,6 +81,17 @@ static bool send_pages(struct mover *m, const uint64_t *pfns, const uint8_t *pag
 
 /* ---- the steps; each does one frame at most */
 
+/* The first checkpoint has to bring much of what the last rounds brought, behind output that is held: what changed since is a
+ * fraction of it. A round that has no room in what is remembered would only push out itself. */
+static void begin_remembering(struct mover *m)
+{
+	struct primary *p = m->primary;
+
+	p->job.remembered = (m->peer.features & RPL_FEATURE_ROUND_BASE) && p->job.pages <= sent_room(&p->last);
+	if (!p->job.remembered)
+		sent_forget(&p->last);
+}
+
 static enum progress step_begin(struct mover *m)
 {
 	struct primary *p = m->primary;
@@ -93,6 +107,8 @@ static enum progress step_begin(struct mover *m)
 	if (connection_send(m, RPL_FRAME_EPOCH_BEGIN, body, sizeof(body)) < 0)
 		return BROKEN;
 	rpl_digest_reset(p->digest);
+	if (j->kind == JOB_ROUND)
+		begin_remembering(m);
 	j->step = !p->headers_sent ? JOB_HEAD : JOB_PAGES;
 	return DONE_SOME;
 }

@@ -61,7 +61,7 @@ static struct sent_way *find(const struct sent *s, uint64_t set, uint64_t pfn)
 	struct sent_way *w = &s->way[set * SENT_WAYS];
 
 	for (unsigned i = 0; i < SENT_WAYS; i++)
-		if (w[i].epoch && w[i].pfn == pfn)
+		if (w[i].base && w[i].pfn == pfn)
 			return &w[i];
 	return NULL;
 }
@@ -80,31 +80,69 @@ static struct sent_way *replace(struct sent *s, uint64_t set)
 		struct sent_way *at = &w[s->hand[set]];
 
 		s->hand[set] = (uint8_t)((s->hand[set] + 1) & (SENT_WAYS - 1));
-		if (!at->epoch || !at->met)
+		if (!at->base || !at->met)
 			return at;
 		at->met = 0;
 	}
 }
 
+static void remember(struct sent *s, uint64_t set, uint64_t pfn, const uint8_t *page, uint32_t base)
+{
+	struct sent_way *w = replace(s, set);
+
+	*w = (struct sent_way){ .pfn = pfn, .base = base };
+	memcpy(page_of(s, w), page, RPL_PAGE_SIZE);
+}
+
+uint64_t sent_room(const struct sent *s)
+{
+	return s->sets * SENT_WAYS;
+}
+
+void sent_note(struct sent *s, uint64_t pfn, const uint8_t *page)
+{
+	uint64_t set = s->sets ? set_of(s, pfn) : 0;
+	struct sent_way *w = s->sets ? find(s, set, pfn) : NULL;
+	bool zero = rpl_page_is_zero(page);
+
+	if (w && zero)
+		w->base = 0;
+	if (zero || !s->sets)
+		return;
+	if (!w) {
+		remember(s, set, pfn, page, RPL_PAGES_BASE_ROUND);
+		return;
+	}
+	w->base = RPL_PAGES_BASE_ROUND;
+	w->met = 1;
+	memcpy(page_of(s, w), page, RPL_PAGE_SIZE);
+}
+
+/* The number by which an epoch can be named as a base; 0: it cannot. */
+static uint32_t name_of(uint64_t epoch)
+{
+	return (uint32_t)epoch == RPL_PAGES_BASE_ROUND ? 0 : (uint32_t)epoch;
+}
+
 /* What is known of a page, and the body's next content, become `page`. */
-static void put_known(struct sent *s, struct rpl_pages_out *o, struct sent_way *w, const uint8_t *page, uint32_t epoch,
+static void put_known(struct sent *s, struct rpl_pages_out *o, struct sent_way *w, const uint8_t *page, uint32_t name,
 		      struct sent_counts *counts)
 {
 	size_t len = rpl_delta_make(page, page_of(s, w), rpl_pages_delta_room(o));
 
 	w->met = 1;
 	if (len == 0) {
-		rpl_pages_put_same(o, w->pfn, w->epoch);
+		rpl_pages_put_same(o, w->pfn, w->base);
 		counts->same++;
-		return; /* and it stays of the epoch that it is of */
+		return; /* and it stays of what it is of */
 	}
 	if (len == RPL_DELTA_TOO_LONG) {
 		rpl_pages_put_raw(o, w->pfn, page);
 	} else {
-		rpl_pages_put_delta(o, w->pfn, w->epoch, len);
+		rpl_pages_put_delta(o, w->pfn, w->base, len);
 		counts->delta++;
 	}
-	w->epoch = epoch;
+	w->base = name;
 }
 
 void sent_put(struct sent *s, struct rpl_pages_out *o, uint64_t pfn, const uint8_t *page, uint64_t epoch,
@@ -113,22 +151,20 @@ void sent_put(struct sent *s, struct rpl_pages_out *o, uint64_t pfn, const uint8
 	uint64_t set = s->sets ? set_of(s, pfn) : 0;
 	struct sent_way *w = s->sets ? find(s, set, pfn) : NULL;
 	bool zero = rpl_page_is_zero(page);
+	uint32_t name = name_of(epoch);
 
-	if (w && !zero && (uint32_t)epoch) {
-		put_known(s, o, w, page, (uint32_t)epoch, counts);
+	if (w && !zero && name) {
+		put_known(s, o, w, page, name, counts);
 		return;
 	}
 	if (w)
-		w->epoch = 0;
+		w->base = 0;
 	if (zero) {
 		rpl_pages_put_zero(o, pfn);
 		counts->zero++;
 		return;
 	}
 	rpl_pages_put_raw(o, pfn, page);
-	if (!s->sets || !(uint32_t)epoch) /* no number by which it could be named */
-		return;
-	w = replace(s, set);
-	*w = (struct sent_way){ .pfn = pfn, .epoch = (uint32_t)epoch };
-	memcpy(page_of(s, w), page, RPL_PAGE_SIZE);
+	if (s->sets && name)
+		remember(s, set, pfn, page, name);
 }

@@ -1,13 +1,15 @@
-/* sent.h - the pages of checkpoints as this connection sent them last, so that what changed since can be sent alone
+/* sent.h - pages as this connection sent them last, so that a checkpoint can send what changed since alone
  *
  * A cache of pages in sets of SENT_WAYS: a page's frame number says its set, and in a set the hand of a clock finds whom a new
  * page replaces: pages that were met again since the hand came by stay. Everything is allocated and populated by
  * sent_init(), and nothing here makes a system call afterwards.
  *
  * What is remembered of a page is what the backup has of it: with an epoch's number, its contents as they were sent in that epoch,
- * and no later epoch sent it. The caller puts every page of a checkpoint through sent_put(), in the order in which they are
+ * and no later epoch sent it; with RPL_PAGES_BASE_ROUND, as a bulk round brought it, and no later round or epoch. The caller puts
+ * every page of a checkpoint through sent_put(), in the order in which they are
  * sent, and forgets all with the connection: what was sent of an epoch that was cut off is no base (replica.h), and which
- * epochs of those before the backup has is then a question that need not be asked.
+ * epochs of those before the backup has is then a question that need not be asked. Of a round it gives either all pages to
+ * sent_note(), or none, and then it forgets what it remembers before: the round may bring any of that anew.
  */
 #ifndef ENGINE_SENT_H
 #define ENGINE_SENT_H
@@ -20,7 +22,7 @@
 
 struct sent_way {
 	uint64_t pfn;
-	uint32_t epoch; /* low half; 0: nothing is in here */
+	uint32_t base;  /* what it is named by (pages.h); 0: nothing is in here */
 	uint32_t met;   /* since the hand came by */
 };
 
@@ -38,6 +40,12 @@ struct sent {
 int sent_init(struct sent *s, uint64_t bytes, struct rpl_err *err); /* 0: off */
 void sent_fini(struct sent *s); /* accepts a zeroed struct */
 void sent_forget(struct sent *s);
+
+/* How many pages are remembered at most; 0: off. */
+uint64_t sent_room(const struct sent *s);
+
+/* A page of a bulk round was sent as it is. */
+void sent_note(struct sent *s, uint64_t pfn, const uint8_t *page);
 
 /* Put one page of a checkpoint into a PAGES body, in the shortest form that the backup can make it from. */
 void sent_put(struct sent *s, struct rpl_pages_out *o, uint64_t pfn, const uint8_t *page, uint64_t epoch,

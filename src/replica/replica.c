@@ -7,11 +7,15 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include <replicad/delta.h>
+#include <replicad/pages.h>
+
+#define BASE_TEXT 24 /* "epoch " and a number of 32 bits */
 
 /* Not populated: what no epoch brings costs nothing. */
 static int map_came(struct rpl_replica *r, struct rpl_err *err)
@@ -91,6 +95,14 @@ static int check_pfns(const struct rpl_replica *r, const uint64_t *pfns, size_t 
 	return 0;
 }
 
+static uint32_t *came(struct rpl_replica *r, uint64_t pfn)
+{
+	uint64_t file_page = 0;
+
+	rpl_assert(rpl_layout_file_page(rpl_memory_layout(r->ram), pfn, &file_page));
+	return &r->came[file_page];
+}
+
 static void note_have(struct rpl_replica *r, const uint64_t *pfns, size_t n)
 {
 	for (size_t i = 0; i < n && r->missing; i++) {
@@ -112,9 +124,12 @@ int rpl_replica_bulk(struct rpl_replica *r, const uint64_t *pfns, const void *co
 	ret = check_pfns(r, pfns, n, err);
 	if (ret == 0)
 		ret = rpl_memory_copy_in(r->ram, pfns, pages, n, err);
-	if (ret == 0)
-		note_have(r, pfns, n);
-	return ret;
+	if (ret < 0)
+		return ret;
+	note_have(r, pfns, n);
+	for (size_t i = 0; i < n; i++)
+		*came(r, pfns[i]) = RPL_PAGES_BASE_ROUND;
+	return 0;
 }
 
 int rpl_replica_begin(struct rpl_replica *r, uint64_t epoch, struct rpl_err *err)
@@ -156,36 +171,33 @@ static int reserve(struct rpl_replica *r, struct rpl_err *err)
 			r->area.slots, r->acked, r->staged);
 }
 
-static uint32_t *came(struct rpl_replica *r, uint64_t pfn)
-{
-	uint64_t file_page = 0;
-
-	rpl_assert(rpl_layout_file_page(rpl_memory_layout(r->ram), pfn, &file_page));
-	return &r->came[file_page];
-}
-
 static void take_slot(struct rpl_replica *r, uint64_t pfn, uint64_t flags)
 {
 	r->area.pfn[r->head % r->area.slots] = pfn | flags;
 	r->head++;
-	*came(r, pfn) = (uint32_t)r->next.epoch;
+	*came(r, pfn) = (uint32_t)r->next.epoch == RPL_PAGES_BASE_ROUND ? 0 : (uint32_t)r->next.epoch;
+}
+
+static const char *base_text(uint32_t base, char ret[BASE_TEXT])
+{
+	(void)snprintf(ret, BASE_TEXT, base == RPL_PAGES_BASE_ROUND ? "a round" : "epoch %" PRIu32, base);
+	return ret;
 }
 
 static int check_base(struct rpl_replica *r, uint64_t pfn, uint32_t base, struct rpl_err *err)
 {
+	char since[BASE_TEXT], is[BASE_TEXT];
 	uint32_t last;
 	int ret = check_pfns(r, &pfn, 1, err);
 
 	if (ret < 0)
 		return ret;
 	last = *came(r, pfn);
-	if (last == 0)
-		return rpl_fail(err, -EPROTO, "epoch %" PRIu64 ": pfn %" PRIx64 ": what changed since epoch %" PRIu32
-				", but it came in no epoch of this session", r->next.epoch, pfn, base);
-	if (last != base || last == (uint32_t)r->next.epoch)
-		return rpl_fail(err, -EPROTO, "epoch %" PRIu64 ": pfn %" PRIx64 ": what changed since epoch %" PRIu32
-				", but it came last in epoch %" PRIu32, r->next.epoch, pfn, base, last);
-	return 0;
+	if (last == base && base && last != (uint32_t)r->next.epoch)
+		return 0;
+	return rpl_fail(err, -EPROTO, "epoch %" PRIu64 ": pfn %" PRIx64 ": what changed since %s, but it came %s%s", r->next.epoch, pfn,
+			base_text(base, since), last ? "last in " : "in no epoch or round of this session",
+			last ? base_text(last, is) : "");
 }
 
 int rpl_replica_delta(struct rpl_replica *r, uint64_t pfn, uint32_t base, const void *delta, size_t len, struct rpl_err *err)
@@ -264,12 +276,19 @@ int rpl_replica_state(struct rpl_replica *r, const void *data, size_t len, struc
 	return 0;
 }
 
+/* What came as what changed in it came before. */
+static void note_whole(struct rpl_replica *r, uint64_t slot)
+{
+	if (!(slot & AREA_DELTA))
+		note_have(r, &slot, 1);
+}
+
 /* The first epoch completes the replica: with the bulk rounds it must have brought every page (R7). */
 static int check_complete(struct rpl_replica *r, struct rpl_err *err)
 {
 	for (uint64_t i = 0; i < r->head - r->next.start && r->missing; i++)
 		if (!area_in_state(&r->next, i))
-			note_have(r, &r->area.pfn[(r->next.start + i) % r->area.slots], 1);
+			note_whole(r, r->area.pfn[(r->next.start + i) % r->area.slots]);
 	if (r->missing)
 		return rpl_fail(err, -EPROTO, "epoch %" PRIu64 ": first of its session, but %" PRIu64
 				" of %" PRIu64 " pages were never sent", r->next.epoch, r->missing,

@@ -15,7 +15,7 @@ struct rpl_replica {
 	uint64_t staged, acked, folded; /* highest epochs */
 	struct rpl_bitmap have;         /* pfns that this session has sent */
 	uint64_t missing;               /* pages of the RAM not in `have` */
-	uint32_t *came;                 /* per page of the layout: the low half of the epoch that it came in last; 0: in none */
+	uint32_t *came;                 /* per page of the layout: by what a delta names what came last (pages.h); 0: nothing */
 	uint64_t fold_at;               /* slots of epoch folded + 1 that are folded */
 	/* the epoch under way: a header that is published by the seal */
 	bool open;

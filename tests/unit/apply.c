@@ -233,7 +233,7 @@ static void a_difference_where_there_is_nothing_to_differ_from(void **state)
 	expect(same_page(1, FIRST), -EPROTO, "round 2: a page as what changed in it");
 	honest_start();
 	assert_int_equal(begin(FIRST, 0, RAM_PAGES), 0);
-	expect(same_page(1, FIRST), -EPROTO, "epoch 1: pfn 1: what changed since epoch 1, but it came in no epoch");
+	expect(same_page(1, FIRST), -EPROTO, "epoch 1: pfn 1: what changed since epoch 1, but it came last in a round");
 	apply_cut(&box.apply);
 	honest_epoch(FIRST);
 	assert_int_equal(begin(FIRST + 1, 0, RAM_PAGES), 0);

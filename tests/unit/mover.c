@@ -252,6 +252,15 @@ static void work(struct rig *r)
 	}
 }
 
+/* All of it changes a little. */
+static void touch(struct rig *r)
+{
+	for (uint64_t page = 0; page < WORKING_SET; page++) {
+		r->p.ram[page * RPL_PAGE_SIZE]++;
+		atomic_fetch_or(&r->dirty[page / 64], UINT64_C(1) << (page % 64));
+	}
+}
+
 static uint64_t work_through(struct rig *r, unsigned epochs)
 {
 	uint64_t wire;
@@ -259,10 +268,7 @@ static uint64_t work_through(struct rig *r, unsigned epochs)
 	rig_start(r);
 	rig_run(r, 3000);
 	rig_protect(r);
-	for (uint64_t page = 0; page < WORKING_SET; page++) {
-		r->p.ram[page * RPL_PAGE_SIZE]++;
-		atomic_fetch_or(&r->dirty[page / 64], UINT64_C(1) << (page % 64));
-	}
+	touch(r);
 	rig_stage(r);
 	rig_commit(r);
 	wire = rig_count(&r->p.counters->wire_bytes);
@@ -293,6 +299,34 @@ static void only_what_changed_is_sent(void **state)
 	assert_true(rig_count(&r.p.counters->delta_pages) > 1000 && rig_count(&r.p.counters->same_pages) > 1000);
 	print_message("%llu bytes as they are, %llu of what changed\n", (unsigned long long)whole, (unsigned long long)changed);
 	assert_true(changed * 20 < whole);
+	rig_fini(&r);
+}
+
+/* What the last rounds brought and what of it changed since: not the pages. */
+static void the_first_checkpoint_is_what_changed_since_the_rounds(void **state)
+{
+	uint64_t pages, whole, changed;
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.delta_cache_bytes = 8 << 20;
+	rig_start(&r);
+	rig_session(&r, true);
+	rig_run(&r, 3000);
+	(void)rig_round(&r);
+	touch(&r);
+	(void)rig_round(&r);
+	touch(&r);
+	rig_stage(&r);
+	rig_commit(&r);
+	rig_wait_folded(&r, r.epoch);
+	assert_int_equal(rig_differs(&r, r.epoch), -1);
+	pages = rig_count(&r.p.counters->pages);
+	changed = rig_count(&r.p.counters->delta_pages) + rig_count(&r.p.counters->same_pages);
+	whole = pages - changed - rig_count(&r.p.counters->zero_pages);
+	print_message("%llu pages, %llu of them whole\n", (unsigned long long)pages, (unsigned long long)whole);
+	assert_true(pages >= WORKING_SET && changed >= WORKING_SET - WORKING_SET / 10);
 	rig_fini(&r);
 }
 
@@ -929,6 +963,7 @@ int main(void)
 		cmocka_unit_test(keys_are_wiped_from_the_shared_text),
 		cmocka_unit_test(uncommitted_epochs_pile_up_to_their_limit),
 		cmocka_unit_test(only_what_changed_is_sent),
+		cmocka_unit_test(the_first_checkpoint_is_what_changed_since_the_rounds),
 		cmocka_unit_test(and_it_makes_the_same_replica_whatever_happens),
 		cmocka_unit_test(a_reset_connection_costs_no_bulk_copy),
 		cmocka_unit_test(an_epoch_cut_in_the_middle_is_sent_again),

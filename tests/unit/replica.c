@@ -15,6 +15,7 @@
 
 #include <replicad/auto.h>
 #include <replicad/delta.h>
+#include <replicad/pages.h>
 #include <replicad/replica.h>
 
 #include "src/replica/area.h"
@@ -303,16 +304,89 @@ static void a_delta_to_another_epoch_is_refused(void **state)
 	set_up(&b);
 	bulk(&b, 1);
 	assert_int_equal(rpl_replica_begin(b.replica, 7, &b.err), 0);
-	refused(&b, put_delta(&b, 3, 1, 5, HALF, 7), "came in no epoch of this session"); /* what bulk rounds brought is no base */
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, 7), "changed since epoch 7, but it came last in a round");
 	put_page(&b, 3, 1, false);
 	refused(&b, put_delta(&b, 3, 1, 5, HALF, 7), "it came last in epoch 7");
 	seal_it(&b);
 	assert_int_equal(rpl_replica_begin(b.replica, 8, &b.err), 0);
 	refused(&b, put_delta(&b, 3, 1, 5, HALF, 6), "changed since epoch 6, but it came last in epoch 7");
-	refused(&b, put_delta(&b, 4, 1, 5, HALF, 7), "came in no epoch of this session");
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, RPL_PAGES_BASE_ROUND), "changed since a round, but it came last in epoch 7");
+	refused(&b, put_delta(&b, 4, 1, 5, HALF, 7), "changed since epoch 7, but it came last in a round");
 	assert_int_equal(rpl_replica_delta(b.replica, 500, 7, NULL, 0, &b.err), -ERANGE);
 	assert_int_equal(put_delta(&b, 3, 1, 5, HALF, 7), 0);
 	refused(&b, put_delta(&b, 3, 1, 5, HALF, 7), "it came last in epoch 8"); /* once an epoch */
+	tear_down(&b);
+}
+
+/* What the last round brought is one, until an epoch brings the page; and pages of which only that is said count for a whole replica. */
+static void a_round_is_a_base(void **state)
+{
+	struct box b;
+
+	(void)state;
+	set_up(&b);
+	assert_int_equal(rpl_replica_begin(b.replica, 1, &b.err), 0);
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, RPL_PAGES_BASE_ROUND), "since a round, but it came in no epoch or round");
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, 0), "since epoch 0, but it came in no epoch or round");
+	rpl_replica_abort(b.replica);
+	bulk(&b, 7);
+	bulk(&b, 1);
+	assert_int_equal(rpl_replica_begin(b.replica, 1, &b.err), 0);
+	assert_int_equal(put_delta(&b, 3, 1, 5, HALF, RPL_PAGES_BASE_ROUND), 0);
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, RPL_PAGES_BASE_ROUND), "since a round, but it came last in epoch 1");
+	assert_int_equal(put_delta(&b, 40, 1, 5, HALF, RPL_PAGES_BASE_ROUND), 0);
+	assert_int_equal(put_delta(&b, 41, 1, 1, HALF, RPL_PAGES_BASE_ROUND), 0); /* the same: it stays the round's */
+	seal_it(&b);
+	assert_int_equal(rpl_replica_begin(b.replica, 2, &b.err), 0);
+	assert_int_equal(put_delta(&b, 41, 1, 6, HALF, RPL_PAGES_BASE_ROUND), 0);
+	seal_it(&b);
+	assert_int_equal(rpl_replica_acked(b.replica, 2, &b.err), 0);
+	assert_int_equal(rpl_replica_fold(b.replica, UINT64_MAX, &b.err), 0);
+	for (size_t k = 0; k < RPL_PAGE_SIZE; k++) {
+		assert_int_equal(b.ram[3 * RPL_PAGE_SIZE + k], k < HALF ? 1 : 5);
+		assert_int_equal(b.ram[40 * RPL_PAGE_SIZE + k], k < HALF ? 1 : 5);
+		assert_int_equal(b.ram[41 * RPL_PAGE_SIZE + k], k < HALF ? 1 : 6);
+	}
+	rpl_uuid_random(&b.session);
+	rpl_replica_session(b.replica, &b.session);
+	assert_int_equal(rpl_replica_begin(b.replica, 3, &b.err), 0);
+	refused(&b, put_delta(&b, 41, 1, 5, HALF, RPL_PAGES_BASE_ROUND), "came in no epoch or round"); /* of another session */
+	tear_down(&b);
+}
+
+/* What a first epoch says of a page that no round brought does not make the replica whole (R7). */
+static void a_change_brings_no_page(void **state)
+{
+	uint8_t device[100] = { 0 };
+	struct box b;
+
+	(void)state;
+	set_up(&b);
+	for (unsigned i = 0; i < PAGES - 1; i++)
+		put_page(&b, i, 1, true);
+	assert_int_equal(rpl_replica_begin(b.replica, 1, &b.err), 0);
+	assert_int_equal(put_delta(&b, 3, 1, 5, HALF, RPL_PAGES_BASE_ROUND), 0);
+	refused(&b, put_delta(&b, PAGES - 1, 1, 5, HALF, RPL_PAGES_BASE_ROUND), "came in no epoch or round");
+	assert_int_equal(rpl_replica_state(b.replica, device, sizeof(device), &b.err), 0);
+	refused(&b, rpl_replica_seal(b.replica, DIGEST, &b.err), "1 of ");
+	tear_down(&b);
+}
+
+/* An epoch by whose number nothing can be named: its pages come whole again. */
+static void an_epoch_called_like_a_round_is_no_base(void **state)
+{
+	uint64_t e = RPL_PAGES_BASE_ROUND;
+	struct box b;
+
+	(void)state;
+	set_up(&b);
+	bulk(&b, 1);
+	assert_int_equal(rpl_replica_begin(b.replica, e, &b.err), 0);
+	put_page(&b, 3, 1, false);
+	seal_it(&b);
+	assert_int_equal(rpl_replica_begin(b.replica, e + 1, &b.err), 0);
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, RPL_PAGES_BASE_ROUND), "came in no epoch or round");
+	assert_int_equal(put_delta(&b, 4, 1, 5, HALF, RPL_PAGES_BASE_ROUND), 0);
 	tear_down(&b);
 }
 
@@ -333,7 +407,7 @@ static void an_aborted_epoch_is_no_base(void **state)
 	assert_int_equal(put_delta(&b, 4, 1, 1, HALF, 1), 0); /* the same */
 	rpl_replica_abort(b.replica);
 	assert_int_equal(rpl_replica_begin(b.replica, 2, &b.err), 0);
-	refused(&b, put_delta(&b, 3, 1, 5, HALF, 1), "came in no epoch");
+	refused(&b, put_delta(&b, 3, 1, 5, HALF, 1), "came in no epoch or round");
 	assert_int_equal(put_delta(&b, 4, 1, 1, HALF, 1), 0);
 	tear_down(&b);
 }
@@ -793,6 +867,9 @@ int main(void)
 		cmocka_unit_test(folding_is_idempotent),
 		cmocka_unit_test(folding_deltas_is_idempotent),
 		cmocka_unit_test(a_delta_to_another_epoch_is_refused),
+		cmocka_unit_test(a_round_is_a_base),
+		cmocka_unit_test(a_change_brings_no_page),
+		cmocka_unit_test(an_epoch_called_like_a_round_is_no_base),
 		cmocka_unit_test(an_aborted_epoch_is_no_base),
 		cmocka_unit_test(a_delta_of_another_page_is_found),
 		cmocka_unit_test(a_damaged_delta_folds_nothing),

@@ -23,7 +23,9 @@
 #define CACHE_PAGES 64
 #define EPOCHS 400
 #define STAGED_MAX 6
-#define FIRST (UINT64_C(0x100000000) - 100) /* its low half comes to 0 on the way */
+#define ROUNDS 12
+#define SESSIONS 60
+#define FIRST (UINT64_C(0x100000000) - 100) /* its low half comes to RPL_PAGES_BASE_ROUND and to 0 on the way */
 
 static struct {
 	uint8_t guest[PAGES][RPL_PAGE_SIZE];
@@ -83,19 +85,6 @@ static uint64_t pfn_of(unsigned page)
 	return page < PAGES / 2 ? page : 4096 + page - PAGES / 2;
 }
 
-/* The bulk copy, which nobody remembers. */
-static void copy_all(void)
-{
-	for (unsigned i = 0; i < PAGES; i++) {
-		const void *page = box.guest[i];
-		uint64_t pfn = pfn_of(i);
-
-		for (unsigned k = 0; k < RPL_PAGE_SIZE && i % 3; k++)
-			box.guest[i][k] = (uint8_t)draw(256);
-		assert_int_equal(rpl_replica_bulk(box.replica, &pfn, &page, 1, &box.err), 0);
-	}
-}
-
 /* Nothing, zeroes, everything, or here and there. */
 static void write_page(uint8_t *page)
 {
@@ -109,6 +98,47 @@ static void write_page(uint8_t *page)
 	else if (what > 3)
 		for (uint64_t n = draw(20); n; n--)
 			page[draw(RPL_PAGE_SIZE)] ^= (uint8_t)draw(256);
+}
+
+/* A round brings these pages, and is remembered if the cache has room for it. */
+static void copy_in_round(const unsigned *page, unsigned n)
+{
+	bool remembered = n <= sent_room(&box.sent);
+
+	if (!remembered)
+		sent_forget(&box.sent);
+	for (unsigned i = 0; i < n; i++) {
+		const void *bytes = box.guest[page[i]];
+		uint64_t pfn = pfn_of(page[i]);
+
+		if (remembered)
+			sent_note(&box.sent, pfn, bytes);
+		assert_int_equal(rpl_replica_bulk(box.replica, &pfn, &bytes, 1, &box.err), 0);
+	}
+}
+
+/* Everything, and then what is written meanwhile: sometimes more than is remembered. */
+static void copy_all(unsigned rounds)
+{
+	unsigned page[PAGES], n;
+
+	for (unsigned i = 0; i < PAGES; i++) {
+		for (unsigned k = 0; k < RPL_PAGE_SIZE && i % 3; k++)
+			box.guest[i][k] = (uint8_t)draw(256);
+		page[i] = i;
+	}
+	copy_in_round(page, PAGES);
+	while (rounds--) {
+		uint64_t one_in = draw(10) + 1;
+
+		n = 0;
+		for (unsigned i = 0; i < PAGES; i++)
+			if (draw(one_in) == 0) {
+				write_page(box.guest[i]);
+				page[n++] = i;
+			}
+		copy_in_round(page, n);
+	}
 }
 
 static void receive(void)
@@ -198,7 +228,7 @@ static void the_replica_is_what_the_guest_was(void **state)
 
 	(void)state;
 	assert_int_equal(sent_init(&box.sent, CACHE_PAGES * RPL_PAGE_SIZE, &box.err), 0);
-	copy_all();
+	copy_all(ROUNDS);
 	for (uint64_t e = FIRST; e < FIRST + EPOCHS; e++) {
 		run_epoch(e);
 		if (e - folded == STAGED_MAX || draw(3) == 0) {
@@ -251,6 +281,56 @@ static void the_shortest_form_is_sent(void **state)
 	assert_int_equal(form_of(5, page, UINT64_C(0x500000002)), RPL_PAGE_SAME);
 }
 
+static void what_a_round_brought_is_a_base(void **state)
+{
+	uint8_t page[RPL_PAGE_SIZE] = { 1 };
+
+	(void)state;
+	assert_int_equal(sent_init(&box.sent, CACHE_PAGES * RPL_PAGE_SIZE, &box.err), 0);
+	assert_int_equal(sent_room(&box.sent), CACHE_PAGES);
+	for (uint64_t pfn = 5; pfn < 9; pfn++)
+		sent_note(&box.sent, pfn, page);
+	assert_int_equal(form_of(5, page, 10), RPL_PAGE_SAME);
+	assert_int_equal(box.decoded.base[0], RPL_PAGES_BASE_ROUND);
+	page[9] = 1;
+	assert_int_equal(form_of(5, page, 11), RPL_PAGE_DELTA);
+	assert_int_equal(box.decoded.base[0], RPL_PAGES_BASE_ROUND);
+	assert_int_equal(form_of(5, page, 12), RPL_PAGE_SAME);
+	assert_int_equal(box.decoded.base[0], 11);
+	sent_note(&box.sent, 6, page); /* a later round */
+	assert_int_equal(form_of(6, page, 12), RPL_PAGE_SAME);
+	sent_note(&box.sent, 7, rpl_zero_page);
+	assert_int_equal(form_of(7, page, 12), RPL_PAGE_RAW);
+	assert_int_equal(form_of(9, page, 12), RPL_PAGE_RAW);
+	/* an epoch that has the number of rounds: what it brings cannot be named */
+	page[9] = 2;
+	assert_int_equal(form_of(5, page, UINT64_C(0x7ffffffff)), RPL_PAGE_RAW);
+	assert_int_equal(form_of(5, page, UINT64_C(0x800000001)), RPL_PAGE_RAW);
+	assert_int_equal(form_of(8, page, UINT64_C(0x800000001)), RPL_PAGE_DELTA);
+	assert_int_equal(box.decoded.base[0], RPL_PAGES_BASE_ROUND);
+}
+
+/* Each first epoch of a session, against what rounds of all sizes left on both sides. */
+static void first_epochs_after_rounds(void **state)
+{
+	struct rpl_uuid session;
+
+	(void)state;
+	assert_int_equal(sent_init(&box.sent, CACHE_PAGES * RPL_PAGE_SIZE, &box.err), 0);
+	for (unsigned i = 0; i < SESSIONS; i++) {
+		rpl_uuid_random(&session);
+		rpl_replica_session(box.replica, &session);
+		sent_forget(&box.sent);
+		copy_all((unsigned)draw(ROUNDS));
+		run_epoch(i + 1);
+		fold_up_to(i + 1);
+		run_epoch(i + 2);
+		fold_up_to(i + 2);
+	}
+	print_message("delta %llu, same %llu\n", (unsigned long long)box.counts.delta, (unsigned long long)box.counts.same);
+	assert_true(box.counts.delta > SESSIONS && box.counts.same > 0);
+}
+
 static void without_memory_all_goes_as_it_is(void **state)
 {
 	uint8_t page[RPL_PAGE_SIZE] = { 1 };
@@ -258,6 +338,8 @@ static void without_memory_all_goes_as_it_is(void **state)
 	(void)state;
 	assert_int_equal(sent_init(&box.sent, 0, &box.err), 0);
 	sent_forget(&box.sent);
+	assert_int_equal(sent_room(&box.sent), 0);
+	sent_note(&box.sent, 5, page);
 	for (uint64_t e = 1; e < 4; e++) {
 		assert_int_equal(form_of(5, page, e), RPL_PAGE_RAW);
 		assert_int_equal(form_of(6, rpl_zero_page, e), RPL_PAGE_ZERO);
@@ -289,6 +371,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(the_replica_is_what_the_guest_was, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(the_shortest_form_is_sent, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(what_a_round_brought_is_a_base, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(first_epochs_after_rounds, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(without_memory_all_goes_as_it_is, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(who_is_met_again_stays, set_up, tear_down),
 	};
