@@ -138,10 +138,16 @@ tests_unit_xen_dirty_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
 tests_unit_xen_dirty_LDADD = $(guest_test_libs) src/stream/libstream.la
 check_PROGRAMS += tests/unit/xen_qemu
 TESTS += tests/unit/xen_qemu
-tests_unit_xen_qemu_SOURCES = tests/unit/xen_qemu.c src/guest/xen_qemu.c src/guest/qmp.c src/guest/qmp_parse.c
+tests_unit_xen_qemu_SOURCES = tests/unit/xen_qemu.c tests/unit/qemu_fake.h tests/unit/qemu_fake.c src/guest/xen_qemu.c src/guest/qmp.c src/guest/qmp_parse.c
 tests_unit_xen_qemu_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
 tests_unit_xen_qemu_LDFLAGS = -Wl,--wrap=rpl_unix_connect
 tests_unit_xen_qemu_LDADD = src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS) $(JANSSON_LIBS) $(EV_LIBS) -lpthread
+check_PROGRAMS += tests/unit/xen_hvm
+TESTS += tests/unit/xen_hvm
+tests_unit_xen_hvm_SOURCES = tests/unit/xen_hvm.c tests/unit/qemu_fake.h tests/unit/qemu_fake.c tests/unit/xen_fake.h tests/unit/xen_fake.c tests/unit/xen_stage.h tests/unit/xen_stage.c
+tests_unit_xen_hvm_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_hvm_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl,--wrap=rpl_unix_connect,--wrap=json_load_file
+tests_unit_xen_hvm_LDADD = $(guest_test_libs) src/stream/libstream.la -lpthread
 endif
 check_PROGRAMS += tests/unit/xen_recheck
 TESTS += tests/unit/xen_recheck

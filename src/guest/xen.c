@@ -552,7 +552,7 @@ static int resume_without(struct xen *x, const struct rpl_err *why, struct rpl_e
 }
 
 /* The device model goes first: a domain without it reads ones from its ports and loses what it writes to them. One that dies now
- * may be connected to for a moment more, and fail only then. */
+ * may be connected to for a moment more, and fail only then; one that hangs gets a part of our time. */
 static void on_continued(struct xen *x, int r, const struct rpl_err *err)
 {
 	struct rpl_err why = { 0 };

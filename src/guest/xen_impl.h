@@ -153,7 +153,8 @@ typedef void xen_qemu_fn(struct xen *x, int r, const struct rpl_err *err);
 int xen_qemu_open(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* also after a failure: close */
 int xen_qemu_stop(struct xen *x, xen_qemu_fn *then, struct rpl_err *err);
 int xen_qemu_save(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* it is stopped */
-int xen_qemu_cont(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* nothing happens if it runs */
+/* Nothing happens if it runs. This and the next end before the operation does, so that a domain whose device model hangs goes on. */
+int xen_qemu_cont(struct xen *x, xen_qemu_fn *then, struct rpl_err *err);
 bool xen_qemu_alive(const struct xen *x);                                 /* its monitor is open, as far as is known */
 int xen_qemu_reopen(struct xen *x, xen_qemu_fn *then, struct rpl_err *err); /* close and open, the tracking as it was */
 void xen_qemu_abandon(struct xen *x);                                     /* nobody waits for the step any more */

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/clock.h>
 #include <replicad/log.h>
 #include <replicad/stream.h>
 
@@ -31,6 +32,7 @@
 #define MONITOR "/var/run/xen/qmp-libxenstat-%u"
 #define TRACK_MS 4000  /* the bound of switching its tracking on; QEMU answers within one turn of its loop */
 #define LEAVE_MS 1000  /* of the last words */
+#define RESUME_SHARE 2 /* a part of the time of an operation: for what the device model does before the domain goes on */
 #define PHYSMAP_MAX 64 /* entries; QEMU makes one for each piece of video memory that was moved */
 
 struct xen_qemu {
@@ -41,6 +43,7 @@ struct xen_qemu {
 	bool tracking;         /* QEMU was told to, and not yet told to end it */
 	bool closed;           /* the monitor */
 	xen_qemu_fn *then;     /* of the step under way; NULL: nobody waits for one */
+	ev_timer patience;     /* with a step that the domain's going on waits for */
 	bool answered;         /* xen_qemu_track() */
 	struct rpl_err answer;
 };
@@ -52,8 +55,38 @@ static void finish(struct xen_qemu *q, const struct rpl_err *err)
 	xen_qemu_fn *then = q->then;
 
 	q->then = NULL;
+	ev_timer_stop(q->x->g->loop, &q->patience);
 	if (then)
 		then(q->x, err ? err->code : 0, err);
+}
+
+static unsigned patience_ms(const struct xen_qemu *q)
+{
+	return q->x->g->conf.op_timeout_ms / RESUME_SHARE;
+}
+
+/* It neither answers nor dies. What it was told it does when it wakes up. */
+static void on_silent(EV_P_ ev_timer *w, int revents)
+{
+	struct xen_qemu *q = w->data;
+	struct rpl_err err;
+
+	(void)loop;
+	(void)revents;
+	qmp_abandon(q->qmp);
+	q->closed |= q->fdset < 0; /* what it says of that connection later is no answer to anything else */
+	(void)rpl_fail(&err, -ETIMEDOUT, "device model: no answer within %u ms", patience_ms(q));
+	finish(q, &err);
+}
+
+/* The operation began with the first of its steps. */
+static void bound(struct xen_qemu *q)
+{
+	struct rpl_guest *g = q->x->g;
+	double gone = (rpl_now_ns() - g->op_started_ns) / 1e9, all = patience_ms(q) / 1e3;
+
+	ev_timer_set(&q->patience, gone < all ? all - gone : 0., 0.);
+	ev_timer_start(g->loop, &q->patience);
 }
 
 static void on_step(void *arg, json_t *ret, const struct rpl_err *err)
@@ -88,7 +121,11 @@ int xen_qemu_stop(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
 
 int xen_qemu_cont(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
 {
-	return step(x->qemu, "cont", NULL, then, err);
+	int r = step(x->qemu, "cont", NULL, then, err);
+
+	if (r == 0)
+		bound(x->qemu);
+	return r;
 }
 
 int xen_qemu_save(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
@@ -109,6 +146,7 @@ void xen_qemu_abandon(struct xen *x)
 		return;
 	qmp_abandon(x->qemu->qmp);
 	x->qemu->then = NULL;
+	ev_timer_stop(x->g->loop, &x->qemu->patience);
 }
 
 /* ---- connecting */
@@ -171,6 +209,9 @@ int xen_qemu_open(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
 	if (!q)
 		return rpl_fail(err, -ENOMEM, "no memory for its device model");
 	*q = (struct xen_qemu){ .x = x, .read_fd = -1, .write_fd = -1, .fdset = -1, .then = then };
+	ev_init(&q->patience, on_silent);
+	ev_set_priority(&q->patience, EV_MINPRI); /* when we are late ourselves, an answer that has come counts */
+	q->patience.data = q;
 	x->qemu = q;
 	if (open_files(q, err) < 0)
 		return err->code;
@@ -193,6 +234,8 @@ int xen_qemu_reopen(struct xen *x, xen_qemu_fn *then, struct rpl_err *err)
 	r = xen_qemu_open(x, then, err);
 	if (x->qemu)
 		x->qemu->tracking = tracking;
+	if (r == 0)
+		bound(x->qemu);
 	return r;
 }
 
@@ -262,6 +305,7 @@ void xen_qemu_close(struct xen *x)
 		return;
 	x->qemu = NULL;
 	q->then = NULL;
+	ev_timer_stop(x->g->loop, &q->patience);
 	if (q->qmp) {
 		qmp_abandon(q->qmp);
 		if (!x->over)

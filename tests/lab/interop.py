@@ -28,11 +28,13 @@ MIGRATE_S = 900
 RUNS_S = 400
 OTHER = {"a": "b", "b": "a"}
 SSH_PORT = 2222 # of an sshd that notices a dead peer
+SSHD_PID = "/run/sshd-remus.pid"
 TCP_PORT = 7000
 SILENCE_S = 20
 DOM0_WEIGHT = 4096     # a guest has 256
 FILL = "fill"
 LOUD = "TWO guests may run"
+ENDED = "xl remus has ended"
 VERIFY_STOCK = "PYTHONPATH=/usr/lib/xen-4.17/lib/python /usr/lib/xen-4.17/bin/verify-stream-v2"
 ASK = """
 import socket, sys
@@ -270,7 +272,7 @@ class Interop:
         """The sender's root may log in at the receiver, whose sshd finds out within seconds that a sender is dead."""
         with open(os.path.join(labhost.cache_dir(), "key"), encoding="utf-8") as f:
             self.lab.sh(sender, "umask 077; cat >/root/.ssh/id_lab", data=f.read())
-        self.lab.sh(OTHER[sender], f"pgrep -f 'sshd -p {SSH_PORT}' >/dev/null || /usr/sbin/sshd -p {SSH_PORT} "
+        self.lab.sh(OTHER[sender], f"kill -0 $(cat {SSHD_PID}) 2>/dev/null || /usr/sbin/sshd -p {SSH_PORT} -o PidFile={SSHD_PID} "
                     "-o ClientAliveInterval=1 -o ClientAliveCountMax=3")
         return (f"ssh -i /root/.ssh/id_lab -p {SSH_PORT} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "
                 f"-o LogLevel=ERROR root@{labhost.REPL[OTHER[sender]]} replicad receive --")
@@ -278,11 +280,11 @@ class Interop:
     def remus(self):
         sender, far = self.home, OTHER[self.home]
         rune = self.connect(sender)
-        self.lab.sh(sender, f"nohup xl remus -i 200 -F -n -d -s '{rune}' {self.name} x >/tmp/remus.log 2>&1 </dev/null &")
+        self.lab.sh(sender, f"(xl remus -i 200 -F -n -d -s '{rune}' {self.name} x; echo {ENDED}) >/tmp/remus.log 2>&1 </dev/null &")
         end = time.monotonic() + MIGRATE_S
-        while "first checkpoint is complete" not in self.lab.sh(sender, "cat /tmp/remus.log"):
-            if time.monotonic() > end:
-                raise LabError("no first checkpoint: " + self.lab.sh(sender, "cat /tmp/remus.log")[-600:])
+        while "first checkpoint is complete" not in (said := self.lab.sh(sender, "cat /tmp/remus.log")):
+            if time.monotonic() > end or ENDED in said:
+                raise LabError("no first checkpoint: " + said[-600:])
             time.sleep(3)
         if LOUD not in self.lab.sh(sender, "cat /tmp/remus.log"):
             raise LabError(f"no word to a Remus sender's operator: '{LOUD}'")

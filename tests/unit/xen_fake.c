@@ -377,6 +377,7 @@ int xc_domain_getinfolist(xc_interface *xc, uint32_t first, unsigned max, xc_dom
 	i->max_pages = fake.pv ? FAKE_PAGES : FAKE_PAGES + FAKE_SPECIALS;
 	i->tot_pages = i->max_pages - gone_pages;
 	i->shared_info_frame = SHINFO_MFN;
+	i->arch_config.emulation_flags = fake.hvm ? XEN_X86_EMU_PIC : 0;
 	memset(i->handle, 0x5a, sizeof(i->handle));
 	return 1;
 }
@@ -857,7 +858,10 @@ bool xs_watch(struct xs_handle *h, const char *path, const char *token)
 	(void)h;
 	(void)path;
 	(void)token;
-	return !FAILS;
+	if (FAILS)
+		return false;
+	ring(watch, &watch_pending); /* xenstored lets each new watch fire once */
+	return true;
 }
 
 int xs_fileno(struct xs_handle *h)

@@ -28,6 +28,7 @@
 
 struct xen_fake {
 	bool pv;
+	bool hvm;                    /* not PVH: the test has its device model (qemu_fake.h) */
 	/* what the test changes */
 	bool gone, refuses;          /* the domain is destroyed; does not answer a request to suspend */
 	bool locked;                 /* another program has the lock of its suspends */

@@ -1,8 +1,6 @@
 /* An HVM guest's device model as replicad drives it, against a thread that answers as QEMU does: the order of the commands, the
  * state that comes through a descriptor, and what is said last. */
 #include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -11,122 +9,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 #include <ev.h>
-#include <jansson.h>
 
-#include <replicad/io.h>
+#include <replicad/clock.h>
 #include <replicad/stream.h>
 
 #include "../../src/guest/xen_impl.h"
+#include "qemu_fake.h"
 
-#define STATE_MAX 4096
-#define SEEN_MAX 32
 #define OUT_MAX 65536
-
-/* ---- QEMU: one connection, told beforehand what to do */
-
-static struct {
-	int fd;
-	pthread_t thread;
-	int set_fd;            /* what add-fd brought */
-	char state[STATE_MAX];
-	size_t state_len;
-	const char *refuses;   /* answers this command with an error */
-	const char *hangs_up;  /* closes when this one comes */
-	bool gone;             /* nobody listens any more */
-	char seen[SEEN_MAX][64];
-	unsigned n_seen;
-} qemu;
-
-static void say(const char *text)
-{
-	assert_int_equal(write(qemu.fd, text, strlen(text)), (ssize_t)strlen(text));
-}
-
-static size_t hear(char *buf, size_t size)
-{
-	size_t n_fds = 1;
-	int fd;
-	ssize_t n = rpl_recv_fds(qemu.fd, buf, size, &fd, &n_fds);
-
-	if (n > 0 && n_fds)
-		qemu.set_fd = fd;
-	return n > 0 ? (size_t)n : 0;
-}
-
-static bool answer(const char *line)
-{
-	json_t *o = json_loads(line, 0, NULL), *args = json_object_get(o, "arguments");
-	const char *command = json_string_value(json_object_get(o, "execute"));
-	json_int_t id = json_integer_value(json_object_get(o, "id"));
-	const json_t *enable = json_object_get(args, "enable");
-	char text[256];
-
-	assert_non_null(command);
-	if (qemu.hangs_up && strcmp(command, qemu.hangs_up) == 0) {
-		json_decref(o);
-		return false;
-	}
-	(void)snprintf(qemu.seen[qemu.n_seen++ % SEEN_MAX], sizeof(qemu.seen[0]), "%s%s", command,
-		       !enable ? "" : json_is_true(enable) ? " on" : " off");
-	if (strcmp(command, "xen-save-devices-state") == 0)
-		assert_int_equal(write(qemu.set_fd, qemu.state, qemu.state_len), (ssize_t)qemu.state_len);
-	if (qemu.refuses && strcmp(command, qemu.refuses) == 0)
-		(void)snprintf(text, sizeof(text), "{\"id\": %lld, \"error\": {\"class\": \"GenericError\", \"desc\": \"not today\"}}\n",
-			       (long long)id);
-	else
-		(void)snprintf(text, sizeof(text), "{\"id\": %lld, \"return\": {%s}}\n", (long long)id,
-			       strcmp(command, "add-fd") == 0 ? "\"fdset-id\": 7, \"fd\": 20" : "");
-	say(text);
-	json_decref(o);
-	return true;
-}
-
-static void *be_qemu(void *arg)
-{
-	char buf[8192];
-	size_t have = 0, n;
-
-	(void)arg;
-	say("{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}, \"package\": \"\"}, \"capabilities\": []}}\n");
-	while ((n = hear(buf + have, sizeof(buf) - 1 - have))) {
-		char *end;
-
-		have += n;
-		buf[have] = '\0';
-		while ((end = strchr(buf, '\n'))) {
-			*end = '\0';
-			if (!answer(buf)) {
-				(void)close(qemu.fd);
-				return NULL;
-			}
-			have -= (size_t)(end + 1 - buf);
-			memmove(buf, end + 1, have + 1);
-		}
-	}
-	(void)close(qemu.fd);
-	return NULL;
-}
-
-/* In the place of the socket below /var/run/xen. */
-int __wrap_rpl_unix_connect(const char *path, int type, struct rpl_err *err);
-int __wrap_rpl_unix_connect(const char *path, int type, struct rpl_err *err)
-{
-	int pair[2];
-
-	assert_string_equal(path, "/var/run/xen/qmp-libxenstat-5");
-	if (qemu.gone)
-		return rpl_fail_errno(err, ECONNREFUSED, "connect to %s", path);
-	assert_int_equal(socketpair(AF_UNIX, type, 0, pair), 0);
-	qemu.fd = pair[1];
-	assert_int_equal(fcntl(pair[1], F_SETFL, 0), 0);
-	assert_int_equal(pthread_create(&qemu.thread, NULL, be_qemu, NULL), 0);
-	return pair[0];
-}
 
 /* ---- xenstore */
 
@@ -189,13 +82,14 @@ static int waited(int began)
 static int set_up(void **state)
 {
 	(void)state;
-	memset(&qemu, 0, sizeof(qemu));
+	qemu_fake_start();
 	memset(&xen, 0, sizeof(xen));
 	memset(&guest, 0, sizeof(guest));
-	qemu.set_fd = -1;
 	physmap = NULL;
 	done = false;
 	guest.conf.name = "web1";
+	guest.conf.op_timeout_ms = 60000;
+	guest.op_started_ns = rpl_now_ns();
 	guest.loop = ev_loop_new(EVFLAG_AUTO);
 	xen.g = &guest;
 	xen.domid = 5;
@@ -208,9 +102,7 @@ static int tear_down(void **state)
 {
 	(void)state;
 	xen_qemu_close(&xen);
-	assert_int_equal(pthread_join(qemu.thread, NULL), 0);
-	if (qemu.set_fd >= 0)
-		(void)close(qemu.set_fd);
+	qemu_fake_end();
 	free(xen.scratch);
 	ev_loop_destroy(guest.loop);
 	return 0;
@@ -372,8 +264,7 @@ static void test_it_comes_back(void **state)
 	assert_true(xen_qemu_alive(&xen));
 	assert_true(waited(xen_qemu_stop(&xen, on_step, &err)) < 0);
 	assert_false(xen_qemu_alive(&xen));
-	assert_int_equal(pthread_join(qemu.thread, NULL), 0);
-	(void)close(qemu.set_fd);
+	qemu_fake_ended();
 	qemu.hangs_up = NULL;
 	qemu.n_seen = 0;
 	assert_int_equal(waited(xen_qemu_reopen(&xen, on_step, &err)), 0);
