@@ -9,10 +9,11 @@ domain's file is gone, one that failed has hung up.
 restore makes the domain, paused, and reads all of its stream into $FAKE_XL/stream.DOMID; without an end of it there is no
 domain. The name comes out of the configuration in front of the stream.
 $FAKE_XL_FAIL names one sub-command that fails.
+
+A test runs it more than a hundred times, mostly for what needs neither json nor socket, whose import is most of what a run
+costs: who needs them imports them.
 """
-import json
 import os
-import socket
 import struct
 import sys
 import time
@@ -26,6 +27,7 @@ def path(domid):
 
 
 def load(domid):
+    import json
     try:
         with open(path(domid), encoding="utf-8") as f:
             return json.load(f)
@@ -34,6 +36,7 @@ def load(domid):
 
 
 def store(domid, dom):
+    import json
     new = os.path.join(DIR, "new.%d" % os.getpid())
     with open(new, "w", encoding="utf-8") as f:
         json.dump(dom, f)
@@ -49,6 +52,7 @@ SAY = struct.Struct("<IIIIQQQ216s256s")
 
 
 def say(sock, kind, fds=(), reason=b"", value=0, pid=0, pv=False):
+    import socket
     socket.send_fds(sock, [SAY.pack(kind, 9, pv, pid, value, 0, 0, b"", reason)], fds)
 
 
@@ -68,6 +72,7 @@ def fail(sock):
 
 def stay(sock, domid):
     """What waits on when xl has ended: it makes a guest of the domain, or takes it away."""
+    import socket
     how = os.environ.get("FAKE_XL_HELPER", "")
     memory(sock, os.getpid())
     while how == "fail-later" and not os.path.exists(os.path.join(DIR, "fail")):
@@ -102,6 +107,7 @@ def keep_state(fd, length):
 
 def play_helper(domid):
     """Until the domain is complete. What is to be done as soon as it is stored, or None."""
+    import socket
     sock = socket.socket(fileno=int(os.environ["REPLICAD_STANDBY_FD"]))
     if not os.access(os.environ["LIBXL_SAVE_HELPER"], os.X_OK):
         sys.exit("libxl: error: no helper")
@@ -150,6 +156,7 @@ def receive(f, domid):
 
 
 def restore(args):
+    import json
     flags = [a for a in args if a.startswith("-")]
     files = [a for a in args if not a.startswith("-")]
     with open(files[-1], "rb") as f:
@@ -186,6 +193,7 @@ def main():
         found = [i for i, d in domains().items() if d["name"] == args[1]]
         if not found:
             sys.exit("%s is an invalid domain identifier (rc=-6)" % args[1])
+        import json
         print(json.dumps([{"domid": found[0], "config": {
             "c_info": {"type": "pvh", "name": args[1], "domid": found[0], "uuid": "5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a5a"},
             "b_info": {"max_memkb": 4128, "max_vcpus": 1}}}]))
