@@ -152,7 +152,7 @@ static void answer_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	if (recv(c->fd, &probe, sizeof(probe), MSG_PEEK | MSG_DONTWAIT) >= 0) {
+	if (recv(c->fd, &probe, sizeof(probe), MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN) {
 		arm_answer(c); /* it is we who were late: io_cb comes next */
 		return;
 	}
@@ -213,7 +213,7 @@ static int receive(struct relay *c, struct rpl_relay_msg *m, struct rpl_err *err
 
 	if (len == -EAGAIN)
 		return -EAGAIN;
-	if (len == 0 || len == -ECONNRESET) /* the latter if it left a request unread */
+	if (len == 0)
 		return rpl_fail(err, -ECONNRESET, "vm %s: the relay at %s closed its control connection: it died, or "
 				"another keeper attached; what it holds is not emitted", c->vm, c->path);
 	if (len < 0)

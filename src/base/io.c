@@ -135,9 +135,11 @@ ssize_t rpl_recv_fds(int sock, void *msg, size_t cap, int *fds, size_t *n_fds)
 	bool overflow = false;
 	ssize_t n;
 
+	/* A peer that closed with something of ours unread is told as ECONNRESET, once and before what it sent, which is
+	 * there still; then comes the end like any other. */
 	do
 		n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
+	while (n < 0 && (errno == EINTR || errno == ECONNRESET));
 	if (n < 0)
 		return -errno;
 	take_fds(&mh, fds, room, &got, &overflow);

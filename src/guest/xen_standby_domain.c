@@ -21,7 +21,7 @@ int xen_domain_hear(int sock, struct xen_helper_say *ret, int *fds, size_t *n_fd
 	*n_fds = 0;
 	if (len == -EAGAIN)
 		return 1;
-	if (len == 0 || len == -ECONNRESET) /* the latter if it left an order unread */
+	if (len == 0)
 		return rpl_fail(err, -ECONNRESET, XEN_HELPER_PROGRAM " has ended");
 	if (len < 0)
 		return rpl_fail_errno(err, (int)-len, "hear from " XEN_HELPER_PROGRAM);

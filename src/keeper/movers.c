@@ -201,7 +201,7 @@ static void on_readable(EV_P_ ev_io *w, int revents)
 		if (n == -EAGAIN)
 			return;
 		if (n <= 0) {
-			lost(m, n == 0 || n == -ECONNRESET ? "the mover ended" : strerror((int)-n)); /* a command unread: reset */
+			lost(m, n == 0 ? "the mover ended" : strerror((int)-n));
 			return;
 		}
 		if (!well_formed(&msg, n)) {
