@@ -230,6 +230,22 @@ static unsigned op_bound_ms(const struct rpl_guest *g, enum rpl_guest_op op)
 	return builds && g->ops->standby_ms > g->conf.op_timeout_ms ? g->ops->standby_ms : g->conf.op_timeout_ms;
 }
 
+static void arm_timeout(struct rpl_guest *g, uint64_t ms)
+{
+	ev_timer_set(&g->timeout, (double)ms / 1e3, 0.);
+	ev_timer_start(g->loop, &g->timeout);
+}
+
+/* The loop counts from when it last woke up, and what it did until the operation began may have taken a while. */
+static bool early(struct rpl_guest *g)
+{
+	uint64_t ms = (rpl_now_ns() - g->op_started_ns) / RPL_MS, bound = op_bound_ms(g, g->op);
+
+	if (ms < bound)
+		arm_timeout(g, bound - ms);
+	return ms < bound;
+}
+
 static void on_timeout(struct ev_loop *loop, ev_timer *w, int revents)
 {
 	struct rpl_guest *g = w->data;
@@ -237,6 +253,8 @@ static void on_timeout(struct ev_loop *loop, ev_timer *w, int revents)
 
 	(void)loop;
 	(void)revents;
+	if (early(g))
+		return;
 	g->ops->abandon(g);
 	(void)rpl_fail(&err, -ETIMEDOUT, "%s: %s: no answer within %u ms%s", g->conf.name, rpl_guest_op_name(g->op),
 		       op_bound_ms(g, g->op),
@@ -250,9 +268,7 @@ static void begin_op(struct rpl_guest *g, enum rpl_guest_op op)
 	g->busy = true;
 	g->op = op;
 	g->op_started_ns = rpl_now_ns();
-	ev_now_update(g->loop);
-	ev_timer_set(&g->timeout, op_bound_ms(g, op) / 1000., 0.);
-	ev_timer_start(g->loop, &g->timeout);
+	arm_timeout(g, op_bound_ms(g, op));
 }
 
 /* The start failed: it ends like any other operation. */

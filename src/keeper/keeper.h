@@ -201,6 +201,8 @@ struct keeper {
 	json_t *reply;            /* of the command being stepped */
 
 	ev_timer deadline, poll, quit, netbuf_retry, rest, lull;
+	ev_check wake;
+	uint64_t woke_ns;   /* when the loop last woke up */
 	uint64_t armed_due; /* what `deadline` is set for */
 	uint64_t heard_ns;        /* newest last_heard_ns that the core knows of */
 	uint64_t acked_at_ns;
@@ -229,6 +231,8 @@ void keeper_say(struct keeper *k, enum rpl_event_kind kind);
 void keeper_say_epoch(struct keeper *k, enum rpl_event_kind kind, uint64_t epoch);
 void keeper_say_session(struct keeper *k, enum rpl_event_kind kind, const struct rpl_uuid *session);
 void keeper_say_link(struct keeper *k, enum rpl_event_kind kind, const struct rpl_uuid *session, uint64_t epoch);
+/* What a timer does where nothing else wakes the keeper up, and puts off. */
+void keeper_look_around(struct keeper *k);
 /* Everything that the core must know at its start is known: deliver EV_START. */
 void keeper_start_core(struct keeper *k, enum rpl_found found, bool memory_ours);
 /* Attach the guest, or, where there is none and a backup is asked for, make a standby. */

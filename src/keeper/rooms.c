@@ -71,7 +71,7 @@ void keeper_pursue(struct keeper *k)
 		k->guest_busy = false;
 		if (w->capture && !k->paused_by_others) {
 			w->capture = false;
-			rpl_trace_mark(k->trace, w->capture_epoch, RPL_TRACE_BEGUN);
+			rpl_trace_mark_at(k->trace, w->capture_epoch, RPL_TRACE_BEGUN, rpl_recent_ns());
 			checkpoint_begin(&k->checkpoint, w->capture_epoch, w->capture_kind);
 		}
 	}
@@ -81,7 +81,7 @@ static void trace_capture(struct keeper *k, const struct checkpoint_times *t)
 {
 	uint64_t suspended = t->begun_ns + t->pause;
 
-	rpl_trace_mark(k->trace, t->epoch, RPL_TRACE_RESUMED);
+	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_RESUMED, t->begun_ns + t->total);
 	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SUSPENDED, suspended);
 	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SEALED, suspended + t->seal);
 	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_SAVED, suspended + t->guest);
@@ -112,6 +112,7 @@ static void on_captured(void *arg, enum checkpoint_kind kind, const struct check
 		session_after_capture(k);
 	}
 	keeper_pursue(k);
+	keeper_look_around(k);
 }
 
 /* The configuration may name the VM that it means; then nothing else will do. A guest that somebody else paused is

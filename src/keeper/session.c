@@ -356,14 +356,15 @@ static void on_acked(struct keeper *k, const struct rpl_mover_msg *msg)
 {
 	struct session *s = &k->session;
 
-	rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_ACKED);
-	k->acked_at_ns = rpl_now_ns();
+	k->acked_at_ns = rpl_recent_ns();
+	rpl_trace_mark_at(k->trace, msg->epoch, RPL_TRACE_ACKED, k->acked_at_ns);
 	if (checkpoint_busy(&k->checkpoint) && k->checkpoint.epoch == msg->epoch) {
 		s->early_ack = msg->epoch;
 		s->early_ack_session = msg->uuid;
 		return;
 	}
 	keeper_say_link(k, RPL_EV_ACK, &msg->uuid, msg->epoch);
+	keeper_look_around(k);
 }
 
 void session_after_capture(struct keeper *k)
@@ -405,12 +406,12 @@ void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 		on_round_done(k, msg);
 		break;
 	case RPL_MOVER_STAGED:
-		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_STAGED);
+		rpl_trace_mark_at(k->trace, msg->epoch, RPL_TRACE_STAGED, rpl_recent_ns());
 		rpl_trace_pages(k->trace, msg->epoch, msg->value);
 		(void)checkpoint_on_staged(&k->checkpoint, msg->epoch, msg->value);
 		break;
 	case RPL_MOVER_SENT:
-		rpl_trace_mark(k->trace, msg->epoch, RPL_TRACE_SENT);
+		rpl_trace_mark_at(k->trace, msg->epoch, RPL_TRACE_SENT, rpl_recent_ns());
 		break;
 	case RPL_MOVER_ACKED:
 		on_acked(k, msg);

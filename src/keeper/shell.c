@@ -34,7 +34,7 @@ static void look_for_peer(struct keeper *k)
 	heard = atomic_load_explicit(&movers_counters(k->movers)->last_heard_ns, memory_order_relaxed);
 	/* Nor is there anything to take over: a backup that gave up would have it copied from the start. */
 	if (k->core.state == RPL_ST_B_SEED && movers_counters(k->movers)->link_up &&
-	    rpl_now_ns() < heard + SEED_PATIENCE * k->conf.core.suspect_ns)
+	    rpl_recent_ns() < heard + SEED_PATIENCE * k->conf.core.suspect_ns)
 		keeper_say(k, RPL_EV_HEARD);
 	if (heard <= k->heard_ns)
 		return;
@@ -46,7 +46,7 @@ static void look_for_peer(struct keeper *k)
 /* The first copy of the memory takes a while: at most one event a second says how far it is. */
 static void show_progress(struct keeper *k)
 {
-	uint64_t now = rpl_now_ns();
+	uint64_t now = rpl_recent_ns();
 	int percent = keeper_bulk_percent(k);
 
 	if (percent < 0 || (unsigned)percent == k->progress_shown || now < k->progress_at_ns + PROGRESS_MS * RPL_MS)
@@ -56,16 +56,25 @@ static void show_progress(struct keeper *k)
 	keeper_tell(k, "progress", json_pack("{s:i}", "bulk_percent", percent));
 }
 
-static void on_poll(EV_P_ ev_timer *w, int revents)
+static void look_around(struct keeper *k)
 {
-	struct keeper *k = w->data;
-
-	(void)loop;
-	(void)revents;
 	movers_beat(k->movers);
 	look_for_peer(k);
 	ahead_look(k);
 	show_progress(k);
+}
+
+static void on_poll(EV_P_ ev_timer *w, int revents)
+{
+	(void)loop;
+	(void)revents;
+	look_around(w->data);
+}
+
+void keeper_look_around(struct keeper *k)
+{
+	ev_timer_again(k->loop, &k->poll);
+	look_around(k);
 }
 
 static void on_deadline(EV_P_ ev_timer *w, int revents)
@@ -92,9 +101,20 @@ static void on_goodbye(EV_P_ ev_timer *w, int revents)
 	ev_timer_start(loop, w);
 }
 
+/* The loop has just woken up, and looked at the clock: so do we, once for all that is done now. */
+static void on_wake(EV_P_ ev_check *w, int revents)
+{
+	struct keeper *k = w->data;
+
+	(void)loop;
+	(void)revents;
+	k->woke_ns = rpl_now_ns();
+}
+
+/* The loop counts from when it woke up, however long what it does since takes. */
 static void arm_deadline(struct keeper *k)
 {
-	uint64_t due = rpl_core_deadline(&k->core), now;
+	uint64_t due = rpl_core_deadline(&k->core);
 	double after;
 
 	if (due == k->armed_due && ev_is_active(&k->deadline))
@@ -103,9 +123,7 @@ static void arm_deadline(struct keeper *k)
 	ev_timer_stop(k->loop, &k->deadline);
 	if (due == UINT64_MAX)
 		return;
-	now = rpl_now_ns();
-	after = due > now ? (double)(due - now) / 1e9 : 0.;
-	ev_now_update(k->loop);
+	after = due > k->woke_ns ? (double)(due - k->woke_ns) / 1e9 : 0.;
 	ev_timer_set(&k->deadline, after, 0.);
 	ev_timer_start(k->loop, &k->deadline);
 }
@@ -142,7 +160,7 @@ static void step(struct keeper *k, struct rpl_event *ev)
 	struct rpl_actions out;
 	const char *broken;
 
-	ev->now_ns = rpl_now_ns();
+	ev->now_ns = rpl_recent_ns();
 	rpl_core_step(&k->core, ev, &out);
 	if (rpl_log_on(RPL_LOG_DEBUG) && (out.n || (ev->kind != RPL_EV_HEARD && ev->kind != RPL_EV_TIMER)))
 		rpl_log(RPL_LOG_DEBUG, "vm=%s event=%s state=%s actions=%u", k->conf.vm, rpl_event_name(ev->kind),
@@ -250,7 +268,12 @@ static void init_timers(struct keeper *k)
 	ev_timer_init(&k->deadline, on_deadline, 0., 0.);
 	ev_timer_init(&k->poll, on_poll, poll_s(k), poll_s(k));
 	ev_timer_init(&k->quit, on_goodbye, 0., 0.);
-	k->deadline.data = k->poll.data = k->quit.data = k;
+	ev_check_init(&k->wake, on_wake);
+	ev_set_priority(&k->wake, EV_MAXPRI);
+	k->deadline.data = k->poll.data = k->quit.data = k->wake.data = k;
+	ev_now_update(k->loop);
+	k->woke_ns = rpl_now_ns();
+	ev_check_start(k->loop, &k->wake);
 	ev_timer_start(k->loop, &k->poll);
 	keeper_watch_idle(k);
 }
@@ -305,6 +328,7 @@ int keeper_open(struct keeper *k, const char *dir, struct ev_loop *loop, struct 
 void keeper_close(struct keeper *k)
 {
 	if (k->loop) {
+		ev_check_stop(k->loop, &k->wake);
 		ev_timer_stop(k->loop, &k->deadline);
 		ev_timer_stop(k->loop, &k->poll);
 		ev_timer_stop(k->loop, &k->netbuf_retry);
