@@ -19,6 +19,7 @@
 
 #include <ev.h>
 
+#include <replicad/clock.h>
 #include <replicad/log.h>
 
 #include "plug_port.h"
@@ -40,7 +41,7 @@ struct plug_op {
 	uint64_t epoch;
 	int stage; /* 0: not begun */
 	uint64_t count; /* a release: done when so many epochs have left */
-	double until;
+	uint64_t until_ns; /* it waits no longer, at this stage; 0: it has not waited */
 };
 
 struct plug {
@@ -59,7 +60,9 @@ struct plug {
 	struct plug_op queue[OPS_MAX];
 	uint32_t count; /* oldest first */
 	struct ev_timer step, watch;
-	unsigned watch_ms, verified_ms; /* from one look to the next; looked since the redirects were verified */
+	bool measured; /* by an operation of this step */
+	double looked; /* by the loop's date, last; */
+	unsigned verified_ms; /* so long before that the redirects were verified */
 	uint64_t watch_bytes; /* held and passed at the last look */
 	bool full; /* reported; again when it has become less */
 };
@@ -111,7 +114,7 @@ static void set_holding(struct plug *c, bool holding, bool shut)
 	ev_timer_stop(c->loop, &c->watch);
 	if (!holding || shut)
 		return;
-	c->watch_ms = WATCH_MS;
+	c->looked = ev_now(c->loop);
 	ev_timer_set(&c->watch, WATCH_MS / 1e3, WATCH_MS / 1e3);
 	ev_timer_start(c->loop, &c->watch);
 }
@@ -215,6 +218,7 @@ static int do_seal(struct plug *c, uint64_t epoch, struct rpl_err *err)
 		return r;
 	}
 	c->sealed[c->n_sealed++] = s->sealed_epoch = epoch;
+	c->measured = true;
 	return 0;
 }
 
@@ -233,9 +237,20 @@ static int step_all(struct plug *c, struct rpl_err *err)
 	return wait ? WAIT : 0;
 }
 
-static bool is_late(const struct plug *c, const struct plug_op *o)
+/* It waits: for so long at most from the first time on that it does, at this stage. */
+static bool is_late(struct plug_op *o, unsigned ms)
 {
-	return ev_now(c->loop) > o->until;
+	uint64_t now = rpl_now_ns();
+
+	if (!o->until_ns)
+		o->until_ns = now + ms * RPL_MS;
+	return now > o->until_ns;
+}
+
+static void next_stage(struct plug_op *o, int stage)
+{
+	o->stage = stage;
+	o->until_ns = 0;
 }
 
 /* Epochs up to this one may leave: noted, so that a seal has their places in the list. An epoch that was never sealed is
@@ -278,14 +293,12 @@ static int do_release(struct plug *c, struct plug_op *o, struct rpl_err *err)
 	if (!o->stage)
 		return rpl_fail(err, -EINVAL, "release of epoch %" PRIu64 ": sealed were those up to %" PRIu64, o->epoch,
 				c->status.sealed_epoch);
-	if (o->stage == 1) { /* those before have left */
-		o->stage = 2;
-		o->until = ev_now(c->loop) + DRAIN_MS / 1e3;
-	}
+	if (o->stage == 1) /* those before have left */
+		next_stage(o, 2);
 	r = step_all(c, err);
 	if (r == WAIT && has_left(c, o))
 		return 0;
-	if (r == WAIT && is_late(c, o))
+	if (r == WAIT && is_late(o, DRAIN_MS))
 		return rpl_fail(err, -ETIMEDOUT, "release of epoch %" PRIu64 ": not all of it left within %d ms", o->epoch,
 				DRAIN_MS);
 	return r;
@@ -309,15 +322,14 @@ static int open_sealed(struct plug *c, struct plug_op *o, struct rpl_err *err)
 {
 	int r = step_all(c, err);
 
-	if (r == WAIT && !is_late(c, o))
+	if (r == WAIT && !is_late(o, DRAIN_MS))
 		return WAIT;
 	if (r == WAIT) {
 		rpl_log(RPL_LOG_WARNING, "vm=%s netbuf=plug op=open reason=\"what is sealed did not leave within %d ms: all of it "
 			"may leave now, in any order\"", c->vm, DRAIN_MS);
 		r = each(c, plug_port_burst, err);
 	}
-	o->stage = 2;
-	o->until = ev_now(c->loop) + SETTLE_MS / 1e3;
+	next_stage(o, 2);
 	return r;
 }
 
@@ -337,11 +349,10 @@ static int do_open(struct plug *c, struct plug_op *o, struct rpl_err *err)
 	if (r != 0)
 		return r;
 	r = all_empty(c, &empty, err);
-	if (r < 0 || (!empty && !is_late(c, o)))
+	if (r < 0 || (!empty && !is_late(o, o->stage == 2 ? SETTLE_MS : DRAIN_MS)))
 		return r < 0 ? r : WAIT;
 	if (o->stage == 2) { /* then wait for what was between the filter and the queue */
-		o->stage = 3;
-		o->until = ev_now(c->loop) + DRAIN_MS / 1e3;
+		next_stage(o, 3);
 		r = each(c, plug_port_unredirect, err);
 		return r < 0 ? r : WAIT;
 	}
@@ -391,7 +402,7 @@ static int run(struct plug *c, struct plug_op *o, struct rpl_err *err)
 	}
 }
 
-/* ---- the queue of operations */
+/* ---- ends */
 
 static void end_op(struct plug *c, uint32_t at, int r, const struct rpl_err *err)
 {
@@ -422,6 +433,89 @@ static void lose(struct plug *c, const struct rpl_err *why)
 	rpl_netbuf_report(c->n, kept.code, msg);
 }
 
+/* ---- while it holds: how full is it? Each seal tells; where none comes a timer asks */
+
+static const struct plug_port *fullest(const struct plug *c)
+{
+	const struct plug_port *most = NULL;
+
+	for (uint32_t i = 0; i < c->n_ports; i++)
+		if (!most || c->ports[i].queue.now.backlog_bytes > most->queue.now.backlog_bytes)
+			most = &c->ports[i];
+	return most;
+}
+
+static uint64_t full_bytes(const struct plug *c)
+{
+	return (uint64_t)c->limit_bytes / FULL_DEN * FULL_NUM;
+}
+
+/* Since the look before; the date may have been changed meanwhile. */
+static unsigned since_ms(struct plug *c)
+{
+	double before = c->looked, ms = ((c->looked = ev_now(c->loop)) - before) * 1e3;
+
+	return ms < 1 ? 1 : ms > VERIFY_MS ? VERIFY_MS : (unsigned)ms;
+}
+
+/* When the next look is due: before it can be full. A look takes the processor, which the guest may need for itself. */
+static void look_again(struct plug *c, const struct plug_port *most)
+{
+	uint64_t seen = c->status.held_bytes + c->status.passed_bytes, held = most ? most->queue.now.backlog_bytes : 0;
+	unsigned since = since_ms(c), verify;
+	uint64_t grown = seen > c->watch_bytes ? seen - c->watch_bytes : 0, per_ms = grown / since * WATCH_GROWN, ms;
+
+	if (per_ms < WATCH_BYTES_MS)
+		per_ms = WATCH_BYTES_MS;
+	ms = held < full_bytes(c) ? (full_bytes(c) - held) / per_ms : 0;
+	c->watch_bytes = seen;
+	c->verified_ms += since;
+	verify = c->verified_ms < VERIFY_MS ? VERIFY_MS - c->verified_ms : 1; /* seals do not put that off */
+	ms = ms < WATCH_MS ? WATCH_MS : ms > WATCH_MS_MAX ? WATCH_MS_MAX : ms;
+	c->watch.repeat = (double)(ms < verify ? ms : verify) / 1e3;
+	ev_timer_again(c->loop, &c->watch);
+}
+
+/* Its queues were measured. May free c. */
+static void looked(struct plug *c)
+{
+	const struct plug_port *most = fullest(c);
+	char msg[160];
+	bool full;
+
+	sum_status(c);
+	look_again(c, most);
+	full = most && most->queue.now.backlog_bytes >= full_bytes(c);
+	if (full == c->full)
+		return;
+	c->full = full;
+	if (!full)
+		return;
+	(void)snprintf(msg, sizeof(msg), "%s: %" PRIu64 " of %" PRIu32 " bytes are held: beyond that frames are dropped",
+		       most->vif, most->queue.now.backlog_bytes, c->limit_bytes);
+	rpl_netbuf_report(c->n, 0, msg); /* may free us */
+}
+
+static void watch_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
+{
+	struct plug *c = w->data;
+	struct rpl_err err = { 0 };
+	int r = each(c, plug_port_measure, &err);
+
+	(void)loop;
+	(void)revents;
+	if (r == 0 && c->verified_ms + WATCH_MS_MAX >= VERIFY_MS) {
+		r = each(c, plug_port_verify, &err);
+		c->verified_ms = 0;
+	}
+	if (r < 0)
+		lose(c, &err);
+	else
+		looked(c);
+}
+
+/* ---- the queue of operations */
+
 /* Our word against the kernel's? Not when the caller asked something impossible, or when ATTACH or HOLD, which change
  * nothing if they fail, say no. */
 static bool is_loss(enum rpl_netbuf_op op, int r)
@@ -438,6 +532,7 @@ static void step_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 
 	(void)revents;
 	ev_timer_stop(loop, w);
+	c->measured = false;
 	while (at < c->count) {
 		struct plug_op *o = &c->queue[at];
 		enum rpl_netbuf_op op = o->op;
@@ -463,87 +558,22 @@ static void step_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
 			break;
 		at++;
 	}
-	if (c->status.attached)
-		sum_status(c);
 	if (c->count) {
 		ev_timer_set(w, STEP_MS / 1e3, 0);
 		ev_timer_start(loop, w);
 	}
+	if (c->measured && c->status.holding && !c->status.shut)
+		looked(c);
+	else if (c->status.attached)
+		sum_status(c);
 }
 
 static void plug_start(void *self, enum rpl_netbuf_op op, uint64_t epoch)
 {
 	struct plug *c = self;
 
-	ev_now_update(c->loop);
-	c->queue[c->count++] = (struct plug_op){ .op = op, .epoch = epoch, .until = ev_now(c->loop) + DRAIN_MS / 1e3 };
+	c->queue[c->count++] = (struct plug_op){ .op = op, .epoch = epoch };
 	ev_feed_event(c->loop, &c->step, EV_TIMER); /* netbuf.c bounds the number of each kind */
-}
-
-/* ---- while it holds */
-
-static const struct plug_port *fullest(const struct plug *c)
-{
-	const struct plug_port *most = NULL;
-
-	for (uint32_t i = 0; i < c->n_ports; i++)
-		if (!most || c->ports[i].queue.now.backlog_bytes > most->queue.now.backlog_bytes)
-			most = &c->ports[i];
-	return most;
-}
-
-static uint64_t full_bytes(const struct plug *c)
-{
-	return (uint64_t)c->limit_bytes / FULL_DEN * FULL_NUM;
-}
-
-/* When the next look is due: before it can be full. A look takes the processor, which the guest may need for itself. */
-static void watch_again(struct plug *c, const struct plug_port *most)
-{
-	uint64_t seen = c->status.held_bytes + c->status.passed_bytes, held = most ? most->queue.now.backlog_bytes : 0;
-	uint64_t grown = seen > c->watch_bytes ? seen - c->watch_bytes : 0, per_ms = grown / c->watch_ms * WATCH_GROWN, ms;
-
-	if (per_ms < WATCH_BYTES_MS)
-		per_ms = WATCH_BYTES_MS;
-	ms = held < full_bytes(c) ? (full_bytes(c) - held) / per_ms : 0;
-	c->watch_bytes = seen;
-	c->watch_ms = ms < WATCH_MS ? WATCH_MS : ms > WATCH_MS_MAX ? WATCH_MS_MAX : (unsigned)ms;
-	c->watch.repeat = c->watch_ms / 1e3;
-	ev_timer_again(c->loop, &c->watch);
-}
-
-static void watch_cb(struct ev_loop *loop, struct ev_timer *w, int revents)
-{
-	struct plug *c = w->data;
-	const struct plug_port *most;
-	struct rpl_err err = { 0 };
-	char msg[160];
-	bool full;
-	int r = each(c, plug_port_measure, &err);
-
-	(void)loop;
-	(void)revents;
-	c->verified_ms += c->watch_ms;
-	if (r == 0 && c->verified_ms >= VERIFY_MS) {
-		c->verified_ms = 0;
-		r = each(c, plug_port_verify, &err);
-	}
-	if (r < 0) {
-		lose(c, &err);
-		return;
-	}
-	sum_status(c);
-	most = fullest(c);
-	watch_again(c, most);
-	full = most && most->queue.now.backlog_bytes >= full_bytes(c);
-	if (full == c->full)
-		return;
-	c->full = full;
-	if (!full)
-		return;
-	(void)snprintf(msg, sizeof(msg), "%s: %" PRIu64 " of %" PRIu32 " bytes are held: beyond that frames are dropped",
-		       most->vif, most->queue.now.backlog_bytes, c->limit_bytes);
-	rpl_netbuf_report(c->n, 0, msg); /* may free us */
 }
 
 /* ---- which interfaces */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <linux/netlink.h>
 #include <netlink/attr.h>
@@ -14,19 +15,20 @@
 
 #include <replicad/auto.h>
 
-#define PIECE_MAX 32768
+#define PIECE_MAX 32768 /* a list comes in pieces of at most so many bytes, */
+#define PIECES 8        /* and the answers to a few questions in so many at once */
 #define BATCH_BYTES 1024 /* a few questions of a hundred bytes */
 #define ANSWER_S 5 /* the kernel answers within the call: this only bounds a bug of ours or its */
 
 struct plug_nl {
 	struct nl_sock *sock;
-	struct nl_cb *cb;
 	/* the questions under way; the last one's end is the end of all, and the first failure is what is told */
 	const struct plug_nl_ask *ask;
 	uint32_t n, first_seq;
 	bool done;
 	int result;
 	struct rpl_err why;
+	uint8_t piece[PIECES][PIECE_MAX] __attribute__((aligned(NLMSG_ALIGNTO)));
 };
 
 /* Which of the questions is that the answer to? n: none, as a late answer. */
@@ -35,24 +37,18 @@ static uint32_t asked(const struct plug_nl *nl, uint32_t seq)
 	return seq - nl->first_seq < nl->n ? seq - nl->first_seq : nl->n;
 }
 
-static int on_valid(struct nl_msg *m, void *arg)
+static void take_answer(struct plug_nl *nl, const struct nlmsghdr *h)
 {
-	struct plug_nl *nl = arg;
-	const struct nlmsghdr *h = nlmsg_hdr(m);
 	uint32_t i = asked(nl, h->nlmsg_seq);
 
 	if (i < nl->n && nl->ask[i].take)
 		nl->ask[i].take(nl->ask[i].arg, h);
-	return NL_OK;
 }
 
-static int on_end(struct nl_msg *m, void *arg)
+static void take_end(struct plug_nl *nl, uint32_t seq)
 {
-	struct plug_nl *nl = arg;
-
-	if (asked(nl, nlmsg_hdr(m)->nlmsg_seq) + 1 == nl->n)
+	if (asked(nl, seq) + 1 == nl->n)
 		nl->done = true;
-	return NL_OK;
 }
 
 /* The kernel's own sentence, if it gave one. */
@@ -71,25 +67,44 @@ static const char *extended(const struct nlmsghdr *h, const struct nlmsgerr *e)
 	return a && nla_len(a) > 0 && memchr(nla_data(a), 0, (size_t)nla_len(a)) ? nla_data(a) : NULL;
 }
 
-static int on_error(struct sockaddr_nl *from, struct nlmsgerr *e, void *arg)
+static void take_error(struct plug_nl *nl, const struct nlmsghdr *h, const struct nlmsgerr *e)
 {
-	struct plug_nl *nl = arg;
-	const struct nlmsghdr *h = (const struct nlmsghdr *)(const void *)((const char *)e - NLMSG_HDRLEN);
 	const char *words = extended(h, e);
-	uint32_t i = asked(nl, e->msg.nlmsg_seq);
 
-	(void)from;
-	if (i == nl->n)
-		return NL_SKIP;
-	nl->done = i + 1 == nl->n;
+	if (asked(nl, e->msg.nlmsg_seq) == nl->n)
+		return;
+	take_end(nl, e->msg.nlmsg_seq);
 	if (nl->result)
-		return NL_STOP;
+		return;
 	nl->result = e->error < 0 ? e->error : -EPROTO;
 	if (words)
 		(void)rpl_fail(&nl->why, nl->result, "%s: %s", strerror(-nl->result), words);
 	else
 		(void)rpl_fail(&nl->why, nl->result, "%s", strerror(-nl->result));
-	return NL_STOP;
+}
+
+static int take_message(struct plug_nl *nl, const struct nlmsghdr *h, struct rpl_err *err)
+{
+	const struct nlmsgerr *e = nlmsg_data(h);
+
+	switch (h->nlmsg_type) {
+	case NLMSG_NOOP:
+		return 0;
+	case NLMSG_DONE:
+		take_end(nl, h->nlmsg_seq);
+		return 0;
+	case NLMSG_ERROR:
+		if (h->nlmsg_len < NLMSG_LENGTH(sizeof(*e)))
+			return rpl_fail(err, -EBADMSG, "rtnetlink: an error of %u bytes", h->nlmsg_len);
+		if (e->error)
+			take_error(nl, h, e);
+		else
+			take_end(nl, e->msg.nlmsg_seq);
+		return 0;
+	default:
+		take_answer(nl, h);
+		return 0;
+	}
 }
 
 struct plug_nl *plug_nl_open(struct rpl_err *err)
@@ -98,11 +113,9 @@ struct plug_nl *plug_nl_open(struct rpl_err *err)
 	struct plug_nl *nl = calloc(1, sizeof(*nl));
 	int one = 1, r = -NLE_NOMEM;
 
-	if (nl) {
+	if (nl)
 		nl->sock = nl_socket_alloc();
-		nl->cb = nl_cb_alloc(NL_CB_DEFAULT);
-	}
-	if (nl && nl->sock && nl->cb)
+	if (nl && nl->sock)
 		r = nl_connect(nl->sock, NETLINK_ROUTE);
 	if (r < 0) {
 		(void)rpl_fail(err, -EIO, "open an rtnetlink socket: %s", nl_geterror(r));
@@ -112,15 +125,7 @@ struct plug_nl *plug_nl_open(struct rpl_err *err)
 	/* without these two, messages are only less clear, and bounds less tight */
 	(void)setsockopt(nl_socket_get_fd(nl->sock), SOL_NETLINK, NETLINK_EXT_ACK, &one, sizeof(one));
 	(void)setsockopt(nl_socket_get_fd(nl->sock), SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof(bound));
-	(void)nl_cb_set(nl->cb, NL_CB_VALID, NL_CB_CUSTOM, on_valid, nl);
-	(void)nl_cb_set(nl->cb, NL_CB_ACK, NL_CB_CUSTOM, on_end, nl);
-	(void)nl_cb_set(nl->cb, NL_CB_FINISH, NL_CB_CUSTOM, on_end, nl);
-	(void)nl_cb_err(nl->cb, NL_CB_CUSTOM, on_error, nl);
-	/* else each answer is received twice, once for its length; a list comes in pieces of at most so many bytes */
-	nl_socket_disable_msg_peek(nl->sock);
-	(void)nl_socket_set_msg_buf_size(nl->sock, PIECE_MAX);
 	nl_socket_disable_auto_ack(nl->sock);
-	nl_socket_disable_seq_check(nl->sock); /* the callbacks above look at it: a late answer is skipped */
 	return nl;
 }
 
@@ -128,8 +133,6 @@ void plug_nl_close(struct plug_nl *nl)
 {
 	if (!nl)
 		return;
-	if (nl->cb)
-		nl_cb_put(nl->cb);
 	if (nl->sock)
 		nl_socket_free(nl->sock);
 	free(nl);
@@ -159,6 +162,37 @@ static int lay_out(struct plug_nl *nl, const struct plug_nl_ask *ask, uint32_t n
 	return 0;
 }
 
+/* All that has come, in one call: it came within the one that asked. */
+static int receive(struct plug_nl *nl, struct rpl_err *err)
+{
+	struct sockaddr_nl from[PIECES];
+	struct iovec iov[PIECES];
+	struct mmsghdr m[PIECES];
+	int n;
+
+	for (uint32_t i = 0; i < PIECES; i++) {
+		iov[i] = (struct iovec){ .iov_base = nl->piece[i], .iov_len = PIECE_MAX };
+		m[i] = (struct mmsghdr){ .msg_hdr = { .msg_name = &from[i], .msg_namelen = sizeof(from[i]), .msg_iov = &iov[i],
+						      .msg_iovlen = 1 } };
+	}
+	do
+		n = recvmmsg(nl_socket_get_fd(nl->sock), m, PIECES, MSG_WAITFORONE, NULL);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return rpl_fail_errno(err, errno == EAGAIN ? ETIMEDOUT : errno, "receive from rtnetlink");
+	for (int i = 0; i < n; i++) {
+		const struct nlmsghdr *h = (const void *)nl->piece[i];
+		int left = (int)m[i].msg_len;
+
+		if (m[i].msg_hdr.msg_flags & MSG_TRUNC)
+			return rpl_fail(err, -EMSGSIZE, "rtnetlink: an answer of more than %d bytes", PIECE_MAX);
+		for (; from[i].nl_pid == 0 && nlmsg_ok(h, left); h = nlmsg_next((struct nlmsghdr *)(uintptr_t)h, &left))
+			if (take_message(nl, h, err) < 0)
+				return err->code;
+	}
+	return 0;
+}
+
 int plug_nl_batch(struct plug_nl *nl, const struct plug_nl_ask *ask, uint32_t n, struct rpl_err *err)
 {
 	uint8_t buf[BATCH_BYTES] __attribute__((aligned(NLMSG_ALIGNTO))) = { 0 };
@@ -177,11 +211,9 @@ int plug_nl_batch(struct plug_nl *nl, const struct plug_nl_ask *ask, uint32_t n,
 	r = nl_sendto(nl->sock, buf, len);
 	if (r < 0)
 		return rpl_fail(err, -EIO, "send to rtnetlink: %s", nl_geterror(r));
-	while (!nl->done) {
-		r = nl_recvmsgs(nl->sock, nl->cb);
-		if (r < 0 && !nl->done)
-			return rpl_fail(err, -EIO, "receive from rtnetlink: %s", nl_geterror(r));
-	}
+	while (!nl->done)
+		if (receive(nl, err) < 0)
+			return err->code;
 	if (nl->result < 0)
 		return rpl_fail(err, nl->result, "%s", nl->why.msg);
 	return 0;

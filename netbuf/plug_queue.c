@@ -200,6 +200,7 @@ int plug_queue_find(struct plug_queue *q, int index, struct plug_nl *nl, struct 
 	 * are now. */
 	q->first = ((uint32_t)root.q.into + 1) % PLUG_BANDS;
 	q->sealed = PLUG_BANDS - 1;
+	memset(q->empty, 0, sizeof(q->empty));
 	q->may = q->stalled = 0;
 	q->draining = q->opening = q->open = false;
 	q->may_leave_bytes = UINT64_MAX;
@@ -286,8 +287,12 @@ int plug_queue_seal(struct plug_queue *q, struct plug_nl *nl, struct rpl_err *er
 	r = command(nl, &ask, 1, err);
 	if (r < 0)
 		return r;
+	q->empty[filling(q)] = false;
 	q->sealed++;
-	return take_root(q, &t, err);
+	r = take_root(q, &t, err);
+	/* Told after the change: what had come to the sealed band before is counted, and in none is anything. */
+	q->empty[(filling(q) + PLUG_BANDS - 1) % PLUG_BANDS] = r == 0 && q->now.queued == 0;
+	return r;
 }
 
 void plug_queue_release(struct plug_queue *q, uint32_t epochs)
@@ -322,9 +327,15 @@ static int let_go(struct plug_queue *q, struct plug_nl *nl, uint32_t band, struc
 static int begin_drain(struct plug_queue *q, struct plug_nl *nl, struct rpl_err *err)
 {
 	struct plug_nl_queue t;
-	const struct plug_nl_ask ask = ask_band(q, q->first, &t);
-	int r = plug_nl_batch(nl, &ask, 1, err);
+	struct plug_nl_ask ask;
+	int r;
 
+	if (q->empty[q->first]) {
+		retire_first(q);
+		return 0;
+	}
+	ask = ask_band(q, q->first, &t);
+	r = plug_nl_batch(nl, &ask, 1, err);
 	if (r == 0)
 		r = take_band(q, q->first, &t, err);
 	if (r < 0)

@@ -32,6 +32,7 @@ struct plug_queue {
 	bool built;           /* it is there, as described above */
 	bool known;           /* which epoch each frame belongs to; false: an earlier keeper's */
 	uint32_t handle[PLUG_BANDS];
+	bool empty[PLUG_BANDS]; /* sealed with nothing in it */
 	uint32_t first;       /* the band sealed first; the `sealed`-th after it fills */
 	uint32_t sealed, may; /* bands sealed; the first so many of them may leave */
 	bool draining;        /* the first is open */
