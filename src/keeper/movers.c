@@ -18,6 +18,7 @@
 #include <replicad/io.h>
 #include <replicad/log.h>
 
+#define REPORTS_MAX 4 /* taken at once */
 #define RETIRE_MS 1000 /* how long a retired mover may take to send its last words; on a busy host it waits for a processor */
 
 struct movers {
@@ -28,6 +29,7 @@ struct movers {
 	void *arg;
 
 	pid_t pid; /* 0: none */
+	uint64_t lives; /* movers so far */
 	int sock;
 	int link_fd; /* our copy of the connection, for shutting it down */
 	int counters_fd, text_fd;
@@ -151,6 +153,7 @@ int movers_start(struct movers *m, const struct rpl_mover_conf *conf, int extra_
 		(void)close(sv[0]);
 		return rpl_fail_errno(err, errno, "start %s", m->program);
 	}
+	m->lives++;
 	m->sock = sv[0];
 	(void)rpl_nonblock(m->sock, true);
 	ev_io_init(&m->readable, on_readable, m->sock, EV_READ);
@@ -181,39 +184,65 @@ static void lost(struct movers *m, const char *why)
 	m->gone(m->arg, why);
 }
 
-static bool well_formed(const struct rpl_mover_msg *msg, ssize_t n)
+static bool well_formed(const struct rpl_mover_msg *msg, size_t n)
 {
-	return n == (ssize_t)sizeof(*msg) && msg->size == sizeof(*msg) && msg->type >= RPL_MOVER_READY &&
+	return n == sizeof(*msg) && msg->size == sizeof(*msg) && msg->type >= RPL_MOVER_READY &&
 	       msg->type < RPL_MOVER_NTYPES;
+}
+
+/* What is there, in one call: there is often more than one. Descriptors are not expected: the kernel closes them, and says so. */
+static int receive(int sock, struct rpl_mover_msg ret[REPORTS_MAX], size_t ret_sizes[REPORTS_MAX])
+{
+	struct iovec iov[REPORTS_MAX];
+	struct mmsghdr m[REPORTS_MAX];
+	int n;
+
+	for (int i = 0; i < REPORTS_MAX; i++) {
+		iov[i] = (struct iovec){ .iov_base = &ret[i], .iov_len = sizeof(ret[i]) };
+		m[i] = (struct mmsghdr){ .msg_hdr = { .msg_iov = &iov[i], .msg_iovlen = 1 } };
+	}
+	do
+		n = recvmmsg(sock, m, REPORTS_MAX, MSG_DONTWAIT, NULL);
+	while (n < 0 && (errno == EINTR || errno == ECONNRESET)); /* as rpl_recv_fds(): what it had said is still there */
+	if (n < 0)
+		return -errno;
+	for (int i = 0; i < n; i++)
+		ret_sizes[i] = m[i].msg_hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? SIZE_MAX : m[i].msg_len;
+	return n;
+}
+
+/* false: it is gone. */
+static bool take_report(struct movers *m, struct rpl_mover_msg *msg, size_t n)
+{
+	if (n == 0 || !well_formed(msg, n)) {
+		lost(m, n == 0 ? "the mover ended" : "the mover sent a malformed report");
+		return false;
+	}
+	if (msg->type == RPL_MOVER_LINK_UP)
+		msg->hello.node[sizeof(msg->hello.node) - 1] = '\0';
+	else
+		msg->text[sizeof(msg->text) - 1] = '\0';
+	m->report(m->arg, msg);
+	return true;
 }
 
 static void on_readable(EV_P_ ev_io *w, int revents)
 {
 	struct movers *m = w->data;
-	struct rpl_mover_msg msg;
+	struct rpl_mover_msg reports[REPORTS_MAX];
+	size_t sizes[REPORTS_MAX];
+	uint64_t life = m->lives;
+	int n;
 
 	(void)loop;
 	(void)revents;
-	/* The handler may kill this mover and start another: stop as soon as the socket changes. */
-	for (int sock = m->sock; m->pid && m->sock == sock;) {
-		ssize_t n = rpl_recv_fds(sock, &msg, sizeof(msg), NULL, NULL);
-
-		if (n == -EAGAIN)
+	n = receive(m->sock, reports, sizes);
+	if (n < 0 && n != -EAGAIN)
+		lost(m, strerror(-n));
+	/* The handler may kill this mover and start another: the rest is nobody's. */
+	for (int i = 0; i < n && m->pid && m->lives == life; i++)
+		if (!take_report(m, &reports[i], sizes[i]))
 			return;
-		if (n <= 0) {
-			lost(m, n == 0 ? "the mover ended" : strerror((int)-n));
-			return;
-		}
-		if (!well_formed(&msg, n)) {
-			lost(m, "the mover sent a malformed report");
-			return;
-		}
-		if (msg.type == RPL_MOVER_LINK_UP)
-			msg.hello.node[sizeof(msg.hello.node) - 1] = '\0';
-		else
-			msg.text[sizeof(msg.text) - 1] = '\0';
-		m->report(m->arg, &msg);
-	}
 }
 
 int movers_link(struct movers *m, int fd, struct rpl_err *err)
