@@ -23,6 +23,8 @@ KEY_BYTES = 32
 OTHER_UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 DONE, REFUSED = 0, 3
 IDLE_LOOKS_S = 3 # longer than a backup without work waits between two looks at the record
+MOVER_STOPPED_S = 0.3 # longer than a keeper that waits for nothing takes to end
+MOVER_PATIENCE_S = 0.9 # less than a mover may take to say its last word
 TAKEOVER_S = 10  # suspect_ms and takeover_delay_ms are 1.5 s; the rest is a busy machine
 
 
@@ -201,6 +203,34 @@ class PairTest(unittest.TestCase):
             done = self.beta.command("unprotect", VM, "--force")
             self.assertIn("was given up" if done.returncode == DONE else "not protected here", done.stdout + done.stderr)
         wait_until("the end of the backup", lambda: self.beta.vm_dirs() == [])
+
+    def forget_with_a_mover_that_stands_still(self):
+        """How the backup ended; None if the mover stood still for so long that nobody had to wait for it."""
+        self.protect()
+        seen = len(self.beta.events(VM))
+        movers = children(self.keeper_pid(self.alpha))
+        self.assertEqual(len(movers), 1)
+        os.kill(movers[0], signal.SIGSTOP)
+        stopped = time.monotonic()
+        self.assertEqual(self.alpha.command("unprotect", VM).returncode, DONE)
+        while alive(movers[0]) and time.monotonic() < stopped + MOVER_STOPPED_S:
+            time.sleep(0.01)
+        lives = alive(movers[0])
+        if lives:
+            os.kill(movers[0], signal.SIGCONT)
+        late = time.monotonic() > stopped + MOVER_PATIENCE_S
+        self.assertTrue(lives or late, self.keeper_logs())
+        wait_until("the end of the keepers", lambda: self.alpha.vm_dirs() == [])
+        wait_until("a backup that forgot", lambda: self.beta.vm(VM)["state"] == "IDLE")
+        states = [e for e in self.beta.events(VM)[seen:] if e["event"] == "state"]
+        return None if late else [(e["from"], e["to"], e["reason"]) for e in states]
+
+    def test_the_last_word_of_a_session_waits_for_its_mover(self):
+        """Whose mover does not get the processor: the keeper ends behind it, and the backup is told."""
+        told = None
+        for _ in range(5):
+            told = told or self.forget_with_a_mover_that_stands_still()
+        self.assertEqual(told, [("B_READY", "IDLE", "the primary needs this replica no more")], self.keeper_logs())
 
     def say_of_the_record(self, mode):
         """As if the owner had claimed that with its last breath."""
