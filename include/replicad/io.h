@@ -23,9 +23,9 @@ bool rpl_hung_up(int r);
 
 /* One message on a SOCK_SEQPACKET or SOCK_DGRAM unix socket, with up to RPL_FDS_MAX descriptors.
  * send: 0, or a negative errno (-EAGAIN when it would block). The descriptors stay the caller's.
- * recv: the length (0 = the peer closed, and all that it sent was read), or a negative errno; *n_fds holds the room in `fds` before and the
- * number received after; received descriptors are close-on-exec and the caller's; -EMSGSIZE when the message
- * or its descriptors did not fit (then none is kept). */
+ * recv: the length (0 = the peer closed, and all that it sent was read), or a negative errno; *n_fds holds the room in
+ * `fds` before and the number received after; received descriptors are close-on-exec and the caller's; -EMSGSIZE when
+ * the message or its descriptors did not fit (then none is kept). */
 int rpl_send_fds(int sock, const void *msg, size_t len, const int *fds, size_t n_fds);
 ssize_t rpl_recv_fds(int sock, void *msg, size_t cap, int *fds, size_t *n_fds);
 

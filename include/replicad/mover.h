@@ -130,8 +130,8 @@ struct rpl_mover_msg {
 
 /* The shared page. Written by the mover only, but for the first two fields; each is read alone and may be a moment old. */
 struct rpl_mover_counters {
-	/* Written by the keeper, which adds 1 every few ms while it lives: a mover whose keeper stands still sends no
-	 * heartbeat, so that a host on which nobody decides is as silent as a dead one. 0: this keeper does not beat. */
+	/* Written by the keeper, which adds 1 at least once in a heartbeat while it lives: a mover whose keeper stands still
+	 * sends no heartbeat, so that a host on which nobody decides is as silent as a dead one. 0: this keeper does not beat. */
 	_Atomic uint64_t keeper_beats;
 	/* As well: the generation of the record as this host knows it, RPL_GENERATION_UNKNOWN, or 0 if there is none. A
 	 * backup's hello says it. */

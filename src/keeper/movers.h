@@ -40,7 +40,7 @@ void movers_put_keys(struct movers *m, size_t offset, const char *text, size_t l
 /* What the mover placed there; NUL-terminated copy of at most `len` bytes, the caller frees it. */
 char *movers_get_text(const struct movers *m, size_t len);
 const struct rpl_mover_counters *movers_counters(const struct movers *m);
-/* We live: to be called every few ms, else the mover is silent towards the peer. */
+/* We live: to be called at least once in a heartbeat, else the mover is silent towards the peer. */
 void movers_beat(struct movers *m);
 /* The record's generation as this host knows it, for this mover and those to come; RPL_GENERATION_UNKNOWN until it is said. */
 void movers_generation(struct movers *m, uint64_t generation);
