@@ -163,12 +163,15 @@ struct rpl_link *rpl_link_new(const struct rpl_link_conf *conf, struct ev_loop *
  * in one turn of the loop travel together. Frames other than STREAM, PAGES and REDO have RPL_LINK_RESERVE beyond
  * queue_bytes_max, so that a queue full of pages does not stop an ack or a heartbeat. */
 int rpl_link_send(struct rpl_link *l, enum rpl_frame type, const struct iovec *iov, int n);
+/* Hand what is queued to the kernel now, as far as it takes it, and not in the loop's next turn. Nothing is called back. */
+void rpl_link_push(struct rpl_link *l);
 /* Room for a STREAM, PAGES or REDO body of this size now? If not, writable() will be called. */
 bool rpl_link_room(struct rpl_link *l, size_t body);
 size_t rpl_link_queued(const struct rpl_link *l); /* bytes not yet handed to the kernel; 0 = all were */
 /* Send what is queued, then close in order; frames that still arrive are dropped. down() follows, with code 0 when the
  * peer closed too, within RPL_LINK_LINGER_MS. Use it after REFUSE and FORGET, so that they arrive. */
 void rpl_link_finish(struct rpl_link *l);
+int rpl_link_fd(const struct rpl_link *l); /* to be polled: what comes is read in the loop's next turn; -1 when down */
 uint64_t rpl_link_last_heard_ns(const struct rpl_link *l); /* when a frame was last decoded */
 uint64_t rpl_link_bytes_sent(const struct rpl_link *l);
 uint64_t rpl_link_bytes_received(const struct rpl_link *l);

@@ -36,7 +36,7 @@
 #include "tls.h"
 
 #define FLUSH_BYTES (256 * 1024)       /* so many waiting bytes are written without waiting for the loop */
-#define DIRECT_BYTES (16 * 1024)       /* smaller bodies are not worth a system call of their own */
+#define DIRECT_BYTES (64 * 1024)       /* smaller bodies are not worth a system call of their own */
 #define QUEUE_SPANS 32                 /* blocks in one write */
 #define TURN_BYTES (4 * 1024 * 1024)   /* read in one turn of the loop, so that others get theirs */
 #define CIPHER_BYTES (256 * 1024)      /* encrypted bytes read at once */
@@ -74,6 +74,8 @@ struct rpl_link {
 	uint8_t preamble[RPL_PREAMBLE_SIZE];
 	size_t preamble_len;
 	size_t turn_left;          /* what may still be read in this turn */
+	bool drained;              /* a read of this turn found less than it asked for: another one would find nothing */
+	bool heard;                /* last_heard_ns is of what was read last */
 	uint8_t *cipher;           /* CIPHER_BYTES, with TLS */
 	size_t cipher_off, cipher_len;
 };
@@ -199,6 +201,18 @@ static int flush(struct rpl_link *l, struct rpl_err *err)
 	return 0;
 }
 
+void rpl_link_push(struct rpl_link *l)
+{
+	struct rpl_err err = { 0 };
+
+	if (l->state != ST_UP || l->broken.code || l->doomed || !l->q.bytes || ev_is_active(&l->wr))
+		return;
+	if (flush(l, &err) < 0)
+		break_link(l, &err);
+	else if (!l->starved)
+		ev_timer_stop(l->loop, &l->kick); /* there is nothing left for it; what the kernel did not take has its watcher */
+}
+
 static int enqueue(struct rpl_link *l, const void *data, size_t len)
 {
 	return rpl_sendq_put(&l->q, data, len);
@@ -316,6 +330,11 @@ bool rpl_link_room(struct rpl_link *l, size_t body)
 	return l->state == ST_UP && !l->broken.code && !l->doomed && fits(l, body, true);
 }
 
+int rpl_link_fd(const struct rpl_link *l)
+{
+	return l->fd;
+}
+
 size_t rpl_link_queued(const struct rpl_link *l)
 {
 	return l->q.bytes;
@@ -323,11 +342,18 @@ size_t rpl_link_queued(const struct rpl_link *l)
 
 /* ---- receiving */
 
+static void begin_turn(struct rpl_link *l)
+{
+	l->turn_left = TURN_BYTES;
+	l->drained = false;
+}
+
+/* What comes behind a short read, an end for instance, has the watcher call again. */
 static ssize_t read_socket(struct rpl_link *l, void *buf, size_t len)
 {
 	ssize_t n;
 
-	if (l->turn_left == 0)
+	if (l->turn_left == 0 || l->drained)
 		return -EAGAIN;
 	if (len > l->turn_left)
 		len = l->turn_left;
@@ -338,6 +364,8 @@ static ssize_t read_socket(struct rpl_link *l, void *buf, size_t len)
 		return errno == EWOULDBLOCK ? -EAGAIN : -errno;
 	if (n == 0)
 		l->got_eof = true;
+	l->drained = (size_t)n < len && !l->broken.code; /* the last words of a broken one are waited for by nobody */
+	l->heard = false;
 	l->turn_left -= (size_t)n;
 	l->bytes_received += (uint64_t)n;
 	return n;
@@ -398,6 +426,14 @@ static ssize_t read_plain(struct rpl_link *l, void *buf, size_t len, struct rpl_
 				  rpl_fail_errno(err, (int)-n, "link: receive");
 }
 
+/* A whole frame came. One look at the clock is enough for what was read at once. */
+static void hear(struct rpl_link *l)
+{
+	if (!l->heard)
+		l->last_heard_ns = rpl_now_ns();
+	l->heard = true;
+}
+
 /* Hand out all whole frames. 0, or a negative errno; the caller looks at over() too. */
 static int deliver(struct rpl_link *l, struct rpl_err *err)
 {
@@ -409,7 +445,7 @@ static int deliver(struct rpl_link *l, struct rpl_err *err)
 
 		if (r <= 0)
 			return r;
-		l->last_heard_ns = rpl_now_ns();
+		hear(l);
 		r = l->ops->frame(l->arg, (enum rpl_frame)type, body, len, err);
 		if (r < 0)
 			return err->code ? err->code : rpl_fail(err, r, "link: frame %s refused", rpl_frame_name(type));
@@ -560,7 +596,7 @@ static void hear_last_words(struct rpl_link *l, struct rpl_err *err)
 
 	l->broken = *err; /* what is heard is not answered */
 	do {
-		l->turn_left = TURN_BYTES;
+		begin_turn(l);
 		r = read_step(l, &said);
 	} while (r == 0 && !over(l) && l->turn_left == 0);
 	if (r < 0 && r != -EPIPE && r != -ESHUTDOWN)
@@ -596,7 +632,7 @@ static void write_step(struct rpl_link *l)
 	if (r == 0)
 		r = flush(l, &err);
 	if (r == 0 && l->state == ST_FINISH) {
-		l->turn_left = TURN_BYTES;
+		begin_turn(l);
 		r = finish_step(l, &err);
 	}
 	if (r == -EPIPE)
@@ -616,7 +652,7 @@ static void on_readable(struct ev_loop *loop, ev_io *w, int revents)
 	(void)loop;
 	(void)revents;
 	enter(l);
-	l->turn_left = TURN_BYTES;
+	begin_turn(l);
 	r = read_step(l, &err);
 	if (r < 0 && !over(l))
 		fail_now(l, &err);

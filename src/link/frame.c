@@ -9,7 +9,7 @@
 #include <replicad/cur.h>
 #include <replicad/pages.h>
 
-#define BATCH_BYTES (64 * 1024) /* read ahead of the frame under way, so that small frames come several at a time */
+#define BATCH_BYTES (256 * 1024) /* read ahead of the frame under way, so that small frames come several at a time */
 
 _Static_assert(RPL_PAGES_BODY_MAX <= RPL_FRAME_BODY_MAX, "a full PAGES body fits a frame");
 #define X(name, number, min, max)                                                                 \

@@ -306,6 +306,39 @@ static void both_directions_flow_at_once(void **state)
 	}
 }
 
+/* What is pushed is the kernel's before the loop turns; what the kernel has no room for arrives all the same. */
+static void what_is_pushed_leaves_at_once(void **state)
+{
+	static uint8_t data[60000];
+
+	(void)state;
+	for (size_t m = 0; m < RPL_ARRAY_LEN(modes); m++) {
+		struct end client = { 0 }, server = { 0 };
+		struct iovec iov = { data, sizeof(data) };
+		unsigned sent = 0;
+		uint64_t before;
+
+		bring_up(&client, &server, modes[m]);
+		before = rpl_link_bytes_sent(client.link);
+		rpl_link_push(client.link);
+		assert_true(rpl_link_bytes_sent(client.link) == before);
+		assert_int_equal(rpl_link_send(client.link, RPL_FRAME_HEARTBEAT, NULL, 0), 0);
+		assert_true(rpl_link_bytes_sent(client.link) == before);
+		rpl_link_push(client.link);
+		assert_true(rpl_link_bytes_sent(client.link) > before && rpl_link_queued(client.link) == 0);
+		while (rpl_link_send(client.link, RPL_FRAME_STREAM, &iov, 1) == 0) {
+			rpl_link_push(client.link);
+			sent++;
+		}
+		assert_true(rpl_link_queued(client.link) > 0);
+		run_until(server.frames == 2 + sent);
+		assert_int_equal(rpl_link_queued(client.link), 0);
+		run_until(client.writables > 0);
+		fini(&client);
+		fini(&server);
+	}
+}
+
 /* 40 frames each way; returns what one side sent. */
 static uint64_t traffic(uint64_t rekey_bytes)
 {
@@ -1241,6 +1274,7 @@ int main(void)
 		cmocka_unit_test(both_sides_prove_themselves),
 		cmocka_unit_test(bulk_data_arrives_in_order),
 		cmocka_unit_test(both_directions_flow_at_once),
+		cmocka_unit_test(what_is_pushed_leaves_at_once),
 		cmocka_unit_test(keys_change_under_way),
 		cmocka_unit_test(psk_peers_without_the_right_name_and_key_stay_out),
 		cmocka_unit_test(a_listed_psk_peer_gets_in),
