@@ -50,12 +50,20 @@ static bool same_session(const struct mover *m, const struct rpl_uuid *session)
 
 /* ---- folding */
 
+/* In this turn of the loop, behind what is being handled. */
 static void kick_fold(struct mover *m)
 {
 	struct backup *b = m->backup;
 
-	if (ev_is_active(&b->fold))
-		return;
+	if (!ev_is_active(&b->fold) && !ev_is_pending(&b->fold))
+		ev_feed_event(m->loop, &b->fold, EV_TIMER);
+}
+
+/* When others had their turn. */
+static void fold_later(struct mover *m)
+{
+	struct backup *b = m->backup;
+
 	ev_timer_set(&b->fold, 0., 0.);
 	ev_timer_start(m->loop, &b->fold);
 }
@@ -89,7 +97,7 @@ static void on_fold(EV_P_ ev_timer *w, int revents)
 	tell_folded(m);
 	if (r > 0) {
 		rpl_fault_die(RPL_FAULT_DIE_AT_S8);
-		kick_fold(m);
+		fold_later(m);
 	}
 }
 
@@ -169,6 +177,7 @@ static int ack(struct mover *m, const struct rpl_mover_msg *msg, struct rpl_err 
 	}
 	rpl_session_epoch_encode(&v, body);
 	(void)connection_send(m, RPL_FRAME_ACK, body, sizeof(body));
+	connection_push(m); /* before anything is folded: it is what the primary's clients wait for */
 	return 0;
 }
 

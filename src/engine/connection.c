@@ -104,9 +104,10 @@ static void on_up(void *arg, const char *identity)
 
 static int on_frame(void *arg, enum rpl_frame type, const uint8_t *body, size_t len, struct rpl_err *err)
 {
-	struct mover *m = ((struct connection *)arg)->m;
+	const struct connection *c = arg;
+	struct mover *m = c->m;
 
-	mover_set(&m->counters->last_heard_ns, rpl_now_ns());
+	mover_set(&m->counters->last_heard_ns, rpl_link_last_heard_ns(c->link));
 	if (type != RPL_FRAME_HELLO && type != RPL_FRAME_REFUSE && !m->peer_known)
 		return rpl_fail(err, -EPROTO, "%s before HELLO", rpl_frame_name((uint16_t)type));
 	if (type == RPL_FRAME_HEARTBEAT)
@@ -189,6 +190,15 @@ int connection_send(struct mover *m, enum rpl_frame type, const void *body, size
 	return m->link ? rpl_link_send(m->link, type, &iov, len ? 1 : 0) : -ENOTCONN;
 }
 
+void connection_push(struct mover *m)
+{
+	if (!m->link)
+		return;
+	rpl_link_push(m->link);
+	connection_count(m);
+	ev_timer_again(m->loop, &m->heartbeat);
+}
+
 void connection_our_hello(const struct mover *m, struct rpl_hello *h)
 {
 	h->major = RPL_LINK_MAJOR;
@@ -258,8 +268,8 @@ static void on_heartbeat(EV_P_ ev_timer *w, int revents)
 	(void)loop;
 	(void)revents;
 	/* A queue that has no room even for this carries bytes enough to be heard by. */
-	if (keeper_lives(m) && m->greeted)
-		(void)connection_send(m, RPL_FRAME_HEARTBEAT, NULL, 0);
+	if (keeper_lives(m) && m->greeted && connection_send(m, RPL_FRAME_HEARTBEAT, NULL, 0) == 0)
+		rpl_link_push(m->link);
 	connection_count(m);
 }
 

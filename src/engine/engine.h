@@ -20,8 +20,9 @@
 #include <replicad/mover.h>
 
 #define MOVER_QUEUE_BYTES (4u * 1024 * 1024) /* waiting in the link */
-#define MOVER_SEND_SLICE_US 500              /* frames are encoded so long before the loop turns again */
-#define MOVER_SEND_TURN_US 5000              /* an epoch's, if no command waits: so long an ack may wait to be read */
+#define MOVER_SEND_SLICE_US 500              /* a round's frames are encoded so long before the loop turns again */
+#define MOVER_SEND_LOOK_PAGES 256            /* an epoch's, before we look whether keeper or peer want something */
+#define MOVER_SEND_TURN_PAGES 2048           /* likewise, if neither does: so long a heartbeat may wait */
 #define MOVER_FOLD_SLICE 256                 /* pages folded before the loop turns again */
 #define MOVER_REPORT_TIMEOUT_MS 2000         /* a keeper that does not read for so long is given up */
 
@@ -98,6 +99,8 @@ void connection_end(struct mover *m, const struct rpl_err *why); /* the same, wi
 void connection_failed(struct mover *m, const struct rpl_err *err);
 /* Send the frame; a failure is left to the link's own report of its end. */
 int connection_send(struct mover *m, enum rpl_frame type, const void *body, size_t len);
+/* What was sent leaves now; it follows an order of the keeper's, so the next heartbeat counts from here. */
+void connection_push(struct mover *m);
 void connection_count(struct mover *m); /* what was sent, in the counters */
 /* Say hello, with what the role put into *h; the rest is filled in. */
 void connection_greet(struct mover *m, struct rpl_hello *h);

@@ -26,7 +26,6 @@
 #include "sandbox.h"
 
 #define FIRST_FDS 3        /* counters, text, staging or state; the memory's descriptors follow */
-#define COMMANDS_SLICE 16  /* read before the loop turns again */
 
 /* ---- reports */
 
@@ -134,33 +133,31 @@ static int command(struct mover *m, const struct rpl_mover_msg *msg, int *fds, s
 	return m->role->command(m, msg, err);
 }
 
+/* One at a time: they come one at a time, and if another waits, the loop calls again. */
 static void on_commands(EV_P_ ev_io *w, int revents)
 {
 	struct mover *m = w->data;
+	struct rpl_mover_msg msg = { 0 };
+	int fds[RPL_FDS_MAX];
+	size_t n = RPL_FDS_MAX;
+	struct rpl_err err;
+	ssize_t got = rpl_recv_fds(m->sock, &msg, sizeof(msg), fds, &n);
+	int r;
 
 	(void)revents;
-	for (int i = 0; i < COMMANDS_SLICE && !m->failed; i++) {
-		struct rpl_mover_msg msg = { 0 };
-		int fds[RPL_FDS_MAX];
-		size_t n = RPL_FDS_MAX;
-		struct rpl_err err;
-		ssize_t got = rpl_recv_fds(m->sock, &msg, sizeof(msg), fds, &n);
-		int r;
-
-		if (got == -EAGAIN)
-			return;
-		if (got <= 0) {
-			ev_break(loop, EVBREAK_ALL);
-			return;
-		}
-		if (got != (ssize_t)sizeof(msg))
-			msg.size = (uint32_t)got;
-		r = command(m, &msg, fds, n, &err);
-		while (n)
-			rpl_close(&fds[--n]);
-		if (r < 0)
-			mover_fail(m, &err);
+	if (got == -EAGAIN)
+		return;
+	if (got <= 0) {
+		ev_break(loop, EVBREAK_ALL);
+		return;
 	}
+	if (got != (ssize_t)sizeof(msg))
+		msg.size = (uint32_t)got;
+	r = command(m, &msg, fds, n, &err);
+	while (n)
+		rpl_close(&fds[--n]);
+	if (r < 0)
+		mover_fail(m, &err);
 }
 
 /* ---- start */

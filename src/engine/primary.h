@@ -52,6 +52,7 @@ struct primary {
 	bool resuming;              /* our hello asked for a session that the backup should hold */
 	uint64_t peer_slots;        /* what the backup can stage */
 	uint64_t last_state_len;
+	uint64_t taken_ns;          /* when the last dirty set was taken */
 	struct arena_epoch *waiting; /* the guest is paused until this direct epoch is in the link */
 	bool full_told;
 
@@ -63,6 +64,8 @@ struct primary {
 	uint8_t *bounce;            /* RPL_PAGES_PER_FRAME pages, for what is sent from guest memory */
 	uint64_t bounce_pfn[RPL_PAGES_PER_FRAME];
 	bool headers_sent;          /* of the session's stream */
+	uint64_t turn_ns;           /* since when this turn of the pump has been with the job */
+	uint64_t turn_pages;        /* that it has encoded */
 	ev_timer pump, peek;
 };
 

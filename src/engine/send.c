@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <replicad/auto.h>
 #include <replicad/clock.h>
 #include <replicad/fault.h>
 #include <replicad/stream.h>
@@ -76,6 +77,7 @@ static bool send_pages(struct mover *m, const uint64_t *pfns, const uint8_t *pag
 	rpl_digest_add(p->digest, p->body, len);
 	p->job.stream_bytes += o.len + n * RPL_PAGE_SIZE;
 	p->job.pages_sent += n;
+	p->turn_pages += n;
 	return true;
 }
 
@@ -284,6 +286,7 @@ static void epoch_is_sent(struct mover *m, const struct job *j)
 	struct rpl_mover_counters *c = m->counters;
 	struct primary *p = m->primary;
 	bool waited = p->waiting && p->waiting == j->epoch;
+	uint64_t now = rpl_now_ns();
 
 	p->sent = j->number;
 	mover_count(&c->epochs, 1);
@@ -291,7 +294,8 @@ static void epoch_is_sent(struct mover *m, const struct job *j)
 	mover_count(&c->zero_pages, j->forms.zero);
 	mover_count(&c->delta_pages, j->forms.delta);
 	mover_count(&c->same_pages, j->forms.same);
-	mover_set(&c->encode_ns, j->encode_ns);
+	mover_set(&c->encode_ns, j->encode_ns + now - p->turn_ns);
+	p->turn_ns = now;
 	if (waited) {
 		p->waiting = NULL;
 		rpl_bitmap_zero(&p->todo);
@@ -322,8 +326,8 @@ static enum progress step_end(struct mover *m)
 	rpl_epoch_end_encode(&v, body);
 	if (connection_send(m, RPL_FRAME_EPOCH_END, body, sizeof(body)) < 0)
 		return BROKEN;
+	connection_push(m);
 	mover_count(&m->counters->raw_bytes, p->job.stream_bytes);
-	connection_count(m);
 	j = p->job;
 	p->job = (struct job){ .kind = JOB_NONE };
 	if (j.kind == JOB_ROUND)
@@ -349,35 +353,39 @@ static enum progress start_epoch(struct mover *m)
 	return DONE_SOME;
 }
 
-/* *now: the time, before and after. On some hosts a look at the clock is a system call, which costs as much as a page. */
-static enum progress step(struct mover *m, uint64_t *now)
+static enum progress step(struct mover *m)
 {
 	static enum progress (*const steps[])(struct mover *) = {
 		[JOB_BEGIN] = step_begin, [JOB_HEAD] = step_head, [JOB_PAGES] = step_pages, [JOB_TAIL] = step_tail,
 		[JOB_STATE] = step_state, [JOB_END] = step_end,
 	};
-	struct job *j = &m->primary->job;
-	uint64_t t = *now;
-	enum progress made;
+	const struct job *j = &m->primary->job;
 
 	if (!m->ready)
 		return NOTHING_TO_DO;
-	if (j->kind == JOB_NONE)
-		return start_epoch(m);
-	made = steps[j->step](m);
-	*now = rpl_now_ns();
-	j->encode_ns += *now - t;
-	return made;
+	return j->kind == JOB_NONE ? start_epoch(m) : steps[j->step](m);
 }
 
-/* A turn of the loop costs a dozen system calls: an epoch that is being sent goes on for a while if the keeper wants nothing. */
-static bool may_go_on(const struct mover *m, uint64_t since_us)
+/* The keeper, which may have paused the guest for the next epoch, or the peer, whose ack a client waits for. */
+static bool is_wanted(const struct mover *m)
 {
-	struct pollfd commands = { .fd = m->sock, .events = POLLIN };
+	struct pollfd at[] = { { .fd = m->sock, .events = POLLIN }, { .fd = rpl_link_fd(m->link), .events = POLLIN } };
 
-	if (since_us < MOVER_SEND_SLICE_US)
+	return poll(at, RPL_ARRAY_LEN(at), 0) != 0;
+}
+
+/* On some hosts a look at the clock is a system call like any other and costs as much as a page, a turn of the loop as much as six:
+ * an epoch is sent in one go if nobody wants anything. *looked: how many of the turn's pages were sent at the last look. */
+static bool may_go_on(const struct mover *m, uint64_t *looked)
+{
+	const struct primary *p = m->primary;
+
+	if (p->job.kind == JOB_ROUND)
+		return rpl_now_ns() - p->turn_ns < MOVER_SEND_SLICE_US * UINT64_C(1000);
+	if (p->turn_pages - *looked < MOVER_SEND_LOOK_PAGES)
 		return true;
-	return m->primary->job.kind == JOB_EPOCH && since_us < MOVER_SEND_TURN_US && poll(&commands, 1, 0) == 0;
+	*looked = p->turn_pages;
+	return p->turn_pages < MOVER_SEND_TURN_PAGES && !is_wanted(m);
 }
 
 static void arm_pump(struct mover *m, double after)
@@ -390,21 +398,36 @@ static void arm_pump(struct mover *m, double after)
 	ev_timer_start(m->loop, &p->pump);
 }
 
+/* A round is in no hurry, and the guest and whoever carries its packets want the processor too: rest for as long as the
+ * slice took (the loop's clock stands at the turn's beginning, hence twice). An epoch is waited for by clients. */
+static void pause_pump(struct mover *m)
+{
+	struct primary *p = m->primary;
+	uint64_t took = rpl_now_ns() - p->turn_ns;
+
+	p->job.encode_ns += took;
+	arm_pump(m, p->job.kind == JOB_ROUND ? 2 * (double)took / 1e9 : 0.);
+}
+
 static void on_pump(EV_P_ ev_timer *w, int revents)
 {
 	struct mover *m = w->data;
-	uint64_t t = rpl_now_ns(), now = t;
+	struct primary *p = m->primary;
+	uint64_t looked = 0;
+	enum progress made;
 
 	(void)loop;
 	(void)revents;
 	ev_timer_stop(m->loop, w);
+	p->turn_ns = rpl_now_ns();
+	p->turn_pages = 0;
 	do
-		if (step(m, &now) != DONE_SOME)
-			return;
-	while (may_go_on(m, (now - t) / 1000));
-	/* A round is in no hurry, and the guest and whoever carries its packets want the processor too: rest for as long
-	 * as the slice took (the loop's clock stands at the turn's beginning, hence twice). An epoch is waited for by clients. */
-	arm_pump(m, m->primary->job.kind == JOB_ROUND ? 2 * (double)(now - t) / 1e9 : 0.);
+		made = step(m);
+	while (made == DONE_SOME && may_go_on(m, &looked));
+	if (made == DONE_SOME)
+		pause_pump(m);
+	else if (made == NEED_ROOM)
+		p->job.encode_ns += rpl_now_ns() - p->turn_ns;
 }
 
 /* In this turn of the loop, behind what is being handled: another turn is a dozen system calls. */

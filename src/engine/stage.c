@@ -49,7 +49,8 @@ static int take(struct mover *m, struct rpl_err *err)
 	if (p->rounds == 0 && p->phase == SESSION_BULK)
 		for (uint32_t i = 0; i < l->count; i++)
 			rpl_bitmap_set_range(&p->todo, l->region[i].pfn, l->region[i].pages);
-	mover_set(&m->counters->scan_ns, rpl_now_ns() - t);
+	p->taken_ns = rpl_now_ns();
+	mover_set(&m->counters->scan_ns, p->taken_ns - t);
 	return 0;
 }
 
@@ -157,7 +158,7 @@ static uint64_t free_slots(const struct primary *p)
 static int stage_in_arena(struct mover *m, struct arena_epoch *e, struct rpl_err *err)
 {
 	struct primary *p = m->primary;
-	uint64_t t = rpl_now_ns();
+	uint64_t t = m->conf.memory.audit ? rpl_now_ns() : p->taken_ns;
 
 	if (copy_pages(m, e, err) < 0 || copy_state(m, e, err) < 0)
 		return err->code;
