@@ -83,17 +83,6 @@ static bool send_pages(struct mover *m, const uint64_t *pfns, const uint8_t *pag
 
 /* ---- the steps; each does one frame at most */
 
-/* The first checkpoint has to bring much of what the last rounds brought, behind output that is held: what changed since is a
- * fraction of it. A round that has no room in what is remembered would only push out itself. */
-static void begin_remembering(struct mover *m)
-{
-	struct primary *p = m->primary;
-
-	p->job.remembered = (m->peer.features & RPL_FEATURE_ROUND_BASE) && p->job.pages <= sent_room(&p->last);
-	if (!p->job.remembered)
-		sent_forget(&p->last);
-}
-
 static enum progress step_begin(struct mover *m)
 {
 	struct primary *p = m->primary;
@@ -110,7 +99,8 @@ static enum progress step_begin(struct mover *m)
 		return BROKEN;
 	rpl_digest_reset(p->digest);
 	if (j->kind == JOB_ROUND)
-		begin_remembering(m);
+		/* the first checkpoint has to bring much of it again, behind output that is held: what changed since is a fraction */
+		j->remembered = (m->peer.features & RPL_FEATURE_ROUND_BASE) && sent_round(&p->last, j->pages);
 	j->step = !p->headers_sent ? JOB_HEAD : JOB_PAGES;
 	return DONE_SOME;
 }

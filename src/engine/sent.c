@@ -94,20 +94,23 @@ static void remember(struct sent *s, uint64_t set, uint64_t pfn, const uint8_t *
 	memcpy(page_of(s, w), page, RPL_PAGE_SIZE);
 }
 
-uint64_t sent_room(const struct sent *s)
+bool sent_round(struct sent *s, uint64_t pages)
 {
-	return s->sets * SENT_WAYS;
+	if (pages / SENT_ROUND_ROOMS <= s->sets * SENT_WAYS)
+		return s->sets;
+	sent_forget(s);
+	return false;
 }
 
 void sent_note(struct sent *s, uint64_t pfn, const uint8_t *page)
 {
-	uint64_t set = s->sets ? set_of(s, pfn) : 0;
-	struct sent_way *w = s->sets ? find(s, set, pfn) : NULL;
+	uint64_t set = set_of(s, pfn);
+	struct sent_way *w = find(s, set, pfn);
 	bool zero = rpl_page_is_zero(page);
 
 	if (w && zero)
 		w->base = 0;
-	if (zero || !s->sets)
+	if (zero)
 		return;
 	if (!w) {
 		remember(s, set, pfn, page, RPL_PAGES_BASE_ROUND);

@@ -8,8 +8,8 @@
  * and no later epoch sent it; with RPL_PAGES_BASE_ROUND, as a bulk round brought it, and no later round or epoch. The caller puts
  * every page of a checkpoint through sent_put(), in the order in which they are
  * sent, and forgets all with the connection: what was sent of an epoch that was cut off is no base (replica.h), and which
- * epochs of those before the backup has is then a question that need not be asked. Of a round it gives either all pages to
- * sent_note(), or none, and then it forgets what it remembers before: the round may bring any of that anew.
+ * epochs of those before the backup has is then a question that need not be asked. Of a round it gives all pages to
+ * sent_note(), or none: then what was remembered is forgotten, since the round may bring any of that anew.
  */
 #ifndef ENGINE_SENT_H
 #define ENGINE_SENT_H
@@ -19,6 +19,7 @@
 #include <replicad/pages.h>
 
 #define SENT_WAYS 8
+#define SENT_ROUND_ROOMS 2 /* a round of more than so many times what is remembered would mostly push out itself */
 
 struct sent_way {
 	uint64_t pfn;
@@ -41,10 +42,10 @@ int sent_init(struct sent *s, uint64_t bytes, struct rpl_err *err); /* 0: off */
 void sent_fini(struct sent *s); /* accepts a zeroed struct */
 void sent_forget(struct sent *s);
 
-/* How many pages are remembered at most; 0: off. */
-uint64_t sent_room(const struct sent *s);
+/* A bulk round of so many pages begins: is each to go through sent_note()? If not, all is forgotten. */
+bool sent_round(struct sent *s, uint64_t pages);
 
-/* A page of a bulk round was sent as it is. */
+/* A page of the round is sent as it is. */
 void sent_note(struct sent *s, uint64_t pfn, const uint8_t *page);
 
 /* Put one page of a checkpoint into a PAGES body, in the shortest form that the backup can make it from. */

@@ -103,10 +103,8 @@ static void write_page(uint8_t *page)
 /* A round brings these pages, and is remembered if the cache has room for it. */
 static void copy_in_round(const unsigned *page, unsigned n)
 {
-	bool remembered = n <= sent_room(&box.sent);
+	bool remembered = sent_round(&box.sent, n);
 
-	if (!remembered)
-		sent_forget(&box.sent);
 	for (unsigned i = 0; i < n; i++) {
 		const void *bytes = box.guest[page[i]];
 		uint64_t pfn = pfn_of(page[i]);
@@ -287,7 +285,7 @@ static void what_a_round_brought_is_a_base(void **state)
 
 	(void)state;
 	assert_int_equal(sent_init(&box.sent, CACHE_PAGES * RPL_PAGE_SIZE, &box.err), 0);
-	assert_int_equal(sent_room(&box.sent), CACHE_PAGES);
+	assert_true(sent_round(&box.sent, SENT_ROUND_ROOMS * CACHE_PAGES));
 	for (uint64_t pfn = 5; pfn < 9; pfn++)
 		sent_note(&box.sent, pfn, page);
 	assert_int_equal(form_of(5, page, 10), RPL_PAGE_SAME);
@@ -302,12 +300,16 @@ static void what_a_round_brought_is_a_base(void **state)
 	sent_note(&box.sent, 7, rpl_zero_page);
 	assert_int_equal(form_of(7, page, 12), RPL_PAGE_RAW);
 	assert_int_equal(form_of(9, page, 12), RPL_PAGE_RAW);
+	assert_true(sent_round(&box.sent, 1)); /* brings none of these anew */
+	assert_int_equal(form_of(6, page, 13), RPL_PAGE_SAME);
 	/* an epoch that has the number of rounds: what it brings cannot be named */
 	page[9] = 2;
 	assert_int_equal(form_of(5, page, UINT64_C(0x7ffffffff)), RPL_PAGE_RAW);
 	assert_int_equal(form_of(5, page, UINT64_C(0x800000001)), RPL_PAGE_RAW);
 	assert_int_equal(form_of(8, page, UINT64_C(0x800000001)), RPL_PAGE_DELTA);
 	assert_int_equal(box.decoded.base[0], RPL_PAGES_BASE_ROUND);
+	assert_false(sent_round(&box.sent, SENT_ROUND_ROOMS * (CACHE_PAGES + 1))); /* may bring any of these */
+	assert_int_equal(form_of(6, page, UINT64_C(0x800000002)), RPL_PAGE_RAW);
 }
 
 /* Each first epoch of a session, against what rounds of all sizes left on both sides. */
@@ -338,8 +340,7 @@ static void without_memory_all_goes_as_it_is(void **state)
 	(void)state;
 	assert_int_equal(sent_init(&box.sent, 0, &box.err), 0);
 	sent_forget(&box.sent);
-	assert_int_equal(sent_room(&box.sent), 0);
-	sent_note(&box.sent, 5, page);
+	assert_false(sent_round(&box.sent, 1));
 	for (uint64_t e = 1; e < 4; e++) {
 		assert_int_equal(form_of(5, page, e), RPL_PAGE_RAW);
 		assert_int_equal(form_of(6, rpl_zero_page, e), RPL_PAGE_ZERO);
