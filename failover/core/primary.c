@@ -62,11 +62,14 @@ static void capture(struct rpl_core *c, struct rpl_actions *out, bool stay_pause
 	a->u.checkpoint.stay_paused = stay_paused;
 }
 
-/* The second checkpoint waits for no interval: what the guest answered while it was asked for the first, to clients who are
- * used to an open output, is in it. What both contain leaves by acks and the claim as ever (R1, R4). */
+/* When the first is acknowledged the second checkpoint waits for no interval: what the guest answered while it was asked for the
+ * first, to clients who are used to an open output, is in it, if it had a moment to. What both contain leaves by acks and the
+ * claim as ever (R1, R4). */
 static uint64_t interval(const struct rpl_core *c)
 {
-	return c->sealed == c->must_ack && c->conf.interval_ns > RPL_CORE_ARM_NS ? RPL_CORE_ARM_NS : c->conf.interval_ns;
+	bool second = c->sealed == c->must_ack && c->acked == c->must_ack;
+
+	return second && c->conf.interval_ns > RPL_CORE_ARM_NS ? RPL_CORE_ARM_NS : c->conf.interval_ns;
 }
 
 static uint64_t capture_at(const struct rpl_core *c)

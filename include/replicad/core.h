@@ -380,7 +380,7 @@ struct rpl_actions {
 /* ---- configuration and state */
 enum rpl_store { RPL_STORE_NONE, RPL_STORE_PLAIN, RPL_STORE_DRBD };
 enum rpl_on_crash { RPL_CRASH_KEEP, RPL_CRASH_DOWN }; /* a panicked guest: protected as it is, or claimed DOWN */
-#define RPL_CORE_ARM_NS UINT64_C(20000000) /* the second checkpoint of a session is due so long after the first, if no sooner */
+#define RPL_CORE_ARM_NS UINT64_C(20000000) /* the guest runs so long between its first two checkpoints, if an interval is no shorter */
 
 struct rpl_core_conf {
 	char self[RPL_NODE_NAME], peer[RPL_NODE_NAME]; /* NUL-padded */
