@@ -356,11 +356,11 @@ class Lab:
     def guest_uuid(guest):
         return uuid.uuid5(uuid.NAMESPACE_DNS, f"{guest}.replicad-lab")
 
-    def guest_config(self, kind, guest, memory=96, addr=GUEST_ADDR, load="memcheck", network=True):
+    def guest_config(self, kind, guest, memory=96, addr=GUEST_ADDR, load="memcheck", network=True, vcpus=1):
         """The text of an xl configuration: kind pv, pvh or hvm boots the guest image; the tiny ones have no system in them."""
         ident = self.guest_uuid(guest)
         mac = "00:16:3e:" + ":".join(f"{b:02x}" for b in ident.bytes[:3])
-        lines = [f'name="{guest}"', f'uuid="{ident}"', f'type="{TINY_TYPES.get(kind, kind)}"', "vcpus=1",
+        lines = [f'name="{guest}"', f'uuid="{ident}"', f'type="{TINY_TYPES.get(kind, kind)}"', f"vcpus={vcpus}",
                  'on_poweroff="destroy"', 'on_reboot="restart"', 'on_crash="destroy"']
         if kind == "tinyhvm":       # no disk: the firmware looks for one, and reboots after a minute
             return "\n".join(lines + ["memory=16", 'vga="none"', "nographic=1", "usb=0", ""])
