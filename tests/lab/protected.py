@@ -234,7 +234,7 @@ def chapter_link(pair):
 def switched_over(pair, home):
     """Ordered until it is done, how often, and the number of the next event then: a busy host may be unprotected just now, or not be
     through in the five seconds after which the guest goes on where it is."""
-    end, orders = time.monotonic() + EVENT_S, 0
+    end, orders = time.monotonic() + PROTECT_S, 0
     while True:
         told, orders = pair.events_now(home), orders + 1
         status, said = pair.replicad(home, "failover", "--json", "--timeout", str(EVENT_S), pair.name, check=False)
@@ -242,7 +242,7 @@ def switched_over(pair, home):
             return orders, told
         if status not in (1, 3) or '"unknown"' in said or time.monotonic() > end:
             raise LabError(f"switchover, ordered {orders} times: exit {status}: {said}")
-        until(pair, "protected after a switchover that was not to be", lambda: pair.status(home).get("state") == "P_PROTECTED", EVENT_S)
+        until(pair, "protected after a switchover that was not to be", lambda: pair.status(home).get("state") == "P_PROTECTED", PROTECT_S)
 
 
 def chapter_switchover(pair):
