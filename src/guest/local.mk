@@ -9,13 +9,14 @@ src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/gue
 	src/guest/xen_standby.c src/guest/xen_standby_domain.c src/guest/xen_cpu.c
 if XEN
 src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_interfaces.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
-	src/guest/xen_recheck.c src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_qemu.c src/guest/xen_emulated.c src/guest/xen_compat.c src/guest/xen_facts.c src/guest/xen_channel.c
+	src/guest/xen_recheck.c src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_qemu.c src/guest/xen_emulated.c src/guest/xen_compat.c src/guest/xen_facts.c src/guest/xen_channel.c \
+	src/guest/xen_ask.c
 else
 src_guest_libguest_la_SOURCES += src/guest/xen_standin.c
 endif
 src_guest_libguest_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(XEN_CFLAGS)
 src_guest_libguest_la_LIBADD = src/stream/libstream.la $(JANSSON_LIBS) $(XEN_LIBS) $(EV_LIBS)
-noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h include/replicad/xen_doctor.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_recheck.h src/guest/xen_emulated.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
+noinst_HEADERS += include/replicad/qemu.h include/replicad/xen.h include/replicad/xen_doctor.h src/guest/memory_impl.h src/guest/xen_shared.h src/guest/uapi_privcmd.h src/guest/xen_impl.h src/guest/xen_ask.h src/guest/xen_recheck.h src/guest/xen_emulated.h src/guest/xen_compat.h src/guest/uapi_pagemap.h src/guest/guest_impl.h src/guest/sim.h \
 	src/guest/qmp_parse.h src/guest/qmp.h src/guest/qemu_impl.h src/guest/qemu_facts.h src/guest/note.h \
 	src/guest/procmem.h src/guest/uffd.h src/guest/inject.h
 
@@ -136,6 +137,11 @@ tests_unit_xen_dirty_SOURCES = tests/unit/xen_dirty.c tests/unit/xen_fake.h test
 tests_unit_xen_dirty_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
 tests_unit_xen_dirty_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
 tests_unit_xen_dirty_LDADD = $(guest_test_libs) src/stream/libstream.la
+check_PROGRAMS += tests/unit/xen_ask
+TESTS += tests/unit/xen_ask
+tests_unit_xen_ask_SOURCES = tests/unit/xen_ask.c src/guest/xen_ask.c
+tests_unit_xen_ask_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
+tests_unit_xen_ask_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
 check_PROGRAMS += tests/unit/xen_qemu
 TESTS += tests/unit/xen_qemu
 tests_unit_xen_qemu_SOURCES = tests/unit/xen_qemu.c tests/unit/qemu_fake.h tests/unit/qemu_fake.c src/guest/xen_qemu.c src/guest/qmp.c src/guest/qmp_parse.c

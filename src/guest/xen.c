@@ -199,6 +199,7 @@ static int open_xen(struct xen *x, struct rpl_err *err)
 	x->xs = xs_open(0);
 	if (!x->xs)
 		return rpl_fail_errno(err, errno, "connect to xenstored");
+	xen_ask_open(&x->ask, xen_compat_xenstored());
 	x->evtchn = xenevtchn_open(NULL, 0);
 	if (!x->evtchn)
 		return rpl_fail_errno(err, errno, "open the event channel device");
@@ -224,6 +225,7 @@ static void close_xen(struct xen *x)
 		xen_log_off(x);
 		xen_p2m_close(x);
 	}
+	xen_ask_close(&x->ask);
 	if (x->evtchn)
 		(void)xenevtchn_close(x->evtchn);
 	if (x->xs)
@@ -426,6 +428,8 @@ static int request_suspend(struct xen *x, struct rpl_err *err)
 		return xc_domain_shutdown(x->xc, x->domid, SHUTDOWN_suspend) < 0 ?
 		       rpl_fail_errno(err, errno, "domain %u: stop it", x->domid) : 0;
 	(void)snprintf(path, sizeof(path), "/local/domain/%u/control/shutdown", x->domid);
+	if (xen_ask_write(&x->ask, path, SUSPEND_REQUEST) == 0)
+		return 0;
 	if (!xs_write(x->xs, XBT_NULL, path, SUSPEND_REQUEST, sizeof(SUSPEND_REQUEST) - 1))
 		return rpl_fail_errno(err, errno, "xenstore: write %s", path);
 	return 0;
@@ -434,10 +438,12 @@ static int request_suspend(struct xen *x, struct rpl_err *err)
 /* The guest did not answer: take the request back, if it has not taken it yet. */
 static void withdraw_suspend(struct xen *x)
 {
-	xs_transaction_t t = xs_transaction_start(x->xs);
+	xs_transaction_t t;
 	char path[XEN_PATH], *now;
 	unsigned len;
 
+	xen_ask_settle(&x->ask);
+	t = xs_transaction_start(x->xs);
 	if (t == XBT_NULL)
 		return;
 	(void)snprintf(path, sizeof(path), "/local/domain/%u/control/shutdown", x->domid);
@@ -697,7 +703,7 @@ static int do_init(struct rpl_guest *g, struct rpl_err *err)
 	if (!x)
 		return rpl_fail(err, -ENOMEM, "%s: no memory", g->conf.name);
 	x->g = g;
-	x->suspend_port = x->suspend_lock = x->destroyer = x->lock = -1;
+	x->suspend_port = x->suspend_lock = x->destroyer = x->lock = x->ask.sock = -1;
 	return g->conf.run_dir ? note_open(&x->note, g->conf.run_dir, g->conf.name, err) : 0;
 }
 

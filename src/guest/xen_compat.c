@@ -9,6 +9,10 @@
 
 #include "uapi_privcmd.h"
 
+#if HAVE_DECL_XS_DAEMON_SOCKET
+#include <xenstore_lib.h>
+#endif
+
 #if !HAVE_DECL_XC_GET_PFN_TYPE_BATCH
 /* Exported by every libxenctrl; declared in a private header up to 4.21. */
 int xc_get_pfn_type_batch(xc_interface *xch, uint32_t dom, unsigned int num, xen_pfn_t *pfns);
@@ -49,6 +53,15 @@ int xen_compat_page_types(xc_interface *xc, uint32_t domid, unsigned n, uint64_t
 	for (unsigned i = 0; i < n; i++)
 		inout[i] = inout[i] >> XEN_DOMCTL_PFINFO_LTAB_SHIFT & 0xf;
 	return 0;
+}
+
+const char *xen_compat_xenstored(void)
+{
+#if HAVE_DECL_XS_DAEMON_SOCKET
+	return xs_daemon_socket();
+#else
+	return NULL;
+#endif
 }
 
 int xen_compat_privcmd(uint32_t domid, struct rpl_err *err)

@@ -30,6 +30,9 @@ int xen_compat_dominfo(xc_interface *xc, uint32_t domid, struct xen_dominfo *ret
 /* In: gfns (machine frames of a PV guest); out: types as streams number them. 0 or a negative errno. */
 int xen_compat_page_types(xc_interface *xc, uint32_t domid, unsigned n, uint64_t *inout);
 
+/* Where xenstored listens, or NULL: only its library knows. */
+const char *xen_compat_xenstored(void);
+
 #define PRIVCMD_PATH "/dev/xen/privcmd"
 /* A descriptor that can map frames of this domain and do nothing else: for a mover. Or a negative errno. */
 int xen_compat_privcmd(uint32_t domid, struct rpl_err *err);

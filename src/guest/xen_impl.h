@@ -6,6 +6,7 @@
  *   xen_dirty.c      log-dirty, page types, what the mover is told (xen_shared.h)
  *   xen_recheck.c    when pages are protected again, when their marks are kept
  *   xen_p2m.c        PV: the guest's p2m, found and followed
+ *   xen_ask.c        the request to suspend, and nothing else that xenstored is told
  *   xen_state.c      the device state: static records, tail; xen_vcpu.c the PV part of it
  *   xen_qemu.c       HVM: the device model
  *   xen_compat.c     what differs between releases of Xen
@@ -22,6 +23,7 @@
 
 #include "guest_impl.h"
 #include "note.h"
+#include "xen_ask.h"
 #include "xen_compat.h"
 #include "xen_recheck.h"
 #include "xen_shared.h"
@@ -53,6 +55,7 @@ struct xen {
 	xc_interface *xc;
 	xenforeignmemory_handle *fmem; /* xc's */
 	struct xs_handle *xs;
+	struct xen_ask ask; /* requests to suspend go this way, while it is open */
 	xenevtchn_handle *evtchn;
 	ev_io xs_io, evtchn_io;
 	struct note note;

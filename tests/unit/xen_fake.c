@@ -15,6 +15,7 @@
 #include <xenevtchn.h>
 #include <xenforeignmemory.h>
 #include <xenguest.h>
+#include <xenstore_lib.h>
 #include <xenstore.h>
 
 #include "../../src/guest/uapi_privcmd.h"
@@ -851,6 +852,12 @@ void xs_close(struct xs_handle *h)
 {
 	(void)h;
 	fake.handles--;
+}
+
+/* It is reached by the library only. */
+const char *xs_daemon_socket(void)
+{
+	return NULL;
 }
 
 bool xs_watch(struct xs_handle *h, const char *path, const char *token)
