@@ -10,7 +10,7 @@ src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/gue
 if XEN
 src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_interfaces.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
 	src/guest/xen_recheck.c src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_qemu.c src/guest/xen_emulated.c src/guest/xen_compat.c src/guest/xen_facts.c src/guest/xen_channel.c \
-	src/guest/xen_ask.c
+	src/guest/xen_ask.c src/guest/xen_resume.c
 else
 src_guest_libguest_la_SOURCES += src/guest/xen_standin.c
 endif

@@ -89,7 +89,7 @@ static void resume_late(struct xen *x)
 {
 	rpl_log(RPL_LOG_WARNING, "vm=%s domain=%u reason=\"it suspended after nobody waited for it: resumed\"", x->g->conf.name,
 		x->domid);
-	if (xc_domain_resume(x->xc, x->domid, 1) < 0)
+	if (xen_resume(x) < 0)
 		rpl_log(RPL_LOG_ERROR, "vm=%s domain=%u resume=\"%s\"", x->g->conf.name, x->domid, strerror(errno));
 	tell_xenstored(x);
 }
@@ -127,6 +127,9 @@ static void look_again(struct xen *x)
 		ended(x, event_of(d.reason), reason_name(d.reason));
 	} else if (d.shutdown && x->asked) {
 		x->asked = false;
+		x->answered = x->kind == XEN_PV || x->drivers;
+		x->stands = x->kind != XEN_HVM; /* its device model takes a while to stop */
+		x->stood = d;
 		if (g->busy && g->op == RPL_GUEST_PAUSE && !ev_is_pending(&g->finish))
 			suspended(x);
 	} else if (d.shutdown && !x->wanted && g->info.running) { /* also while we still attach to it: asked by whoever was killed */
@@ -224,6 +227,8 @@ static void close_xen(struct xen *x)
 		xen_unsubscribe(x);
 		xen_log_off(x);
 		xen_p2m_close(x);
+		xen_room_free(x, &x->context);
+		xen_room_free(x, &x->registers);
 	}
 	xen_ask_close(&x->ask);
 	if (x->evtchn)
@@ -320,7 +325,7 @@ static int do_attach(struct rpl_guest *g, struct rpl_err *err)
 	struct xen *x = xen_of(g);
 
 	close_xen(x);
-	x->over = x->asked = x->wanted = false;
+	x->over = x->asked = x->wanted = x->drivers = x->answered = x->stands = false;
 	if (attach_all(x, err) == 0)
 		return 0;
 	close_xen(x);
@@ -368,7 +373,7 @@ static void on_activated(struct rpl_guest *g, int r, const struct rpl_err *err)
 	}
 	xen_standby_free(x->standby);
 	x->standby = NULL;
-	x->over = x->asked = x->wanted = false;
+	x->over = x->asked = x->wanted = x->drivers = x->answered = x->stands = false;
 	x->domid = (uint32_t)g->info.life;
 	x->unattached = x->domid != 0;
 	g->info.running = true;
@@ -412,11 +417,12 @@ static bool must_ask(struct xen *x)
 {
 	uint64_t irq = 0, sleeping = 0;
 
-	if (x->kind == XEN_PV)
+	if (x->kind == XEN_PV || x->drivers)
 		return true;
 	if (xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_CALLBACK_IRQ, &irq) < 0 ||
 	    xc_hvm_param_get(x->xc, x->domid, HVM_PARAM_ACPI_S_STATE, &sleeping) < 0)
 		return true; /* not known: asking harms nobody */
+	x->drivers = irq && !sleeping && x->kind == XEN_PVH; /* which has no sleep to fall into */
 	return irq && !sleeping;
 }
 
@@ -442,6 +448,7 @@ static void withdraw_suspend(struct xen *x)
 	char path[XEN_PATH], *now;
 	unsigned len;
 
+	x->drivers = false; /* perhaps they are gone */
 	xen_ask_settle(&x->ask);
 	t = xs_transaction_start(x->xs);
 	if (t == XBT_NULL)
@@ -470,6 +477,7 @@ static int do_pause(struct rpl_guest *g, struct rpl_err *err)
 		return rpl_fail(err, -ENOTCONN, "%s: pause: the monitor of its device model was closed", g->conf.name);
 	note_set(&x->note, true);
 	x->wanted = true;
+	x->stands = false;
 	if (r == 0 && d.shutdown && d.reason == SHUTDOWN_suspend) {
 		suspended(x);
 		return 0;
@@ -497,9 +505,10 @@ static void on_saved(struct xen *x, int r, const struct rpl_err *err)
 static int do_save(struct rpl_guest *g, struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
-	struct xen_dominfo d;
-	int r = xen_compat_dominfo(x->xc, x->domid, &d);
+	struct xen_dominfo d = x->stood;
+	int r = x->stands ? 0 : xen_compat_dominfo(x->xc, x->domid, &d);
 
+	x->stands = false;
 	g->state_len = 0;
 	if (r == 0 && (!d.shutdown || d.reason != SHUTDOWN_suspend))
 		return rpl_fail(err, -EBUSY, "%s: save: domain %u is not suspended", g->conf.name, x->domid);
@@ -529,7 +538,7 @@ static int resume_domain(struct xen *x, struct rpl_err *err)
 	struct xen_dominfo d = { 0 };
 	int r = 0, e = 0;
 
-	if (xc_domain_resume(x->xc, x->domid, 1) < 0) {
+	if (xen_resume(x) < 0) {
 		e = errno;
 		r = xen_compat_dominfo(x->xc, x->domid, &d);
 	}

@@ -7,6 +7,7 @@
  *   xen_recheck.c    when pages are protected again, when their marks are kept
  *   xen_p2m.c        PV: the guest's p2m, found and followed
  *   xen_ask.c        the request to suspend, and nothing else that xenstored is told
+ *   xen_resume.c     going on after it; memory that Xen reads and writes
  *   xen_state.c      the device state: static records, tail; xen_vcpu.c the PV part of it
  *   xen_qemu.c       HVM: the device model
  *   xen_compat.c     what differs between releases of Xen
@@ -48,6 +49,13 @@ struct xen_p2m {
 	struct xen_reverse reverse;
 };
 
+/* Memory that Xen reads and writes. One that is made for each call costs two changes of the address space. */
+struct xen_room {
+	xc_hypercall_buffer_t buffer;
+	void *p;
+	unsigned pages;
+};
+
 struct xen_qemu;
 
 struct xen {
@@ -74,7 +82,11 @@ struct xen {
 	bool attached;
 	bool unattached;     /* it runs since a takeover, and do_announce() is to attach to it */
 	bool over;           /* shut down, lost or destroyed: nothing more is told */
-	bool asked;          /* a suspend request of ours is not answered yet */
+	bool asked;          /* a suspend request of ours is not answered yet, */
+	bool drivers;        /* PVH: it has drivers that must be asked; known from when it has answered, until it does not */
+	bool answered;       /* it suspended itself, since it was asked */
+	bool stands;         /* `stood` is it as it was seen to be suspended, just now */
+	struct xen_dominfo stood;
 	int destroyer;       /* pidfd of `xl destroy` */
 	ev_io destroyed;
 	struct xen_qemu *qemu; /* HVM: its device model */
@@ -102,6 +114,7 @@ struct xen {
 	uint8_t *scratch;    /* XEN_SCRATCH bytes for one record */
 	int context_max;     /* HVM: bytes of its context, at most; 0: not asked yet */
 	uint64_t param[XEN_PARAMS];
+	struct xen_room context, registers; /* HVM context; of the first virtual CPU */
 };
 
 #define XEN_SCRATCH (1u << 20)
@@ -166,6 +179,13 @@ void xen_qemu_abandon(struct xen *x);                                     /* nob
 int xen_qemu_track(struct xen *x, struct rpl_err *err);
 int xen_qemu_put(struct xen *x, struct rpl_out *o, struct rpl_err *err); /* its records, after a save */
 void xen_qemu_close(struct xen *x);                                      /* may block for a second */
+
+/* ---- xen_resume.c */
+int xen_room_make(struct xen *x, struct xen_room *r, size_t bytes, const char *what, struct rpl_err *err); /* keeps one that is large enough */
+void xen_room_free(struct xen *x, struct xen_room *r);
+/* The first virtual CPU's, valid until the next call; NULL on failure. */
+const vcpu_guest_context_t *xen_registers(struct xen *x, struct rpl_err *err);
+int xen_resume(struct xen *x); /* 0, or -1 with errno: nothing has changed */
 
 /* ---- xen_vcpu.c */
 int xen_put_pv_tail(struct xen *x, struct rpl_out *o, struct rpl_err *err);

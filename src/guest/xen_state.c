@@ -116,20 +116,33 @@ static int put_tsc(struct xen *x, struct rpl_out *o, struct rpl_err *err)
 	return 0;
 }
 
+/* What xc_domain_hvm_getcontext() does, into memory that is kept. */
+static int get_context(struct xen *x, uint32_t room)
+{
+	struct xen_domctl op = { .cmd = XEN_DOMCTL_gethvmcontext, .domain = (domid_t)x->domid };
+
+	op.u.hvmcontext.size = room;
+	set_xen_guest_handle_raw(op.u.hvmcontext.buffer, x->context.p);
+	return xc_domctl(x->xc, &op) < 0 ? -1 : (int)op.u.hvmcontext.size;
+}
+
 /* How long it can be is Xen's to say once; it does not change while the domain lives. */
 static int put_hvm_context(struct xen *x, struct rpl_out *o, struct rpl_err *err)
 {
 	int n = x->context_max ? x->context_max : xc_domain_hvm_getcontext(x->xc, x->domid, NULL, 0);
 
 	x->context_max = n > 0 ? n : 0;
-	if (n > 0 && n <= (int)XEN_SCRATCH)
-		n = xc_domain_hvm_getcontext(x->xc, x->domid, x->scratch, (uint32_t)n);
+	if (n > 0 && n <= (int)XEN_SCRATCH) {
+		if (xen_room_make(x, &x->context, (size_t)n, "HVM context", err) < 0)
+			return err->code;
+		n = get_context(x, (uint32_t)n);
+	}
 	if (n <= 0)
 		x->context_max = 0;
 	if (n <= 0 || n > (int)XEN_SCRATCH)
 		return rpl_fail(err, n < 0 ? -errno : -EMSGSIZE, "domain %u: an HVM context of %d bytes; 1 to %u are possible", x->domid,
 				n, XEN_SCRATCH);
-	rpl_stream_put_record(o, RPL_LIBXC_HVM_CONTEXT, x->scratch, (uint32_t)n);
+	rpl_stream_put_record(o, RPL_LIBXC_HVM_CONTEXT, x->context.p, (uint32_t)n);
 	return 0;
 }
 

@@ -55,9 +55,17 @@ static int put_basic(struct xen *x, unsigned vcpu, struct rpl_out *o, struct rpl
 {
 	static vcpu_guest_context_any_t any; /* large */
 
-	memset(&any, 0, sizeof(any));
-	if (xc_vcpu_getcontext(x->xc, x->domid, vcpu, &any) < 0)
-		return rpl_fail_errno(err, errno, "vCPU %u: its context", vcpu);
+	if (vcpu == 0) { /* there is room for them, for the resume */
+		const vcpu_guest_context_t *c = xen_registers(x, err);
+
+		if (!c)
+			return err->code;
+		any.c = *c;
+	} else {
+		memset(&any, 0, sizeof(any));
+		if (xc_vcpu_getcontext(x->xc, x->domid, vcpu, &any) < 0)
+			return rpl_fail_errno(err, errno, "vCPU %u: its context", vcpu);
+	}
 	if (normalise_context(x, vcpu, &any.c, err) < 0)
 		return err->code;
 	_Static_assert(sizeof(any.c) == RPL_PV_BASIC_64, "a 64-bit toolstack's own context is the guest's");

@@ -43,7 +43,7 @@ static bool unlogged[FAKE_PAGES + FAKE_SPECIALS]; /* PVH: writable without a mar
 static struct node {
 	char path[96], value[96];
 } nodes[NODES];
-static bool subscribed, event_pending, watch_pending, dying, shut;
+static bool subscribed, event_pending, watch_pending, dying, shut, cancelled;
 static unsigned shut_reason;
 static uint64_t gone_pages; /* PVH: given back */
 static uint32_t policy_7b; /* of the policy that was read last */
@@ -216,7 +216,7 @@ void xen_fake_start(bool pv)
 	memset(dirty, 0, sizeof(dirty));
 	memset(unlogged, 0, sizeof(unlogged));
 	gone_pages = 0;
-	subscribed = event_pending = watch_pending = dying = shut = false;
+	subscribed = event_pending = watch_pending = dying = shut = cancelled = false;
 	fake.pv = pv;
 	fake.reason = SHUTDOWN_suspend;
 	fake.bad_map = NONE;
@@ -486,20 +486,24 @@ int xc_domain_getvnuma(xc_interface *xc, uint32_t domid, uint32_t *nodes_, uint3
 	return -1;
 }
 
+/* A guest whose suspend does not return that it was cancelled takes itself for a new domain. */
+static int resume(bool with_drivers)
+{
+	if (!fake.suspended || !with_drivers) {
+		errno = EINVAL;
+		return -1;
+	}
+	shut = fake.suspended = cancelled = false;
+	fake.resumes++;
+	return 0;
+}
+
 int xc_domain_resume(xc_interface *xc, uint32_t domid, int fast)
 {
 	(void)xc;
 	(void)domid;
 	(void)fast;
-	if (FAILS)
-		return -1;
-	if (!fake.suspended) {
-		errno = EINVAL;
-		return -1;
-	}
-	shut = fake.suspended = false;
-	fake.resumes++;
-	return 0;
+	return FAILS ? -1 : resume(true);
 }
 
 int xc_domain_shutdown(xc_interface *xc, uint32_t domid, int reason)
@@ -548,19 +552,22 @@ int xc_hvm_param_get(xc_interface *xc, uint32_t domid, uint32_t param, uint64_t 
 	return 0;
 }
 
-int xc_domain_hvm_getcontext(xc_interface *xc, uint32_t domid, uint8_t *to, uint32_t size)
+static int put_context(uint8_t *to, uint32_t size)
 {
 	/* a header and the end: what our own checker asks of one */
 	static const uint8_t context[] = { 1, 0, 0, 0, 24, 0, 0, 0, 0x86, 0x12, 0x38, 0x54, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 					   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 };
 
-	(void)xc;
-	(void)domid;
-	if (FAILS)
-		return -1;
 	if (to)
 		memcpy(to, context, size < sizeof(context) ? size : sizeof(context));
 	return sizeof(context);
+}
+
+int xc_domain_hvm_getcontext(xc_interface *xc, uint32_t domid, uint8_t *to, uint32_t size)
+{
+	(void)xc;
+	(void)domid;
+	return FAILS ? -1 : put_context(to, size);
 }
 
 int xc_domain_get_tsc_info(xc_interface *xc, uint32_t domid, uint32_t *mode, uint64_t *nsec, uint32_t *khz, uint32_t *incarnation)
@@ -584,23 +591,56 @@ int xc_vcpu_getinfo(xc_interface *xc, uint32_t domid, uint32_t vcpu, xc_vcpuinfo
 	return FAILS ? -1 : 0;
 }
 
+static void put_registers(vcpu_guest_context_t *c)
+{
+	c->user_regs.rdx = p2m[2]; /* start info */
+	c->gdt_ents = 512;
+	c->gdt_frames[0] = p2m[3];
+	c->ctrlreg[3] = p2m[FAKE_L4] * PAGE;
+}
+
 int xc_vcpu_getcontext(xc_interface *xc, uint32_t domid, uint32_t vcpu, vcpu_guest_context_any_t *c)
 {
 	(void)xc;
 	(void)domid;
 	(void)vcpu;
-	c->c.user_regs.rdx = p2m[2]; /* start info */
-	c->c.gdt_ents = 512;
-	c->c.gdt_frames[0] = p2m[3];
-	c->c.ctrlreg[3] = p2m[FAKE_L4] * PAGE;
+	put_registers(&c->c);
 	return FAILS ? -1 : 0;
+}
+
+static const char *domctl_name(uint32_t cmd)
+{
+	switch (cmd) {
+	case XEN_DOMCTL_getvcpucontext:
+		return "getvcpucontext";
+	case XEN_DOMCTL_setvcpucontext:
+		return "setvcpucontext";
+	case XEN_DOMCTL_resumedomain:
+		return "resumedomain";
+	case XEN_DOMCTL_gethvmcontext:
+		return "gethvmcontext";
+	default:
+		return "xc_domctl";
+	}
 }
 
 int xc_domctl(xc_interface *xc, struct xen_domctl *op)
 {
-	(void)xc;
-	if (FAILS)
+	vcpu_guest_context_t *registers = op->u.vcpucontext.ctxt.p;
+
+	if (fails_here(domctl_name(op->cmd)))
 		return -1;
+	if (op->cmd == XEN_DOMCTL_getvcpucontext) {
+		memset(registers, 0, sizeof(*registers));
+		put_registers(registers);
+	}
+	if (op->cmd == XEN_DOMCTL_setvcpucontext)
+		cancelled = registers->user_regs.rax == 1 && registers->ctrlreg[3] == p2m[FAKE_L4] * PAGE;
+	if (op->cmd == XEN_DOMCTL_resumedomain)
+		return resume(cancelled);
+	if (op->cmd == XEN_DOMCTL_gethvmcontext)
+		op->u.hvmcontext.size = (uint32_t)put_context(op->u.hvmcontext.buffer.p, op->u.hvmcontext.size);
+	(void)xc;
 	if (op->cmd == XEN_DOMCTL_get_ext_vcpucontext)
 		op->u.ext_vcpucontext.size = 64;
 	if (op->cmd == XEN_DOMCTL_getvcpuextstate)

@@ -280,6 +280,15 @@ static void test_sent(void **state)
 	}
 }
 
+static unsigned called(const char *name)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < fake.calls && i < FAKE_CALLS; i++)
+		n += strcmp(fake.call[i], name) == 0;
+	return n;
+}
+
 /* ---- every call, once */
 
 static bool tried_before(const char *const *calls, unsigned i)
@@ -354,7 +363,8 @@ static const struct {
 	{ false, "xs_write", EACCES, -EACCES, "device/suspend" },
 	{ false, "xs_directory", EIO, -EIO, "xenstore: list" },
 	{ true, "xenforeignmemory_map", ENOMEM, -ENOMEM, "domain 5: map its shared info" },
-	{ true, "xc_vcpu_getcontext", ESRCH, -ESRCH, "vCPU 0: its context" },
+	{ false, "gethvmcontext", EBUSY, -EBUSY, "an HVM context of" },
+	{ true, "getvcpucontext", ESRCH, -ESRCH, "vCPU 0: its context" },
 	{ true, "xc_vcpu_getinfo", ESRCH, -ESRCH, "vCPU 0" },
 	{ true, "xc_domctl", EINVAL, -EINVAL, "vCPU 0: its extended context" },
 	{ true, "xc_physinfo", EPERM, -EPERM, "what this host's Xen can do" },
@@ -700,9 +710,53 @@ static void test_stock(void **state)
 		xen_fake_resume();
 		assert_int_equal(xen_send_resume(s, &err), -EBUSY);
 		assert_non_null(strstr(err.msg, "another program resumed"));
+		assert_int_equal(called("setvcpucontext"), 0); /* it runs: its registers are its own */
 		xen_send_free(s);
 		(void)close(fd);
 		xen_fake_end();
+	}
+}
+
+/* Sent, and then resumed while every call of this name fails; NULL: none does. */
+static void send_and_resume(bool pv, const char *fails)
+{
+	const struct xen_send_policy p = policy();
+	struct rpl_err err = { 0 };
+	struct xen_send_report report;
+	struct xen_send *s;
+	int fd = memfd_create("stream", MFD_CLOEXEC);
+
+	xen_fake_start(pv);
+	s = xen_send_open(FAKE_NAME, &p, &err);
+	assert_non_null(s);
+	assert_int_equal(xen_send_stream(s, fd, &report, &err), 0);
+	assert_true(fake.suspended);
+	fake.calls = 0;
+	fake.fail_name = fails;
+	assert_int_equal(xen_send_resume(s, &err), 0);
+	assert_false(fake.suspended);
+	fake.fail_name = NULL;
+	xen_send_free(s);
+	(void)close(fd);
+}
+
+/* By the few calls that a guest which suspended itself needs, and if one of them fails in Xen's own way. */
+static void test_resume(void **state)
+{
+	static const char *const few[] = { "xc_domain_getinfolist", "getvcpucontext", "setvcpucontext", "resumedomain" };
+
+	(void)state;
+	for (int pv = 0; pv < 2; pv++) {
+		send_and_resume(pv, NULL);
+		for (size_t i = 0; i < sizeof(few) / sizeof(few[0]); i++)
+			assert_int_equal(called(few[i]), 1);
+		assert_int_equal(called("xc_domain_resume"), 0);
+		xen_fake_end();
+		for (size_t i = 0; i < sizeof(few) / sizeof(few[0]); i++) {
+			send_and_resume(pv, few[i]);
+			assert_int_equal(called("xc_domain_resume"), 1);
+			xen_fake_end();
+		}
 	}
 }
 
@@ -771,6 +825,7 @@ int main(void)
 		cmocka_unit_test(test_downtime),
 		cmocka_unit_test(test_one_at_a_time),
 		cmocka_unit_test(test_stock),
+		cmocka_unit_test(test_resume),
 		cmocka_unit_test(test_found_suspended),
 	};
 
