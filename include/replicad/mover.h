@@ -68,7 +68,6 @@
 	X(PEER_REFUSED) /* text: the peer's sentence; LINK_DOWN follows */                                  \
 	X(ROUND_DONE)   /* value = pages sent; epoch = pages dirty by now (estimate; a tracker that cannot tell: pages sent) */ \
 	X(STAGED)       /* epoch, value = pages: the guest may be resumed */                               \
-	X(SENT)         /* epoch, value = stream bytes: its last frame is in the link (progress only; never a reason to release, R1) */ \
 	X(ACKED)        /* epoch, uuid = session: a decoded ack */                                         \
 	X(EPOCH_STAGED) /* backup: epoch, uuid = session: whole, digest right, where the activator finds it (R9) */ \
 	X(FOLDED)       /* backup: epoch: the replica's RAM holds it */                                    \
@@ -89,6 +88,7 @@ const char *rpl_mover_type_name(enum rpl_mover_type t);
 #define RPL_MOVER_UNCOMMITTED_MAX 64 /* the largest max_uncommitted of replicad.conf(5) */
 #define RPL_MOVER_WAITING_MAX 4 /* connections that have not proven who they are */
 #define RPL_MOVER_DEFINITION_MAX (16 * 1024)
+#define RPL_MOVER_SENT_EPOCHS 8 /* of so many, the newest, the shared page tells when they were sent */
 #define RPL_MOVER_REASON_MAX 240 /* bytes of `text`, with the final NUL */
 
 struct rpl_mover_conf {
@@ -143,6 +143,9 @@ struct rpl_mover_counters {
 	_Atomic uint64_t bulk_rounds, bulk_pages, bulk_pages_total; /* this session's; total: of the rounds begun so far */
 	_Atomic uint64_t last_dirty_pages;
 	_Atomic uint64_t scan_ns, copy_ns, encode_ns; /* last epoch */
+	/* Primary: rpl_now_ns() when the last byte of an epoch was in the link, at [epoch % RPL_MOVER_SENT_EPOCHS]; 0: it is not. For the
+	 * trace: never a reason to release (R1), so no report that would wake the keeper up. */
+	_Atomic uint64_t sent_ns[RPL_MOVER_SENT_EPOCHS];
 	_Atomic uint64_t overflows;        /* epochs larger than the arena, ended with the guest paused */
 	_Atomic uint64_t staged, acked, folded; /* backup: highest epoch of each */
 	_Atomic uint64_t audit_missed;     /* pages a tracker missed (audit mode); anything but 0 is a defect */

@@ -310,6 +310,7 @@ void session_end(struct keeper *k);
 void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg);
 void session_on_gone(struct keeper *k, const char *why);
 void session_after_capture(struct keeper *k);
+void session_look(struct keeper *k); /* now and then: how far is the mover? */
 void session_fini(struct keeper *k);
 
 /* adopt.c */

@@ -350,6 +350,23 @@ static void on_round_done(struct keeper *k, const struct rpl_mover_msg *msg)
 	keeper_say_session(k, RPL_EV_SYNC_READY, &s->id);
 }
 
+/* The page that both share tells, to whoever comes by. */
+static void trace_sent(struct keeper *k, uint64_t epoch)
+{
+	uint64_t ns = atomic_load_explicit(&movers_counters(k->movers)->sent_ns[epoch % RPL_MOVER_SENT_EPOCHS], memory_order_relaxed);
+
+	if (ns)
+		rpl_trace_mark_at(k->trace, epoch, RPL_TRACE_SENT, ns);
+}
+
+void session_look(struct keeper *k)
+{
+	uint64_t newest = k->session.up ? k->core.sealed : 0;
+
+	for (uint64_t e = newest; e > k->core.acked && e + RPL_MOVER_SENT_EPOCHS > newest; e--)
+		trace_sent(k, e);
+}
+
 /* A quick backup acks while the guest is still being resumed. The core hears of it after CAPTURED: before, it does not
  * know that the epoch was sealed at all. */
 static void on_acked(struct keeper *k, const struct rpl_mover_msg *msg)
@@ -357,6 +374,7 @@ static void on_acked(struct keeper *k, const struct rpl_mover_msg *msg)
 	struct session *s = &k->session;
 
 	k->acked_at_ns = rpl_recent_ns();
+	trace_sent(k, msg->epoch);
 	rpl_trace_mark_at(k->trace, msg->epoch, RPL_TRACE_ACKED, k->acked_at_ns);
 	if (checkpoint_busy(&k->checkpoint) && k->checkpoint.epoch == msg->epoch) {
 		s->early_ack = msg->epoch;
@@ -409,9 +427,6 @@ void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 		rpl_trace_mark_at(k->trace, msg->epoch, RPL_TRACE_STAGED, rpl_recent_ns());
 		rpl_trace_pages(k->trace, msg->epoch, msg->value);
 		(void)checkpoint_on_staged(&k->checkpoint, msg->epoch, msg->value);
-		break;
-	case RPL_MOVER_SENT:
-		rpl_trace_mark_at(k->trace, msg->epoch, RPL_TRACE_SENT, rpl_recent_ns());
 		break;
 	case RPL_MOVER_ACKED:
 		on_acked(k, msg);

@@ -255,7 +255,7 @@ bool side_receive(struct side *s, int ms)
 
 static bool progress(enum rpl_mover_type t)
 {
-	return t == RPL_MOVER_SENT || t == RPL_MOVER_FOLDED || t == RPL_MOVER_FULL || t == RPL_MOVER_ACKED ||
+	return t == RPL_MOVER_FOLDED || t == RPL_MOVER_FULL || t == RPL_MOVER_ACKED ||
 	       t == RPL_MOVER_EPOCH_STAGED;
 }
 
