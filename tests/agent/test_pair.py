@@ -23,8 +23,10 @@ KEY_BYTES = 32
 OTHER_UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 DONE, REFUSED = 0, 3
 IDLE_LOOKS_S = 3 # longer than a backup without work waits between two looks at the record
-MOVER_STOPPED_S = 0.3 # longer than a keeper that waits for nothing takes to end
-MOVER_PATIENCE_S = 0.9 # less than a mover may take to say its last word
+MOVER_STOPPED_S = 0.3   # longer than a keeper that waits for nothing takes to end
+MOVER_PATIENCE_S = 0.9  # less than a mover may take to say its last word
+SUSPECT_S = 1           # as configured by default
+ANSWER_S = 4            # less than a connection may take to be answered
 TAKEOVER_S = 10  # suspect_ms and takeover_delay_ms are 1.5 s; the rest is a busy machine
 
 
@@ -231,6 +233,35 @@ class PairTest(unittest.TestCase):
         for _ in range(5):
             told = told or self.forget_with_a_mover_that_stands_still()
         self.assertEqual(told, [("B_READY", "IDLE", "the primary needs this replica no more")], self.keeper_logs())
+
+    def sync_with_a_backup_that_stands_still(self):
+        """What the keepers say of it; None if the backup stood still for so long that nobody had to wait for it."""
+        wait_until("a backup that waits", lambda: self.beta.vm(VM)["state"] == "IDLE")
+        keeper = self.keeper_pid(self.beta)
+        os.kill(keeper, signal.SIGSTOP)
+        stopped = time.monotonic()
+        try:
+            self.alpha.command("protect", VM, "--timeout", "1")
+            while time.monotonic() < stopped + 2.5 * SUSPECT_S:
+                time.sleep(0.01)
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        late = time.monotonic() > stopped + ANSWER_S
+        wait_until("protection", lambda: self.alpha.vm(VM)["state"] == "P_PROTECTED")
+        return None if late else self.keeper_logs()
+
+    def test_a_backup_may_take_long_to_answer(self):
+        """It makes its standby, on a busy host: for longer than suspect_ms, which its primary does not take for its death."""
+        said = None
+        for tries in range(5):
+            if tries and not said:
+                self.assertEqual(self.alpha.command("unprotect", VM).returncode, DONE)
+                wait_until("the end of the keeper", lambda: self.alpha.vm_dirs() == [])
+                self.kill_all(self.beta)
+                self.beta.start()
+            said = said or self.sync_with_a_backup_that_stands_still()
+        self.assertIn("from=P_SYNC to=P_ARM", said or "")
+        self.assertNotIn("from=P_SYNC to=P_SOLO", said)
 
     def say_of_the_record(self, mode):
         """As if the owner had claimed that with its last breath."""
