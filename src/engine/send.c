@@ -292,7 +292,7 @@ static void epoch_is_sent(struct mover *m, const struct job *j)
 		mover_report(m, RPL_MOVER_STAGED, j->number, j->epoch->pages, &p->session);
 	}
 	mover_set(&c->sent_ns[(j->number + 1) % RPL_MOVER_SENT_EPOCHS], 0); /* an epoch's of long ago */
-	mover_set(&c->sent_ns[j->number % RPL_MOVER_SENT_EPOCHS], rpl_now_ns());
+	mover_set(&c->sent_ns[j->number % RPL_MOVER_SENT_EPOCHS], now);
 }
 
 static enum progress step_end(struct mover *m)
