@@ -24,7 +24,6 @@
 
 #define IMAGE_PFNS (UINT64_C(1) << 28)      /* 1 TiB of guest frames; address space, not memory */
 #define PART_MAX (16u << 20)                /* bytes of state in front of or behind the memory */
-#define FREE_SLACK_MIB 64                   /* what a domain takes beside its memory: page tables, rings */
 #define TYPE_SET 0x80u                      /* in the type table: the frame was in the stream */
 
 struct part {
@@ -217,23 +216,15 @@ static int put_header(struct remus *m, const struct rpl_stream_event *ev, struct
 /* A copy that cannot be activated protects nobody: say so before the sender relies on it. */
 static int check_room(struct remus *m, struct rpl_err *err)
 {
-	uint64_t need, have;
 	struct rpl_err none;
 	uint32_t domid;
 	int r = receive_config_check(m->rx, err);
 
 	if (r < 0)
 		return r;
-	need = (m->rx->maxmem_kib >> 10) + FREE_SLACK_MIB;
 	if (xl_domid(m->rx->name, &domid, &none) == 0)
 		return rpl_fail(err, -EEXIST, "a domain called %.150s is here already (%u)", m->rx->name, domid);
-	r = xl_free_mib(&have, err);
-	if (r < 0)
-		return r;
-	if (have < need)
-		return rpl_fail(err, -ENOMEM, "%.100s needs %" PRIu64 " MiB when it is activated, Xen has %" PRIu64
-				" MiB free: free some, or give this host's dom0 less", m->rx->name, need, have);
-	return 0;
+	return xl_check_room(NULL, m->rx->name, m->rx->maxmem_kib >> 10, err);
 }
 
 static int handle(struct remus *m, const struct rpl_stream_event *ev, struct rpl_err *err)
