@@ -1,0 +1,211 @@
+/* The keeper's shell around the real core, and the real list of what each action does: in which order the world sees it. Only what
+ * would leave the process is noted down instead.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <ev.h>
+
+#include <replicad/clock.h>
+
+#include "../../src/keeper/keeper.h"
+
+#define S_NS (1000 * RPL_MS) /* no deadline comes in a test */
+
+static char seen[512]; /* what happened since forget(), in its order */
+static struct rpl_record claimed;
+
+static void note(const char *what, const char *name, uint64_t epoch)
+{
+	size_t n = strlen(seen);
+
+	(void)snprintf(seen + n, sizeof(seen) - n, "%s%s %s", n ? ", " : "", what, name);
+	n = strlen(seen);
+	if (epoch)
+		(void)snprintf(seen + n, sizeof(seen) - n, "%llu", (unsigned long long)epoch);
+}
+
+static void forget(void)
+{
+	seen[0] = '\0';
+}
+
+/* ---- the world */
+void __wrap_keeper_tell_state(struct keeper *k, const struct rpl_action *a);
+void __wrap_rpl_netbuf_release(struct rpl_netbuf *n, uint64_t epoch);
+void __wrap_movers_send(struct movers *m, enum rpl_mover_type type, uint64_t epoch, uint64_t value, uint64_t generation,
+			const struct rpl_uuid *uuid);
+void __wrap_keeper_arbiter_read(struct keeper *k);
+void __wrap_keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a);
+void __wrap_keeper_pursue(struct keeper *k);
+void __wrap_session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation);
+void __wrap_standby_on_state(struct keeper *k);
+
+void __wrap_keeper_tell_state(struct keeper *k, const struct rpl_action *a)
+{
+	(void)k;
+	note("told", rpl_state_name(a->u.state.to), 0);
+}
+
+void __wrap_rpl_netbuf_release(struct rpl_netbuf *n, uint64_t epoch)
+{
+	(void)n;
+	note("release", "", epoch);
+}
+
+void __wrap_movers_send(struct movers *m, enum rpl_mover_type type, uint64_t epoch, uint64_t value, uint64_t generation,
+			const struct rpl_uuid *uuid)
+{
+	(void)m;
+	(void)value;
+	(void)generation;
+	(void)uuid;
+	note("mover", rpl_mover_type_name(type), epoch);
+}
+
+void __wrap_keeper_arbiter_read(struct keeper *k)
+{
+	(void)k;
+}
+
+void __wrap_keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a)
+{
+	(void)k;
+	claimed = a->u.claim.want;
+}
+
+void __wrap_keeper_pursue(struct keeper *k)
+{
+	(void)k;
+}
+
+void __wrap_session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation)
+{
+	(void)k;
+	(void)id;
+	(void)generation;
+}
+
+void __wrap_standby_on_state(struct keeper *k)
+{
+	(void)k;
+}
+
+/* ---- a keeper, and what happens to it */
+static void setup(struct keeper *k, bool backup)
+{
+	memset(k, 0, sizeof(*k));
+	k->loop = ev_loop_new(0);
+	k->conf.vm = "web1";
+	k->conf.dir = "/nonexistent";
+	k->conf.peer_address = "";
+	k->conf.standby_role = backup;
+	k->conf.core = (struct rpl_core_conf){
+		.self = "a", .peer = "b", .vm = { { 7 } }, .durability = RPL_DURABLE_MEMORY, .auto_claim = true,
+		.max_uncommitted = 2, .max_held = UINT32_MAX, .interval_ns = 60 * S_NS, .stall_ns = 60 * S_NS,
+		.suspect_ns = 120 * S_NS, .takeover_delay_ns = S_NS, .arm_timeout_ns = 60 * S_NS,
+		.drain_timeout_ns = 60 * S_NS, .retry_ns = 60 * S_NS, .cold_delay_ns = 60 * S_NS,
+	};
+	(void)rpl_now_ns();
+	forget();
+}
+
+static void teardown(struct keeper *k)
+{
+	json_decref(k->reply);
+	ev_timer_stop(k->loop, &k->deadline);
+	ev_loop_destroy(k->loop);
+}
+
+static void say_record(struct keeper *k, enum rpl_event_kind kind, const struct rpl_record *r)
+{
+	keeper_event(k, &(struct rpl_event){ .kind = kind, .u.record.record = *r });
+}
+
+static const struct rpl_uuid offered = { { 9 } };
+
+static void to_seed(struct keeper *k)
+{
+	struct rpl_record r = { .format = RPL_RECORD_FORMAT, .mode = RPL_MODE_SOLO, .generation = 3, .vm = { { 7 } }, .owner = "b" };
+
+	keeper_start_core(k, RPL_FOUND_NONE, false);
+	say_record(k, RPL_EV_RECORD, &r);
+	keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_SESSION_OPEN, .u.open = { .session = offered, .generation = 3 } });
+	say_record(k, RPL_EV_RECORD, &r);
+	assert_int_equal(k->core.state, RPL_ST_B_SEED);
+	forget();
+}
+
+static void to_claim(struct keeper *k)
+{
+	k->netbuf_here = k->wish.open = true;
+	keeper_start_core(k, RPL_FOUND_RUNNING, true);
+	keeper_say(k, RPL_EV_RECORD_ABSENT);
+	keeper_say(k, RPL_EV_CMD_PROTECT);
+	say_record(k, RPL_EV_CLAIM_GRANTED, &claimed);
+	assert_int_equal(k->core.state, RPL_ST_P_SYNC);
+	keeper_say_link(k, RPL_EV_LINK_UP, &k->core.session, 0);
+	keeper_say_session(k, RPL_EV_SYNC_READY, &k->core.session);
+	keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_HELD, .u.held = { .epoch = 1, .in_sync = true } });
+	keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_CAPTURED, .u.captured = { .epoch = 1 } });
+	keeper_say_link(k, RPL_EV_ACK, &k->core.session, 1);
+	assert_int_equal(claimed.mode, RPL_MODE_PROTECTED);
+	forget();
+}
+
+/* The primary's clients wait for the ack; people, their log and their files do not. */
+static void an_ack_comes_before_it_is_told_of(void **state)
+{
+	struct keeper k;
+
+	(void)state;
+	setup(&k, true);
+	to_seed(&k);
+	keeper_event(&k, &(struct rpl_event){ .kind = RPL_EV_STAGED, .u.staged = { .session = offered, .epoch = 1,
+				.checks = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED } });
+	assert_string_equal(seen, "mover ACK1, told B_READY");
+	teardown(&k);
+}
+
+/* So they do for what was held while it was armed. */
+static void a_release_comes_before_it_is_told_of(void **state)
+{
+	struct keeper k;
+
+	(void)state;
+	setup(&k, false);
+	to_claim(&k);
+	say_record(&k, RPL_EV_CLAIM_GRANTED, &claimed);
+	assert_string_equal(seen, "release 1, told P_PROTECTED");
+	teardown(&k);
+}
+
+/* A state that lasted no longer than its step is told before the one that came of it. */
+static void two_states_are_told_in_their_turn(void **state)
+{
+	struct keeper k;
+
+	(void)state;
+	setup(&k, false);
+	to_claim(&k);
+	keeper_say(&k, RPL_EV_CMD_UNPROTECT);
+	say_record(&k, RPL_EV_CLAIM_GRANTED, &claimed);
+	assert_string_equal(seen, "told P_PROTECTED, told P_CLAIM, release 1");
+	teardown(&k);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(an_ack_comes_before_it_is_told_of),
+		cmocka_unit_test(a_release_comes_before_it_is_told_of),
+		cmocka_unit_test(two_states_are_told_in_their_turn),
+	};
+
+	return cmocka_run_group_tests_name("shell", tests, NULL, NULL);
+}
