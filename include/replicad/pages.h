@@ -26,6 +26,12 @@
  * with 0. For a backup that says RPL_FEATURE_ROUND_BASE. */
 #define RPL_PAGES_BASE_ROUND UINT32_MAX
 
+/* The number by which an epoch can be named as a base; 0: it cannot. */
+static inline uint32_t rpl_pages_base(uint64_t epoch)
+{
+	return (uint32_t)epoch == RPL_PAGES_BASE_ROUND ? 0 : (uint32_t)epoch;
+}
+
 enum rpl_page_encoding { RPL_PAGE_RAW, RPL_PAGE_ZERO, RPL_PAGE_DELTA, RPL_PAGE_LZ4, RPL_PAGE_SAME };
 
 /* A body, page by page: begin with their number (1..RPL_PAGES_PER_FRAME), put each of them. `body` has RPL_PAGES_BODY_MAX bytes. */

@@ -121,12 +121,6 @@ void sent_note(struct sent *s, uint64_t pfn, const uint8_t *page)
 	memcpy(page_of(s, w), page, RPL_PAGE_SIZE);
 }
 
-/* The number by which an epoch can be named as a base; 0: it cannot. */
-static uint32_t name_of(uint64_t epoch)
-{
-	return (uint32_t)epoch == RPL_PAGES_BASE_ROUND ? 0 : (uint32_t)epoch;
-}
-
 /* What is known of a page, and the body's next content, become `page`. */
 static void put_known(struct sent *s, struct rpl_pages_out *o, struct sent_way *w, const uint8_t *page, uint32_t name,
 		      struct sent_counts *counts)
@@ -154,7 +148,7 @@ void sent_put(struct sent *s, struct rpl_pages_out *o, uint64_t pfn, const uint8
 	uint64_t set = s->sets ? set_of(s, pfn) : 0;
 	struct sent_way *w = s->sets ? find(s, set, pfn) : NULL;
 	bool zero = rpl_page_is_zero(page);
-	uint32_t name = name_of(epoch);
+	uint32_t name = rpl_pages_base(epoch);
 
 	if (w && !zero && name) {
 		put_known(s, o, w, page, name, counts);

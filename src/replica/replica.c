@@ -175,7 +175,7 @@ static void take_slot(struct rpl_replica *r, uint64_t pfn, uint64_t flags)
 {
 	r->area.pfn[r->head % r->area.slots] = pfn | flags;
 	r->head++;
-	*came(r, pfn) = (uint32_t)r->next.epoch == RPL_PAGES_BASE_ROUND ? 0 : (uint32_t)r->next.epoch;
+	*came(r, pfn) = rpl_pages_base(r->next.epoch);
 }
 
 static const char *base_text(uint32_t base, char ret[BASE_TEXT])
