@@ -396,6 +396,16 @@ static void fill_replica(struct rpl_guest *g)
 	rpl_memory_free(m);
 }
 
+/* It waits, and all of the replica has come. */
+static void filled(struct seen *s)
+{
+	struct rpl_err err = { 0 };
+
+	started(s);
+	assert_int_equal(rpl_guest_fit(s->g, primary_text, &err), 1);
+	fill_replica(s->g);
+}
+
 static void no_finding(void *ctx, const struct rpl_stream_finding *f)
 {
 	(void)ctx;
@@ -456,15 +466,12 @@ static void leave_domain(struct seen *s)
 static void test_activate(void **state)
 {
 	RPL_AUTO_FD int fd = -1;
-	struct rpl_err err = { 0 };
 	char path[120];
 	struct seen s;
 	int len = make_state(&fd, false);
 
 	(void)state;
-	started(&s);
-	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
-	fill_replica(s.g);
+	filled(&s);
 	rpl_guest_activate(s.g, fd, (size_t)len);
 	ends_well(&s);
 	assert_int_equal(activations, 1);
@@ -475,14 +482,12 @@ static void test_activate(void **state)
 
 static void fails(int fd, size_t len, bool fitted, const char *text)
 {
-	struct rpl_err err = { 0 };
 	struct seen s;
 
-	started(&s);
-	if (fitted) {
-		assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
-		fill_replica(s.g);
-	}
+	if (fitted)
+		filled(&s);
+	else
+		started(&s);
 	rpl_guest_activate(s.g, fd, len);
 	ends_failed(&s, text);
 }
@@ -507,14 +512,11 @@ static void test_activation_fails(void **state)
 static void test_no_room_any_more(void **state)
 {
 	RPL_AUTO_FD int fd = -1;
-	struct rpl_err err = { 0 };
 	struct seen s;
 	int len = make_state(&fd, false);
 
 	(void)state;
-	started(&s);
-	assert_int_equal(rpl_guest_fit(s.g, primary_text, &err), 1);
-	fill_replica(s.g);
+	filled(&s);
 	(void)setenv("FAKE_XL_FREE", "31", 1);
 	(void)setenv("FAKE_XL_FAIL", "restore-late", 1);
 	rpl_guest_activate(s.g, fd, (size_t)len);
@@ -557,15 +559,6 @@ static bool is_paused(unsigned domid)
 
 	assert_int_equal(rpl_read_file(said_of(domid), 1000, &text, NULL, NULL), 0);
 	return strstr(text, "\"paused\": true");
-}
-
-static void filled(struct seen *s)
-{
-	struct rpl_err err = { 0 };
-
-	started(s);
-	assert_int_equal(rpl_guest_fit(s->g, primary_text, &err), 1);
-	fill_replica(s->g);
 }
 
 static void prepared(struct seen *s, int fd, int len)
