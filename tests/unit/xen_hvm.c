@@ -106,8 +106,10 @@ static void attach(void)
 	assert_true(rpl_guest_info(guest)->running);
 }
 
-static void dies_in_a_pause(void)
+static void attach_to_one_that_dies_in_a_pause(void)
 {
+	qemu.hangs_up = "stop";
+	attach();
 	rpl_guest_pause(guest);
 	fails(0, "device model: QMP: ");
 	assert_true(fake.suspended);
@@ -168,9 +170,7 @@ static void test_dies_at_the_end(void **state)
 static void test_dies_at_the_beginning(void **state)
 {
 	(void)state;
-	qemu.hangs_up = "stop";
-	attach();
-	dies_in_a_pause();
+	attach_to_one_that_dies_in_a_pause();
 	qemu.gone = true;
 	resume();
 	end();
@@ -183,9 +183,7 @@ static void test_dies_slowly(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(last) / sizeof(last[0]); i++) {
-		qemu.hangs_up = "stop";
-		attach();
-		dies_in_a_pause();
+		attach_to_one_that_dies_in_a_pause();
 		qemu_fake_ended();
 		qemu.hangs_up = last[i];
 		resume();
@@ -236,9 +234,7 @@ static void test_hangs_up_and_hangs(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(silent) / sizeof(silent[0]); i++) {
-		qemu.hangs_up = "stop";
-		attach();
-		dies_in_a_pause();
+		attach_to_one_that_dies_in_a_pause();
 		qemu_fake_ended();
 		guest->conf.op_timeout_ms = HASTY_MS;
 		qemu.silent = silent[i];
