@@ -19,8 +19,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -167,14 +167,14 @@ static void on_look(struct ev_loop *loop, ev_timer *w, int revents)
 		return;
 	rpl_agent_note(y->agent, "alarm", y->vm, "relay %d has not answered for %d s: it is killed, for another in its place",
 		       (int)y->pid, (int)(LOOKS_MAX * LOOK_S));
-	(void)syscall(SYS_pidfd_send_signal, y->pidfd, SIGKILL, NULL, 0);
+	(void)pidfd_send_signal(y->pidfd, SIGKILL, NULL, 0);
 }
 
 /* ---- having one */
 
 static int watch(struct rpl_relay *y, pid_t pid, bool is_child)
 {
-	y->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	y->pidfd = pidfd_open(pid, 0);
 	if (y->pidfd < 0)
 		return -errno;
 	y->pid = pid;

@@ -18,9 +18,9 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -144,7 +144,7 @@ static void watch_pid(struct rpl_ward *w, pid_t pid, bool is_child)
 	}
 	w->pid = pid;
 	w->is_child = is_child;
-	w->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	w->pidfd = pidfd_open(pid, 0);
 	if (w->pidfd < 0) {
 		rpl_log(RPL_LOG_WARNING, "vm=%s msg=\"pidfd of keeper %d: %s\"", w->name, (int)pid, strerror(errno));
 		return;
@@ -479,7 +479,7 @@ static void on_retry(struct ev_loop *loop, ev_timer *timer, int revents)
 	if (rpl_now_ns() - w->unheard_ns > (w->was_heard ? CLOSED_MAX_NS : LISTEN_MAX_NS) && w->pidfd >= 0) {
 		rpl_agent_note(w->agent, "keeper-died", w->name, "keeper %d %s; killed", (int)w->pid,
 			       w->was_heard ? "closed its socket and has not ended since" : "does not listen");
-		(void)syscall(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0); /* its end is seen by pidfd */
+		(void)pidfd_send_signal(w->pidfd, SIGKILL, NULL, 0); /* its end is seen by pidfd */
 		w->unheard_ns = rpl_now_ns();
 	}
 	retry_in(w, CONNECT_RETRY_S);
