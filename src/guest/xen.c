@@ -320,12 +320,18 @@ static int attach_all(struct xen *x, struct rpl_err *err)
 	return r;
 }
 
+/* Of a domain that is attached to anew, or is another than before. */
+static void know_nothing(struct xen *x)
+{
+	x->over = x->asked = x->wanted = x->drivers = x->answered = x->stands = false;
+}
+
 static int do_attach(struct rpl_guest *g, struct rpl_err *err)
 {
 	struct xen *x = xen_of(g);
 
 	close_xen(x);
-	x->over = x->asked = x->wanted = x->drivers = x->answered = x->stands = false;
+	know_nothing(x);
 	if (attach_all(x, err) == 0)
 		return 0;
 	close_xen(x);
@@ -373,7 +379,7 @@ static void on_activated(struct rpl_guest *g, int r, const struct rpl_err *err)
 	}
 	xen_standby_free(x->standby);
 	x->standby = NULL;
-	x->over = x->asked = x->wanted = x->drivers = x->answered = x->stands = false;
+	know_nothing(x);
 	x->domid = (uint32_t)g->info.life;
 	x->unattached = x->domid != 0;
 	g->info.running = true;
