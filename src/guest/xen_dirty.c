@@ -141,6 +141,7 @@ struct set {
 static void merge_region(struct xen *x, const struct rpl_ram_region *r, struct set *set)
 {
 	uint64_t end = r->pfn + r->pages < x->log_pages ? r->pfn + r->pages : x->log_pages;
+	const uint64_t *log = x->log.p;
 
 	for (uint64_t i = r->pfn / 64; i * 64 < end; i++) {
 		uint64_t mask = UINT64_MAX, w;
@@ -149,8 +150,7 @@ static void merge_region(struct xen *x, const struct rpl_ram_region *r, struct s
 			mask &= UINT64_MAX << r->pfn % 64;
 		if (end - i * 64 < 64)
 			mask &= (UINT64_C(1) << (end - i * 64)) - 1;
-		memcpy(&w, x->log + i * 8, sizeof(w));
-		w &= mask;
+		w = log[i] & mask;
 		set->pages += (uint64_t)__builtin_popcountll(w);
 		set->again += (uint64_t)__builtin_popcountll(w & x->last_log[i]);
 		x->last_log[i] = (x->last_log[i] & ~mask) | w;
@@ -163,7 +163,7 @@ static int read_log(struct xen *x, bool clean, bool final, struct set *ret, stru
 {
 	const struct rpl_ram_layout *l = &x->g->info.layout;
 	xc_shadow_op_stats_t stats;
-	long long n = xc_logdirty_control(x->xc, x->domid, clean ? XEN_DOMCTL_SHADOW_OP_CLEAN : XEN_DOMCTL_SHADOW_OP_PEEK, &x->log_buffer,
+	long long n = xc_logdirty_control(x->xc, x->domid, clean ? XEN_DOMCTL_SHADOW_OP_CLEAN : XEN_DOMCTL_SHADOW_OP_PEEK, &x->log.buffer,
 					  x->log_pages, final ? XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL : 0, &stats);
 
 	*ret = (struct set){ 0 };
@@ -301,7 +301,7 @@ static int look(struct xen *x, const struct xen_dominfo *suspended, struct rpl_e
 		return collect_hvm(x, suspended, err);
 	if (follow_p2m(x, suspended, err) < 0)
 		return err->code;
-	xen_p2m_update(x, x->log);
+	xen_p2m_update(x, x->log.p);
 	return dirty_types(x, false, err);
 }
 
@@ -351,9 +351,7 @@ void xen_log_off(struct xen *x)
 	if (x->logging && xc_shadow_control(x->xc, x->domid, XEN_DOMCTL_SHADOW_OP_OFF, NULL, 0) < 0)
 		rpl_log(RPL_LOG_DEBUG, "vm=%s log_dirty_off=\"%s\"", x->g->conf.name, strerror(errno));
 	x->logging = false;
-	if (x->log)
-		xc__hypercall_buffer_free_pages(x->xc, &x->log_buffer, (int)x->log_buffer_pages);
-	x->log = NULL;
+	xen_room_free(x, &x->log);
 	free(x->last_log);
 	x->last_log = NULL;
 	xen_shared_unmap(&x->shared);
@@ -361,15 +359,10 @@ void xen_log_off(struct xen *x)
 
 static int make_log_buffer(struct xen *x, struct rpl_err *err)
 {
-	xc_hypercall_buffer_t none = { .hbuf = NULL, .param_shadow = NULL, .dir = 0, .sz = 0, .ubuf = (void *)-1 };
-
-	x->log_buffer = none;
-	x->log_buffer_pages = (unsigned)(((x->log_pages + 63) / 64 * 8 + RPL_PAGE_SIZE - 1) / RPL_PAGE_SIZE);
-	x->log = xc__hypercall_buffer_alloc_pages(x->xc, &x->log_buffer, (int)x->log_buffer_pages);
-	if (!x->log)
-		return rpl_fail_errno(err, errno, "room for a dirty bitmap of %" PRIu64 " pages", x->log_pages);
+	if (xen_room_make(x, &x->log, RPL_BITMAP_WORDS(x->log_pages) * sizeof(*x->last_log), "dirty bitmap", err) < 0)
+		return err->code;
 	x->recheck = (struct xen_recheck){ 0 };
-	x->last_log = calloc(x->log_buffer_pages, RPL_PAGE_SIZE);
+	x->last_log = calloc(x->log.pages, RPL_PAGE_SIZE);
 	return x->last_log ? 0 : rpl_fail(err, -ENOMEM, "no memory for a dirty bitmap of %" PRIu64 " pages", x->log_pages);
 }
 

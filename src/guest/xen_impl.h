@@ -99,9 +99,7 @@ struct xen {
 	bool logging;        /* log-dirty is on */
 	uint64_t tot_pages;  /* when types were last looked up for all pages */
 	uint64_t log_pages;  /* bits of Xen's dirty bitmap */
-	xc_hypercall_buffer_t log_buffer;
-	uint8_t *log;
-	unsigned log_buffer_pages;
+	struct xen_room log; /* that bitmap, as it was read last */
 	uint64_t *last_log;  /* the set that was read before */
 	struct xen_recheck recheck;
 	bool gained;         /* this collection found memory where there was none */
