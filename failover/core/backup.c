@@ -15,7 +15,7 @@ static void forget_replica(struct rpl_core *c, struct rpl_actions *out)
 {
 	(void)rpl_core_act(out, RPL_ACT_FORGET_REPLICA);
 	memset(&c->session, 0, sizeof(c->session));
-	c->complete = c->frozen = c->freezing = c->handover = c->start_replica = false;
+	c->complete = c->frozen = c->freezing = c->handover = c->start_replica = c->link_up = false;
 	c->replica = c->redo_applied = c->redo_trimmed = 0;
 }
 
@@ -53,12 +53,13 @@ void rpl_core_on_session_open(struct rpl_core *c, const struct rpl_event *ev, st
 
 	if (in_states(c, ST(IDLE)) && !c->offered && !c->reading && fresh) {
 		c->session = *s;
-		c->offered = true;
+		c->offered = c->link_up = true;
 		c->offered_generation = ev->u.open.generation;
 		c->fresh = false;
 		rpl_core_read(c, out); /* is it really the peer's to protect? offer_decide() */
 	} else if (in_states(c, ST(B_SEED) | ST(B_READY)) && ours(c, s)) {
 		c->heard_ns = c->now_ns;
+		c->link_up = true;
 		rpl_core_act_link(c, out, RPL_ACT_SESSION_CONTINUE, c->replica);
 	} else {
 		rpl_core_act_session(c, out, RPL_ACT_SESSION_REFUSE, s);
@@ -95,6 +96,16 @@ void rpl_core_on_heard_backup(struct rpl_core *c, const struct rpl_event *ev, st
 	(void)ev;
 	(void)out;
 	c->heard_ns = c->now_ns;
+}
+
+/* In the first copy the primary has as long to call again as if it had been heard at that moment. */
+void rpl_core_on_link_down_backup(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	(void)out;
+	if (in_states(c, ST(B_SEED)) && c->link_up)
+		c->heard_ns = c->now_ns;
+	c->link_up = false;
 }
 
 /* ---- epochs */
@@ -149,6 +160,7 @@ void rpl_core_on_redo_applied(struct rpl_core *c, const struct rpl_event *ev, st
 void rpl_core_suspect(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
 {
 	rpl_core_enter(c, out, RPL_ST_B_SUSPECT, why);
+	c->link_up = false;
 	c->freezing = true;
 	(void)rpl_core_act(out, RPL_ACT_FREEZE);
 }
@@ -191,6 +203,15 @@ static bool may_claim(const struct rpl_core *c)
 	return c->rec.mode == RPL_MODE_PROTECTED && peer_owns(c) && rpl_uuid_equal(&c->rec.session, &c->session);
 }
 
+/* While the first copy is under way there is nothing to take over, and giving up would have it copied from the start: a primary on a
+ * busy host is waited for while its connection stands. */
+static uint64_t suspect_at(const struct rpl_core *c)
+{
+	bool patient = in_states(c, ST(B_SEED)) && c->link_up;
+
+	return c->heard_ns + (patient ? RPL_SEED_PATIENCE : 1) * c->conf.suspect_ns;
+}
+
 void rpl_core_pump_backup(struct rpl_core *c, struct rpl_actions *out)
 {
 	if (c->fresh) { /* read because another session was offered */
@@ -200,7 +221,7 @@ void rpl_core_pump_backup(struct rpl_core *c, struct rpl_actions *out)
 			return;
 		}
 	}
-	if (c->now_ns >= c->heard_ns + c->conf.suspect_ns)
+	if (c->now_ns >= suspect_at(c))
 		rpl_core_suspect(c, out, RPL_WHY_SUSPECT);
 }
 
@@ -313,7 +334,7 @@ uint64_t rpl_core_backup_deadline(const struct rpl_core *c)
 	switch (c->state) {
 	case RPL_ST_B_SEED:
 	case RPL_ST_B_READY:
-		return c->heard_ns + c->conf.suspect_ns;
+		return suspect_at(c);
 	case RPL_ST_B_SUSPECT:
 		return c->frozen && !c->reading ? takeover_at(c) : UINT64_MAX;
 	case RPL_ST_B_CLAIM:

@@ -92,8 +92,10 @@ static const struct row table[RPL_EV_N][HANDLERS_MAX] = {
 	[RPL_EV_JOURNALED] = { { P_EPOCHS, rpl_core_on_journaled } },
 	[RPL_EV_FLUSHED] = { { P_EPOCHS, rpl_core_on_flushed } },
 
+	[RPL_EV_CONNECTED] = { { ST(P_SYNC), rpl_core_on_connected } },
 	[RPL_EV_LINK_UP] = { { P_SESSION, rpl_core_on_link_up } },
-	[RPL_EV_LINK_DOWN] = { { P_SESSION, rpl_core_on_link_down } },
+	[RPL_EV_LINK_DOWN] = { { P_SESSION, rpl_core_on_link_down },
+			       { ST(IDLE) | B_SESSION, rpl_core_on_link_down_backup } },
 	[RPL_EV_SESSION_LOST] = { { P_SESSION, rpl_core_on_session_lost } },
 	[RPL_EV_SYNC_READY] = { { ST(P_SYNC), rpl_core_on_sync_ready } },
 	[RPL_EV_ACK] = { { P_EPOCHS, rpl_core_on_ack } },

@@ -114,8 +114,8 @@ void rpl_core_start_decide(struct rpl_core *c, struct rpl_actions *out, bool pre
 
 /* ---- primary.c: with a session: copy, arm, protect, stall, drain */
 rpl_core_handler rpl_core_on_captured, rpl_core_on_capture_failed, rpl_core_on_held, rpl_core_on_opened;
-rpl_core_handler rpl_core_on_buffer_full, rpl_core_on_journaled, rpl_core_on_flushed, rpl_core_on_link_up;
-rpl_core_handler rpl_core_on_link_down, rpl_core_on_session_lost, rpl_core_on_sync_ready, rpl_core_on_ack;
+rpl_core_handler rpl_core_on_buffer_full, rpl_core_on_journaled, rpl_core_on_flushed, rpl_core_on_connected;
+rpl_core_handler rpl_core_on_link_up, rpl_core_on_link_down, rpl_core_on_session_lost, rpl_core_on_sync_ready, rpl_core_on_ack;
 rpl_core_handler rpl_core_on_heard_primary, rpl_core_on_peer_generation;
 rpl_core_pump rpl_core_pump_solo, rpl_core_pump_sync, rpl_core_pump_arm, rpl_core_pump_protected;
 rpl_core_pump rpl_core_pump_stalled, rpl_core_pump_drain;
@@ -144,7 +144,7 @@ void rpl_core_armed(struct rpl_core *c, struct rpl_actions *out);
 /* ---- backup.c */
 rpl_core_handler rpl_core_on_session_open, rpl_core_on_staged, rpl_core_on_peer_flushed, rpl_core_on_redo_applied;
 rpl_core_handler rpl_core_on_handover, rpl_core_on_forget, rpl_core_on_replica_lost, rpl_core_on_frozen;
-rpl_core_handler rpl_core_on_heard_backup, rpl_core_on_store_promoted, rpl_core_on_guest_running;
+rpl_core_handler rpl_core_on_heard_backup, rpl_core_on_link_down_backup, rpl_core_on_store_promoted, rpl_core_on_guest_running;
 rpl_core_handler rpl_core_on_guest_stillborn;
 rpl_core_pump rpl_core_pump_backup, rpl_core_pump_suspect, rpl_core_pump_takeover;
 void rpl_core_offer_decide(struct rpl_core *c, struct rpl_actions *out);

@@ -170,7 +170,7 @@ static void begin_session(struct rpl_core *c, struct rpl_actions *out)
 	struct rpl_action *a;
 
 	rpl_core_draw(c, &c->session);
-	c->link_up = c->session_dead = c->given_up = c->handover = c->store_ok = c->throttled = c->capturing = false;
+	c->connected = c->link_up = c->session_dead = c->given_up = c->handover = c->store_ok = c->throttled = c->capturing = false;
 	c->sealed = c->acked = c->journaled = c->released = c->flush_asked = c->flushed = c->epoch - 1;
 	c->progress = c->overdue_ns = c->captured_ns = 0;
 	c->heard_ns = c->progress_ns = c->now_ns;
@@ -201,11 +201,19 @@ static bool same_session(const struct rpl_core *c, const struct rpl_uuid *s)
 	return !rpl_uuid_is_zero(&c->session) && rpl_uuid_equal(s, &c->session);
 }
 
+void rpl_core_on_connected(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
+{
+	(void)ev;
+	(void)out;
+	c->connected = !c->link_up;
+}
+
 void rpl_core_on_link_up(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	if (!same_session(c, &ev->u.link.session))
 		return;
 	c->link_up = true;
+	c->connected = false; /* from here on it speaks for itself */
 	c->heard_ns = c->now_ns;
 	c->sync_failures = 0;
 	if (in_states(c, ST(P_SYNC)))
@@ -224,7 +232,9 @@ void rpl_core_on_link_down(struct rpl_core *c, const struct rpl_event *ev, struc
 {
 	(void)ev;
 	(void)out;
-	c->link_up = false;
+	if (c->connected) /* that long the peer was waited for, and it may be there by the next attempt */
+		c->heard_ns = c->now_ns;
+	c->connected = c->link_up = false;
 }
 
 void rpl_core_on_session_lost(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
@@ -294,11 +304,18 @@ void rpl_core_pump_solo(struct rpl_core *c, struct rpl_actions *out)
 		begin_session(c, out);
 }
 
+/* Before the first copy a backup makes its standby, which takes longer than suspect on a busy host: one that was reached is waited for.
+ * Nothing is protected yet, and the shell bounds how long a connection may stay without an answer. */
+static uint64_t sync_until(const struct rpl_core *c)
+{
+	return c->connected || c->link_up ? UINT64_MAX : c->heard_ns + c->conf.suspect_ns;
+}
+
 void rpl_core_pump_sync(struct rpl_core *c, struct rpl_actions *out)
 {
 	if (record_moved(c, out))
 		return;
-	if (!c->link_up && c->now_ns >= c->heard_ns + c->conf.suspect_ns) {
+	if (c->now_ns >= sync_until(c)) {
 		rpl_core_end_session(c, out, false);
 		rpl_core_become_solo(c, out, RPL_WHY_LINK_DOWN);
 		c->retry_at_ns = c->now_ns + (c->conf.retry_ns << c->sync_failures);
@@ -448,7 +465,7 @@ uint64_t rpl_core_session_deadline(const struct rpl_core *c)
 			return UINT64_MAX;
 		return c->want && c->guest && c->output == RPL_OUT_OPEN && !c->reading ? c->retry_at_ns : UINT64_MAX;
 	case RPL_ST_P_SYNC:
-		return c->link_up ? UINT64_MAX : c->heard_ns + c->conf.suspect_ns;
+		return sync_until(c);
 	case RPL_ST_P_ARM:
 		return earlier(rpl_core_unresolved(c) ? UINT64_MAX : c->since_ns + c->conf.arm_timeout_ns,
 			       c->output == RPL_OUT_HELD ? capture_at(c) : UINT64_MAX);

@@ -93,8 +93,9 @@ enum rpl_state {
 	X(JOURNALED, epoch, "durability=both: redo <= `epoch` is on this host's own disk")                           \
 	X(FLUSHED, flushed, "answer to FLUSH: our store holds epochs <= `epoch`, synced")                            \
 	/* the session, seen from the primary */                                                                     \
+	X(CONNECTED, none, "the peer's host took the connection; the peer itself has not answered on it yet")          \
 	X(LINK_UP, link, "connected; the backup says it holds `session` and acked `epoch` (0: nothing yet)")         \
-	X(LINK_DOWN, none, "the connection is gone; the shell reconnects by itself until SESSION_END")               \
+	X(LINK_DOWN, none, "the connection is gone; the shell reconnects by itself until SESSION_END. The backup's, too") \
 	X(SESSION_LOST, lost, "the peer refused the session or no longer holds its state")                           \
 	X(SYNC_READY, session, "store resynced and RAM rounds converged: time to arm")                               \
 	X(ACK, link, "the backup's ack of `epoch`, decoded")                                                         \
@@ -404,6 +405,7 @@ struct rpl_core_conf {
 };
 
 #define RPL_LOOK_RETRY_NS (5 * UINT64_C(1000000000)) /* between two looks at a guest that cannot be protected */
+#define RPL_SEED_PATIENCE 5 /* times suspect: how long a primary whose connection stands may be silent in the first copy */
 #define RPL_TAKEOVER_DELAY_MIN_NS (200 * UINT64_C(1000000))
 
 enum rpl_claim_phase { RPL_CLAIM_NONE, RPL_CLAIM_SENT, RPL_CLAIM_READING, RPL_CLAIM_WAITING };
@@ -461,6 +463,7 @@ struct rpl_core {
 
 	/* the session */
 	struct rpl_uuid session;    /* zero: none */
+	bool connected;             /* P_SYNC: the peer's host took a connection that the peer has not answered yet */
 	bool link_up, session_dead; /* dead: will not come back; claim without waiting for silence */
 	bool given_up;              /* ... since the backup holds nothing of it, as it says itself */
 	unsigned sync_failures;     /* sessions in a row for which the peer was not there */

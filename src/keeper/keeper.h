@@ -38,7 +38,6 @@
 struct session {
 	bool wanted;              /* between SESSION_START and SESSION_END, or while telling */
 	bool telling;             /* not the core's: the peer is called to hear who owns the VM, nothing else */
-	bool connected;           /* the peer's host took the connection and has not answered yet */
 	bool ready;               /* the mover is */
 	bool up;                  /* the peer is ready on a live connection */
 	struct rpl_uuid id;

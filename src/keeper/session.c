@@ -66,9 +66,10 @@ static void pass_link(struct keeper *k)
 
 	if (s->waiting_fd < 0)
 		return;
-	s->connected = movers_link(k->movers, rpl_steal_fd(&s->waiting_fd), &err) == 0;
-	if (!s->connected)
-		rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
+	if (movers_link(k->movers, rpl_steal_fd(&s->waiting_fd), &err) == 0)
+		return;
+	rpl_log(RPL_LOG_WARNING, "vm=%s link=failed reason=\"%s\"", k->conf.vm, err.msg);
+	keeper_say(k, RPL_EV_LINK_DOWN);
 }
 
 static void say_lost(struct keeper *k, bool gone)
@@ -82,7 +83,7 @@ static void on_reached(struct keeper *k)
 	struct session *s = &k->session;
 	struct rpl_err err;
 
-	s->connected = true;
+	keeper_say(k, RPL_EV_CONNECTED); /* bounded by the mover's patience with a handshake */
 	if (s->ready) {
 		pass_link(k);
 		return;
@@ -208,7 +209,7 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 	movers_kill(k->movers);
 	stop_connecting(k);
 	s->wanted = true;
-	s->telling = s->up = s->connected = s->ready = false;
+	s->telling = s->up = s->ready = false;
 	s->round = s->retry_ms = 0;
 	s->early_ack = 0;
 	s->id = *id;
@@ -219,7 +220,7 @@ void session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generat
 
 void session_end(struct keeper *k)
 {
-	k->session.wanted = k->session.telling = k->session.up = k->session.connected = k->session.ready = false;
+	k->session.wanted = k->session.telling = k->session.up = k->session.ready = false;
 	stop_connecting(k);
 	movers_retire(k->movers);
 	checkpoint_on_mover_gone(&k->checkpoint, "the session ended");
@@ -254,7 +255,7 @@ static void lost(struct keeper *k, const char *why, bool gone)
 {
 	struct session *s = &k->session;
 
-	s->up = s->connected = s->ready = false;
+	s->up = s->ready = false;
 	stop_connecting(k);
 	checkpoint_on_mover_gone(&k->checkpoint, why);
 	if (s->wanted)
@@ -279,7 +280,7 @@ static void on_link_down(struct keeper *k, const struct rpl_mover_msg *msg)
 	/* Trying again changes nothing about who we are: the operator hears of it, and the attempts go on meanwhile. */
 	if (!k->session.up && (msg->epoch == EACCES || msg->epoch == ENOKEY || msg->epoch == EINVAL))
 		(void)snprintf(k->refused, sizeof(k->refused), "link to %s: %s", k->conf.peer_name, msg->text);
-	k->session.up = k->session.connected = false;
+	k->session.up = false;
 	if (msg->value) {
 		lost(k, msg->text, gave_up(k, msg));
 		return;
@@ -322,7 +323,6 @@ static void on_peer_ready(struct keeper *k, const struct rpl_mover_msg *msg)
 		return;
 	}
 	s->up = true;
-	s->connected = false; /* from here on it speaks for itself */
 	s->retry_ms = 0;
 	k->refused[0] = '\0';
 	keeper_say_link(k, RPL_EV_LINK_UP, &s->id, msg->epoch);

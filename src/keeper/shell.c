@@ -16,7 +16,6 @@
 #define POLL_MS_MAX 50   /* and at least */
 #define POLL_PART 4      /* of a heartbeat: looks between two */
 #define PROGRESS_MS 1000
-#define SEED_PATIENCE 5  /* times suspect: how long a primary whose connection stands may be silent in the first copy */
 #define GOODBYE_MS 50    /* replies and events get out before the loop ends */
 
 /* The counters tell when the peer was last heard. Looked at before every deadline too: a keeper that was not
@@ -27,15 +26,7 @@ static void look_for_peer(struct keeper *k)
 
 	if (!movers_running(k->movers))
 		return;
-	/* Before the first copy a backup makes its standby, which takes longer than suspect on a busy host. Nothing is
-	 * protected yet; the mover's handshake time-out bounds the patience. */
-	if (k->core.state == RPL_ST_P_SYNC && k->session.connected)
-		keeper_say(k, RPL_EV_HEARD);
 	heard = atomic_load_explicit(&movers_counters(k->movers)->last_heard_ns, memory_order_relaxed);
-	/* Nor is there anything to take over: a backup that gave up would have it copied from the start. */
-	if (k->core.state == RPL_ST_B_SEED && movers_counters(k->movers)->link_up &&
-	    rpl_recent_ns() < heard + SEED_PATIENCE * k->conf.core.suspect_ns)
-		keeper_say(k, RPL_EV_HEARD);
 	if (heard <= k->heard_ns)
 		return;
 	k->heard_ns = heard;

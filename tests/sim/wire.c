@@ -4,6 +4,7 @@
 #include "sim.h"
 
 #define ARBITER_TIMEOUT (80 * MS)
+#define ANSWER_TIMEOUT (2000 * MS) /* the mover's patience with a handshake */
 
 static struct rpl_event event(enum rpl_event_kind kind)
 {
@@ -46,6 +47,7 @@ void wire_send(struct sim *s, int from, enum message msg, const struct rpl_uuid 
 
 		it->conn = s->conn;
 		it->flag = true;
+		it->msg = M_BEAT;
 		return;
 	}
 	if (t <= s->wire_free[from])
@@ -81,11 +83,13 @@ void wire_dead(struct sim *s, const struct item *it)
 	struct node *n = &s->node[it->node];
 	struct rpl_event ev = event(RPL_EV_LINK_DOWN);
 
-	if (it->flag) { /* a message was lost for good */
-		if (it->conn == s->conn)
+	if (it->flag) { /* a message was lost for good, or (M_ACCEPT) the first answer did not come */
+		if (it->conn == s->conn && (it->msg != M_ACCEPT || !n->linked))
 			wire_break(s, false);
 		return;
 	}
+	if (n->keeper_up && !n->trying && it->inc == n->inc && it->conn == s->conn)
+		sim_event(s, it->node, 0, &ev); /* the backup's end */
 	if (!n->keeper_up || !n->trying)
 		return;
 	if (it->inc == n->inc)
@@ -96,6 +100,8 @@ void wire_dead(struct sim *s, const struct item *it)
 void wire_connect(struct sim *s, const struct item *it)
 {
 	struct node *n = &s->node[it->node], *p = &s->node[!it->node];
+	struct rpl_event ev = event(RPL_EV_CONNECTED);
+	struct item *patience;
 
 	if (!n->trying || !rpl_uuid_equal(&it->session, &n->session) || (s->conn_up && s->conn))
 		return;
@@ -106,6 +112,11 @@ void wire_connect(struct sim *s, const struct item *it)
 	s->conn = ++s->conns;
 	s->conn_up = true;
 	s->wire_free[0] = s->wire_free[1] = s->now;
+	sim_event(s, it->node, 0, &ev);
+	patience = sim_after(s, ANSWER_TIMEOUT, IT_CONN_DEAD, it->node);
+	patience->conn = s->conn;
+	patience->flag = true;
+	patience->msg = M_ACCEPT;
 	wire_send(s, it->node, M_OPEN, &n->session, 0, 0);
 }
 

@@ -618,8 +618,42 @@ static void a_switchover_waits_for_the_backup(void **state)
 	SEE(grant(b), P_SOLO, "OPEN GUEST_RESUME");
 }
 
+/* A peer that took the connection may be making its standby; one that cannot be reached is not there. */
+static void a_peer_that_was_reached_is_waited_for(void **state)
+{
+	struct bench bench, *b = &bench;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	SEE(ev_start(RPL_FOUND_RUNNING, false, true, true), START, "READ_RECORD");
+	SEE(EV(RECORD_ABSENT), START, "CLAIM");
+	SEE(grant(b), P_SYNC, "SESSION_START");
+	pass(b, 900);
+	SEE(EV(CONNECTED), P_SYNC, "");
+	pass(b, 20000);
+	SEE(EV(TIMER), P_SYNC, "");
+	assert_int_equal(rpl_core_deadline(&b->c), UINT64_MAX);
+	SEE(EV(LINK_DOWN), P_SYNC, ""); /* no answer: it is called again */
+	pass(b, 999);
+	SEE(EV(TIMER), P_SYNC, "");
+	assert_int_equal(rpl_core_deadline(&b->c), b->now + MS);
+	pass(b, 1);
+	SEE(EV(TIMER), P_SOLO, "SESSION_END");
+	pass(b, 200);
+	SEE(EV(TIMER), P_SYNC, "SESSION_START"); /* of the next one nothing is known */
+	pass(b, 1000);
+	SEE(EV(TIMER), P_SOLO, "SESSION_END");
+	pass(b, 400);
+	SEE(EV(TIMER), P_SYNC, "SESSION_START");
+	SEE(EV(CONNECTED), P_SYNC, "");
+	SEE(ev_link(b, RPL_EV_LINK_UP, 0), P_SYNC, "");
+	SEE(EV(LINK_DOWN), P_SYNC, ""); /* it had spoken: its silence counts from then */
+	pass(b, 1000);
+	SEE(EV(TIMER), P_SOLO, "SESSION_END");
+}
+
 /* ---- the backup's */
-static void to_ready(struct bench *b)
+static void to_seed(struct bench *b)
 {
 	struct rpl_record r = record("b", RPL_MODE_SOLO, 1, NULL);
 	struct rpl_event ev = EV(SESSION_OPEN);
@@ -632,8 +666,73 @@ static void to_ready(struct bench *b)
 	ev.u.open.generation = 1;
 	SEE(ev, IDLE, "READ_RECORD");
 	SEE(ev_record(RPL_EV_RECORD, &r), B_SEED, "SESSION_ACCEPT");
+}
+
+static void to_ready(struct bench *b)
+{
+	to_seed(b);
 	SEE(ev_staged(b, 1, RPL_STAGED_WHOLE | RPL_STAGED_SEALED), B_SEED, ""); /* R9: no digest */
 	SEE(ev_staged(b, 1, ALL_CHECKS), B_READY, b->c.conf.store == RPL_STORE_PLAIN ? "ACK REDO_APPLY" : "ACK");
+}
+
+/* While the first copy is under way there is nothing to take over, only something to lose. */
+static void a_silent_primary_is_waited_for_in_the_first_copy(void **state)
+{
+	struct bench bench, *b = &bench;
+	struct rpl_event again = EV(SESSION_OPEN);
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	to_seed(b);
+	pass(b, 4999);
+	SEE(EV(TIMER), B_SEED, "");
+	assert_int_equal(rpl_core_deadline(&b->c), b->now + MS);
+	pass(b, 1);
+	SEE(EV(TIMER), B_SUSPECT, "FREEZE");
+
+	setup(b, RPL_STORE_NONE); /* without a connection it has as long as ever, to call again */
+	to_seed(b);
+	pass(b, 3000);
+	SEE(EV(LINK_DOWN), B_SEED, "");
+	pass(b, 999);
+	SEE(EV(TIMER), B_SEED, "");
+	again.u.open.session = other_session;
+	again.u.open.resume = true;
+	SEE(again, B_SEED, "SESSION_CONTINUE");
+	pass(b, 4999);
+	SEE(EV(TIMER), B_SEED, "");
+	SEE(EV(LINK_DOWN), B_SEED, "");
+	pass(b, 999);
+	SEE(EV(LINK_DOWN), B_SEED, ""); /* another caller that did not get far: nothing was heard */
+	pass(b, 1);
+	SEE(EV(TIMER), B_SUSPECT, "FREEZE");
+
+	setup(b, RPL_STORE_NONE); /* with a replica there is */
+	to_ready(b);
+	pass(b, 900);
+	SEE(EV(LINK_DOWN), B_READY, "");
+	pass(b, 100);
+	SEE(EV(TIMER), B_SUSPECT, "FREEZE");
+}
+
+/* The connection ends while the record is being read. */
+static void a_session_whose_connection_is_gone_is_not_waited_for(void **state)
+{
+	struct rpl_record r = record("b", RPL_MODE_SOLO, 1, NULL);
+	struct rpl_event ev = EV(SESSION_OPEN);
+	struct bench bench, *b = &bench;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	SEE(ev_start(RPL_FOUND_NONE, false, false, false), START, "READ_RECORD");
+	SEE(ev_record(RPL_EV_RECORD, &r), IDLE, "");
+	ev.u.open.session = other_session;
+	ev.u.open.generation = 1;
+	SEE(ev, IDLE, "READ_RECORD");
+	SEE(EV(LINK_DOWN), IDLE, "");
+	SEE(ev_record(RPL_EV_RECORD, &r), B_SEED, "SESSION_ACCEPT");
+	pass(b, 1000);
+	SEE(EV(TIMER), B_SUSPECT, "FREEZE");
 }
 
 static void a_takeover_freezes_claims_and_promotes(void **state)
@@ -1005,6 +1104,9 @@ int main(void)
 		cmocka_unit_test(a_solo_that_was_won_too_late_is_given_back),
 		cmocka_unit_test(a_changed_guest_is_looked_at_first),
 		cmocka_unit_test(a_switchover_waits_for_the_backup),
+		cmocka_unit_test(a_peer_that_was_reached_is_waited_for),
+		cmocka_unit_test(a_silent_primary_is_waited_for_in_the_first_copy),
+		cmocka_unit_test(a_session_whose_connection_is_gone_is_not_waited_for),
 		cmocka_unit_test(a_takeover_freezes_claims_and_promotes),
 		cmocka_unit_test(a_refused_takeover_forgets),
 		cmocka_unit_test(a_primary_that_lives_gets_its_backups_copy_given_up),

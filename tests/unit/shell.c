@@ -8,6 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <cmocka.h>
 #include <ev.h>
 
@@ -44,6 +48,9 @@ void __wrap_keeper_arbiter_read(struct keeper *k);
 void __wrap_keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a);
 void __wrap_keeper_pursue(struct keeper *k);
 void __wrap_session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation);
+void __real_session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation);
+int __wrap_movers_link(struct movers *m, int fd, struct rpl_err *err);
+void __wrap_movers_kill(struct movers *m);
 void __wrap_standby_on_state(struct keeper *k);
 
 void __wrap_keeper_tell_state(struct keeper *k, const struct rpl_action *a)
@@ -86,9 +93,22 @@ void __wrap_keeper_pursue(struct keeper *k)
 
 void __wrap_session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t generation)
 {
-	(void)k;
-	(void)id;
-	(void)generation;
+	if (*k->conf.peer_address)
+		__real_session_start(k, id, generation);
+}
+
+int __wrap_movers_link(struct movers *m, int fd, struct rpl_err *err)
+{
+	(void)m;
+	(void)err;
+	(void)close(fd);
+	note("mover", "LINK", 0);
+	return 0;
+}
+
+void __wrap_movers_kill(struct movers *m)
+{
+	(void)m;
 }
 
 void __wrap_standby_on_state(struct keeper *k)
@@ -141,7 +161,7 @@ static void to_seed(struct keeper *k)
 	forget();
 }
 
-static void to_claim(struct keeper *k)
+static void to_sync(struct keeper *k)
 {
 	k->netbuf_here = k->wish.open = true;
 	keeper_start_core(k, RPL_FOUND_RUNNING, true);
@@ -149,6 +169,12 @@ static void to_claim(struct keeper *k)
 	keeper_say(k, RPL_EV_CMD_PROTECT);
 	say_record(k, RPL_EV_CLAIM_GRANTED, &claimed);
 	assert_int_equal(k->core.state, RPL_ST_P_SYNC);
+	forget();
+}
+
+static void to_claim(struct keeper *k)
+{
+	to_sync(k);
 	keeper_say_link(k, RPL_EV_LINK_UP, &k->core.session, 0);
 	keeper_say_session(k, RPL_EV_SYNC_READY, &k->core.session);
 	keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_HELD, .u.held = { .epoch = 1, .in_sync = true } });
@@ -199,12 +225,59 @@ static void two_states_are_told_in_their_turn(void **state)
 	teardown(&k);
 }
 
+/* A socket that listens on the loopback interface; its address. */
+static int listening(char *ret, size_t size)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(at);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+	(void)snprintf(ret, size, "127.0.0.1:%u", ntohs(at.sin_port));
+	return fd;
+}
+
+/* The core is patient with a peer that was reached: it has to hear of that, and that it is over. */
+static void the_core_hears_of_connections(void **state)
+{
+	struct rpl_mover_msg down = { .type = RPL_MOVER_LINK_DOWN, .text = "no hello from the peer" };
+	char address[64];
+	struct keeper k;
+	int fd;
+
+	(void)state;
+	setup(&k, false);
+	fd = listening(address, sizeof(address));
+	k.conf.peer_address = address;
+	to_sync(&k);
+	k.session.ready = true; /* the mover is there */
+	while (!*seen)
+		ev_run(k.loop, EVRUN_ONCE);
+	assert_string_equal(seen, "mover LINK");
+	assert_true(k.core.connected);
+	session_on_report(&k, &down);
+	assert_false(k.core.connected);
+	session_fini(&k);
+	(void)close(fd);
+	teardown(&k);
+
+	setup(&k, true);
+	to_seed(&k);
+	assert_true(k.core.link_up);
+	standby_on_report(&k, &down);
+	assert_false(k.core.link_up);
+	teardown(&k);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_ack_comes_before_it_is_told_of),
 		cmocka_unit_test(a_release_comes_before_it_is_told_of),
 		cmocka_unit_test(two_states_are_told_in_their_turn),
+		cmocka_unit_test(the_core_hears_of_connections),
 	};
 
 	return cmocka_run_group_tests_name("shell", tests, NULL, NULL);
