@@ -229,6 +229,7 @@ static void close_xen(struct xen *x)
 		xen_p2m_close(x);
 		xen_room_free(x, &x->context);
 		xen_room_free(x, &x->registers);
+		xen_forget_pieces(x);
 	}
 	xen_ask_close(&x->ask);
 	if (x->evtchn)

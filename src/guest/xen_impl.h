@@ -56,6 +56,13 @@ struct xen_room {
 	unsigned pages;
 };
 
+/* PV: a piece of each virtual CPU's state. What is known of it is known of all of them. */
+enum xen_piece_kind { XEN_XSAVE, XEN_MSRS, XEN_PIECES };
+struct xen_piece {
+	struct xen_room room;
+	size_t most;         /* bytes it can have; 0: not asked yet, or it has none */
+};
+
 struct xen_qemu;
 
 struct xen {
@@ -113,6 +120,8 @@ struct xen {
 	int context_max;     /* HVM: bytes of its context, at most; 0: not asked yet */
 	uint64_t param[XEN_PARAMS];
 	struct xen_room context, registers; /* HVM context; of the first virtual CPU */
+	struct xen_piece piece[XEN_PIECES];
+	uint64_t xsave_mask; /* what Xen said with the length of XSAVE state, and is told with each read */
 };
 
 #define XEN_SCRATCH (1u << 20)
@@ -187,5 +196,6 @@ int xen_resume(struct xen *x); /* 0, or -1 with errno: nothing has changed */
 
 /* ---- xen_vcpu.c */
 int xen_put_pv_tail(struct xen *x, struct rpl_out *o, struct rpl_err *err);
+void xen_forget_pieces(struct xen *x); /* of a domain that is left */
 
 #endif

@@ -88,62 +88,106 @@ static int put_extended(struct xen *x, unsigned vcpu, struct rpl_out *o, struct 
 	return 0;
 }
 
-static int put_xsave(struct xen *x, unsigned vcpu, struct rpl_out *o, struct rpl_err *err)
+/* ---- pieces whose length is Xen's to say
+ *
+ * Asked without room for it, Xen says how long a piece can be for any virtual CPU of a PV guest on this host: with all components of
+ * XSAVE state that it found when it booted (xfeature_mask), with all MSRs that it saves. How much of that a guest uses may grow
+ * while it runs (xcr0_accum), but is not what the question is answered by; the read says it, and takes our length for the room
+ * there is. So one answer, of whichever virtual CPU, holds for as long as the domain lives, and is kept with the room. A Xen for which that is not
+ * so refuses the read (EINVAL; ENOBUFS for MSRs), and is asked again. */
+
+/* Read it: `*len` is how much room there is at `to`, then how much of it was filled. To NULL: how much it can be. -1 with errno. */
+typedef int get_fn(struct xen *x, unsigned vcpu, void *to, size_t *len);
+
+static int get_xsave(struct xen *x, unsigned vcpu, void *to, size_t *len)
 {
 	struct xen_domctl op = { .cmd = XEN_DOMCTL_getvcpuextstate, .domain = (domid_t)x->domid };
-	DECLARE_HYPERCALL_BUFFER(void, buffer);
-	uint64_t size;
-	int r = 0;
 
 	op.u.vcpuextstate.vcpu = vcpu;
+	op.u.vcpuextstate.size = to ? *len : 0;
+	op.u.vcpuextstate.xfeature_mask = to ? x->xsave_mask : 0;
+	set_xen_guest_handle_raw(op.u.vcpuextstate.buffer, to);
 	if (xc_domctl(x->xc, &op) < 0)
-		return rpl_fail_errno(err, errno, "vCPU %u: the length of its XSAVE state", vcpu);
-	size = op.u.vcpuextstate.size;
-	if (size == 0)
-		return 0;
-	if (size > XEN_SCRATCH)
-		return rpl_fail(err, -EMSGSIZE, "vCPU %u: XSAVE state of %" PRIu64 " bytes, at most %u are possible", vcpu, size,
-				XEN_SCRATCH);
-	buffer = xc_hypercall_buffer_alloc(x->xc, buffer, size);
-	if (!buffer)
-		return rpl_fail(err, -ENOMEM, "vCPU %u: room for %" PRIu64 " bytes of XSAVE state", vcpu, size);
-	set_xen_guest_handle(op.u.vcpuextstate.buffer, buffer);
-	if (xc_domctl(x->xc, &op) < 0)
-		r = rpl_fail_errno(err, errno, "vCPU %u: its XSAVE state", vcpu);
-	else if (op.u.vcpuextstate.size && op.u.vcpuextstate.size <= size) /* the first answer is a maximum */
-		rpl_stream_put_vcpu(o, RPL_LIBXC_X86_PV_VCPU_XSAVE, vcpu, buffer, (uint32_t)op.u.vcpuextstate.size);
-	xc_hypercall_buffer_free(x->xc, buffer);
-	return r;
+		return -1;
+	x->xsave_mask = op.u.vcpuextstate.xfeature_mask;
+	*len = op.u.vcpuextstate.size;
+	return 0;
 }
 
-static int put_msrs(struct xen *x, unsigned vcpu, struct rpl_out *o, struct rpl_err *err)
+static int get_msrs(struct xen *x, unsigned vcpu, void *to, size_t *len)
 {
 	struct xen_domctl op = { .cmd = XEN_DOMCTL_get_vcpu_msrs, .domain = (domid_t)x->domid };
-	DECLARE_HYPERCALL_BUFFER(void, buffer);
-	size_t size;
-	int r = 0;
 
 	op.u.vcpu_msrs.vcpu = vcpu;
+	op.u.vcpu_msrs.msr_count = to ? (uint32_t)(*len / sizeof(xen_domctl_vcpu_msr_t)) : 0;
+	set_xen_guest_handle_raw(op.u.vcpu_msrs.msrs, to);
+	if (to)
+		memset(to, 0, *len);
 	if (xc_domctl(x->xc, &op) < 0)
-		return rpl_fail_errno(err, errno, "vCPU %u: the number of its MSRs", vcpu);
-	size = op.u.vcpu_msrs.msr_count * sizeof(xen_domctl_vcpu_msr_t);
-	if (size == 0)
-		return 0;
-	if (size > XEN_SCRATCH)
-		return rpl_fail(err, -EMSGSIZE, "vCPU %u: %zu bytes of MSRs, at most %u are possible", vcpu, size, XEN_SCRATCH);
-	buffer = xc_hypercall_buffer_alloc(x->xc, buffer, size);
-	if (!buffer)
-		return rpl_fail(err, -ENOMEM, "vCPU %u: room for %zu bytes of MSRs", vcpu, size);
-	memset(buffer, 0, size);
-	set_xen_guest_handle(op.u.vcpu_msrs.msrs, buffer);
-	if (xc_domctl(x->xc, &op) < 0)
-		r = rpl_fail_errno(err, errno, "vCPU %u: its MSRs", vcpu);
-	else if (op.u.vcpu_msrs.msr_count && op.u.vcpu_msrs.msr_count * sizeof(xen_domctl_vcpu_msr_t) <= size)
-		rpl_stream_put_vcpu(o, RPL_LIBXC_X86_PV_VCPU_MSRS, vcpu, buffer,
-				    op.u.vcpu_msrs.msr_count * (uint32_t)sizeof(xen_domctl_vcpu_msr_t));
-	xc_hypercall_buffer_free(x->xc, buffer);
-	return r;
+		return -1;
+	*len = op.u.vcpu_msrs.msr_count * sizeof(xen_domctl_vcpu_msr_t);
+	return 0;
 }
+
+static const struct kind {
+	get_fn *get;
+	uint32_t record;
+	const char *name;
+} kinds[XEN_PIECES] = {
+	[XEN_XSAVE] = { get_xsave, RPL_LIBXC_X86_PV_VCPU_XSAVE, "XSAVE state" },
+	[XEN_MSRS] = { get_msrs, RPL_LIBXC_X86_PV_VCPU_MSRS, "MSRs" },
+};
+
+static int make_room(struct xen *x, unsigned vcpu, const struct kind *k, struct xen_piece *p, struct rpl_err *err)
+{
+	size_t most = 0;
+
+	p->most = 0;
+	if (k->get(x, vcpu, NULL, &most) < 0)
+		return rpl_fail_errno(err, errno, "vCPU %u: the length of its %s", vcpu, k->name);
+	if (most > XEN_SCRATCH)
+		return rpl_fail(err, -EMSGSIZE, "vCPU %u: %s of %zu bytes, at most %u are possible", vcpu, k->name, most, XEN_SCRATCH);
+	if (xen_room_make(x, &p->room, most, k->name, err) < 0)
+		return err->code;
+	p->most = most;
+	return 0;
+}
+
+/* There is none of what has no room. */
+static int read_piece(struct xen *x, unsigned vcpu, const struct kind *k, struct xen_piece *p, size_t *ret)
+{
+	*ret = p->most;
+	return p->most ? k->get(x, vcpu, p->room.p, ret) : 0;
+}
+
+static int put_piece(struct xen *x, unsigned vcpu, enum xen_piece_kind kind, struct rpl_out *o, struct rpl_err *err)
+{
+	const struct kind *k = &kinds[kind];
+	struct xen_piece *p = &x->piece[kind];
+	size_t len;
+	int r = read_piece(x, vcpu, k, p, &len);
+
+	if (!p->most || (r < 0 && (errno == EINVAL || errno == ENOBUFS))) {
+		if (make_room(x, vcpu, k, p, err) < 0)
+			return err->code;
+		r = read_piece(x, vcpu, k, p, &len);
+	}
+	if (r < 0)
+		return rpl_fail_errno(err, errno, "vCPU %u: its %s", vcpu, k->name);
+	if (len && len <= p->most)
+		rpl_stream_put_vcpu(o, k->record, vcpu, p->room.p, (uint32_t)len);
+	return 0;
+}
+
+void xen_forget_pieces(struct xen *x)
+{
+	for (unsigned i = 0; i < XEN_PIECES; i++) {
+		xen_room_free(x, &x->piece[i].room);
+		x->piece[i].most = 0;
+	}
+}
+
+/* ---- all of it */
 
 static int put_vcpu(struct xen *x, unsigned vcpu, struct rpl_out *o, struct rpl_err *err)
 {
@@ -153,9 +197,10 @@ static int put_vcpu(struct xen *x, unsigned vcpu, struct rpl_out *o, struct rpl_
 		return rpl_fail_errno(err, errno, "vCPU %u", vcpu);
 	if (!info.online)
 		return 0;
-	if (put_basic(x, vcpu, o, err) < 0 || put_extended(x, vcpu, o, err) < 0 || put_xsave(x, vcpu, o, err) < 0)
+	if (put_basic(x, vcpu, o, err) < 0 || put_extended(x, vcpu, o, err) < 0 ||
+	    put_piece(x, vcpu, XEN_XSAVE, o, err) < 0)
 		return err->code;
-	return put_msrs(x, vcpu, o, err);
+	return put_piece(x, vcpu, XEN_MSRS, o, err);
 }
 
 int xen_put_pv_tail(struct xen *x, struct rpl_out *o, struct rpl_err *err)

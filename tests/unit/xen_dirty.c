@@ -408,6 +408,69 @@ static void test_fails(void **state)
 	end(c);
 }
 
+/* The state has this record of the first virtual CPU, with all of it. */
+static void has_record(const struct copy *c, uint32_t type, const void *data, uint32_t len)
+{
+	const uint32_t head[] = { type, 8 + len, 0, 0 };
+	size_t state_len = rpl_guest_state_len(c->guest);
+	char *state = test_malloc(state_len), *record = test_malloc(sizeof(head) + len);
+
+	assert_int_equal(pread(rpl_guest_state_fd(c->guest), state, state_len, 0), (ssize_t)state_len);
+	memcpy(record, head, sizeof(head));
+	memcpy(record + sizeof(head), data, len);
+	if (!memmem(state, state_len, record, sizeof(head) + len))
+		fail_msg("no record of type 0x%x with %u bytes, as it is now", type, len);
+	test_free(record);
+	test_free(state);
+}
+
+static void saves_vcpu(struct copy *c, uint32_t xsave, uint32_t msrs)
+{
+	struct {
+		uint32_t index, reserved;
+		uint64_t value;
+	} msr[16];
+	uint8_t area[4096];
+
+	fake.xsave = xsave;
+	fake.msrs = msrs;
+	checkpoint(c, fake.suspends);
+	memset(area, (int)fake.suspends, sizeof(area));
+	has_record(c, RPL_LIBXC_X86_PV_VCPU_XSAVE, area, xsave);
+	for (uint32_t i = 0; i < msrs; i++) {
+		msr[i].index = i + 1;
+		msr[i].reserved = 0;
+		msr[i].value = fake.suspends;
+	}
+	has_record(c, RPL_LIBXC_X86_PV_VCPU_MSRS, msr, msrs * (uint32_t)sizeof(msr[0]));
+}
+
+/* A guest begins to use more of its processor: Xen is asked once what there can be, room is made once, and what there is is
+ * saved; also if there is more than Xen said. */
+static void test_vcpu_grows(void **state)
+{
+	struct copy *c = begin(true);
+
+	(void)state;
+	fetch(c);
+	fake.xsave_most = 1088;
+	saves_vcpu(c, 592, 1);
+	assert_int_equal(fake.asks, 2);
+	fake.fail_name = "xc__hypercall_buffer_alloc";
+	saves_vcpu(c, 592, 1);
+	saves_vcpu(c, 1088, 7);
+	saves_vcpu(c, 832, 3);
+	assert_int_equal(fake.asks, 2);
+	fake.fail_name = NULL;
+	fake.xsave_most = 2696;
+	saves_vcpu(c, 2696, 3);
+	assert_int_equal(fake.asks, 3);
+	fake.msrs_most = 11;
+	saves_vcpu(c, 2696, 11);
+	assert_int_equal(fake.asks, 4);
+	end(c);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -415,6 +478,7 @@ int main(void)
 		cmocka_unit_test(test_pvh),
 		cmocka_unit_test(test_gained),
 		cmocka_unit_test(test_fails),
+		cmocka_unit_test(test_vcpu_grows),
 	};
 	struct timespec now;
 	unsigned seed;

@@ -32,6 +32,8 @@
 #define TYPE_XTAB 0xfu
 #define TYPE_BROKEN 0xdu
 #define XSAVE_BYTES 592
+#define XSAVE_MASK 7
+#define MSRS 7
 
 struct xen_fake fake;
 
@@ -219,6 +221,9 @@ void xen_fake_start(bool pv)
 	subscribed = event_pending = watch_pending = dying = shut = cancelled = false;
 	fake.pv = pv;
 	fake.reason = SHUTDOWN_suspend;
+	fake.xsave = fake.xsave_most = XSAVE_BYTES;
+	fake.msrs = 1;
+	fake.msrs_most = MSRS;
 	fake.bad_map = NONE;
 	memfd = memfd_create("machine", MFD_CLOEXEC);
 	if (memfd < 0 || ftruncate(memfd, (off_t)MACHINE_PAGES * PAGE) < 0)
@@ -619,9 +624,49 @@ static const char *domctl_name(uint32_t cmd)
 		return "resumedomain";
 	case XEN_DOMCTL_gethvmcontext:
 		return "gethvmcontext";
+	case XEN_DOMCTL_getvcpuextstate:
+		return "getvcpuextstate";
+	case XEN_DOMCTL_get_vcpu_msrs:
+		return "get_vcpu_msrs";
 	default:
 		return "xc_domctl";
 	}
+}
+
+/* Without a buffer, what it can be at most. */
+static int get_xsave(struct xen_domctl_vcpuextstate *e)
+{
+	if (!e->buffer.p) {
+		fake.asks++;
+		e->xfeature_mask = XSAVE_MASK;
+		e->size = fake.xsave_most;
+		return 0;
+	}
+	if (e->size < fake.xsave || e->xfeature_mask != XSAVE_MASK) {
+		errno = EINVAL;
+		return -1;
+	}
+	memset(e->buffer.p, (int)fake.suspends, fake.xsave);
+	e->size = fake.xsave;
+	return 0;
+}
+
+static int get_msrs(struct xen_domctl_vcpu_msrs *m)
+{
+	if (!m->msrs.p) {
+		fake.asks++;
+		m->msr_count = fake.msrs_most;
+		return 0;
+	}
+	for (unsigned i = 0; i < fake.msrs && i < m->msr_count; i++)
+		m->msrs.p[i] = (xen_domctl_vcpu_msr_t){ .index = i + 1, .value = fake.suspends };
+	errno = ENOBUFS;
+	if (m->msr_count < fake.msrs) {
+		m->msr_count = fake.msrs;
+		return -1;
+	}
+	m->msr_count = fake.msrs;
+	return 0;
 }
 
 int xc_domctl(xc_interface *xc, struct xen_domctl *op)
@@ -644,9 +689,9 @@ int xc_domctl(xc_interface *xc, struct xen_domctl *op)
 	if (op->cmd == XEN_DOMCTL_get_ext_vcpucontext)
 		op->u.ext_vcpucontext.size = 64;
 	if (op->cmd == XEN_DOMCTL_getvcpuextstate)
-		op->u.vcpuextstate.size = XSAVE_BYTES;
+		return get_xsave(&op->u.vcpuextstate);
 	if (op->cmd == XEN_DOMCTL_get_vcpu_msrs)
-		op->u.vcpu_msrs.msr_count = 1;
+		return get_msrs(&op->u.vcpu_msrs);
 	return 0;
 }
 

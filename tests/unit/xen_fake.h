@@ -35,6 +35,8 @@ struct xen_fake {
 	bool no_shadow, no_hap;      /* this Xen cannot log a PV guest's, a PVH guest's writes */
 	uint32_t domain_7b, system_7b; /* CPUID 7.0, ebx, of the domain and of what this Xen can give */
 	unsigned reason;             /* with which it shuts down when asked to suspend */
+	uint32_t xsave, msrs;        /* PV: bytes of XSAVE state and number of MSRs that there are, */
+	uint32_t xsave_most, msrs_most; /* and how many Xen says there can be */
 	uint64_t bad_map;            /* this pfn cannot be mapped by the mover; UINT64_MAX: all can */
 	void (*on_clean)(unsigned n);  /* the guest runs on after the nth look at the bitmap; 0: logging has begun */
 	void (*on_look)(void);       /* it runs on while somebody looks at the domain or at types */
@@ -45,6 +47,7 @@ struct xen_fake {
 	int error;
 	/* what is seen; names of functions */
 	unsigned calls, cleans, peeks, suspends, resumes;
+	unsigned asks;               /* for those most */
 	const char *call[FAKE_CALLS]; /* their names, in order */
 	bool suspended, logging;
 	int handles, mappings, buffers; /* open */

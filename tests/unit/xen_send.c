@@ -367,6 +367,8 @@ static const struct {
 	{ true, "getvcpucontext", ESRCH, -ESRCH, "vCPU 0: its context" },
 	{ true, "xc_vcpu_getinfo", ESRCH, -ESRCH, "vCPU 0" },
 	{ true, "xc_domctl", EINVAL, -EINVAL, "vCPU 0: its extended context" },
+	{ true, "getvcpuextstate", EINVAL, -EINVAL, "vCPU 0: the length of its XSAVE state" },
+	{ true, "get_vcpu_msrs", ESRCH, -ESRCH, "vCPU 0: the length of its MSRs" },
 	{ true, "xc_physinfo", EPERM, -EPERM, "what this host's Xen can do" },
 };
 
