@@ -86,7 +86,7 @@
 	X(protected)  /* unprotected_ms: protected (again), after the guest ran here so long without */             \
 	X(switchover) /* to, blackout_us: the node that the guest was handed to says what that cost */            \
 	X(alarm)    /* reason: somebody should look (awaiting arbiter, stall, overflow) */     \
-	X(guest)    /* reason: shut down, reboot, crash, device change */                      \
+	X(guest)    /* reason: shut down, reboot, crash, device change, room for a takeover again */ \
 	X(unprotected) /* let go; nothing of ours is left on the guest */                      \
 	X(end)      /* the keeper ends on purpose: do not start it again */
 
@@ -125,6 +125,7 @@
 	X(held_frames, integer, "frames", "output held now")                                                   \
 	X(dropped_frames, integer, "frames", "output dropped at the buffer's limit")                           \
 	X(guest, string, "", "running, paused (by replicad) or stopped (by another program: checkpoints wait)") \
+	X(no_room, string, "", "a backup: a takeover now would not find the memory that it needs, and why")      \
 	X(tracker, string, "", "how written pages are found")                                                  \
 	X(netbuf, string, "", "what holds the output; none is unsafe")                                         \
 	X(tls, string, "", "psk, x509 or none")                                                                \

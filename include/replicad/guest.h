@@ -145,6 +145,10 @@ int rpl_guest_prepare(struct rpl_guest *g, int state_fd, size_t len, struct rpl_
 /* Undo that, in the background. Harmless if there is nothing. */
 void rpl_guest_unprepare(struct rpl_guest *g);
 
+/* A standby: would an activation find the memory that it needs on this host now? 0, also if it has it, or its backend cannot tell;
+ * -ENOMEM with the two numbers; another negative errno: it could not be found out. Asked of the hypervisor: now and then. */
+int rpl_guest_room(struct rpl_guest *g, struct rpl_err *err);
+
 const struct rpl_guest_info *rpl_guest_info(const struct rpl_guest *g); /* after ATTACH or STANDBY */
 int rpl_guest_state_fd(const struct rpl_guest *g);     /* memfd with the last saved device state; the guest's */
 size_t rpl_guest_state_len(const struct rpl_guest *g); /* after SAVE */

@@ -399,6 +399,11 @@ void rpl_guest_unprepare(struct rpl_guest *g)
 		g->ops->unprepare(g);
 }
 
+int rpl_guest_room(struct rpl_guest *g, struct rpl_err *err)
+{
+	return g->ops->room && g->phase == RPL_GP_STANDBY && !g->busy ? g->ops->room(g, err) : 0;
+}
+
 void rpl_guest_quit(struct rpl_guest *g)
 {
 	struct rpl_err err = { 0 };

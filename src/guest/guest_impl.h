@@ -34,6 +34,7 @@ struct rpl_guest_ops {
 	/* NULL: nothing can be done before; see rpl_guest_prepare() */
 	int (*prepare)(struct rpl_guest *g, int state_fd, size_t len, struct rpl_err *err);
 	void (*unprepare)(struct rpl_guest *g);
+	int (*room)(struct rpl_guest *g, struct rpl_err *err); /* NULL: it is there; see rpl_guest_room() */
 	void (*abandon)(struct rpl_guest *g);
 	/* NULL: nothing to do; see rpl_guest_collect() */
 	int (*collect)(struct rpl_guest *g, uint64_t *ret_pages, struct rpl_err *err);

@@ -124,6 +124,12 @@ tests_unit_xen_helper_pv_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
 tests_unit_xen_helper_pv_LDADD = src/guest/libmemory.la src/stream/libstream.la src/base/libbase.la $(CMOCKA_LIBS) $(XEN_LIBS)
 endif
 if XEN
+check_PROGRAMS += tests/unit/xen_room
+TESTS += tests/unit/xen_room
+tests_unit_xen_room_SOURCES = tests/unit/xen_room.c tests/unit/xen_fake.h tests/unit/xen_fake.c tests/unit/xen_stage.h tests/unit/xen_stage.c
+tests_unit_xen_room_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_room_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
+tests_unit_xen_room_LDADD = $(guest_test_libs) src/stream/libstream.la
 check_PROGRAMS += tests/unit/xen_rings
 TESTS += tests/unit/xen_rings
 tests_unit_xen_rings_SOURCES = tests/unit/xen_rings.c tests/unit/xen_fake.h tests/unit/xen_fake.c tests/unit/xen_stage.h tests/unit/xen_stage.c

@@ -405,6 +405,29 @@ static void do_unprepare(struct rpl_guest *g)
 	xen_standby_unprepare(xen_of(g)->standby);
 }
 
+/* Nothing keeps Xen's memory free for a domain that is still to be made. */
+static int do_room(struct rpl_guest *g, struct rpl_err *err)
+{
+	xc_physinfo_t host = { 0 };
+	uint64_t need, have;
+	xc_interface *xc;
+	int r = xen_standby_needs_mib(xen_of(g)->standby, &need, err);
+
+	if (r < 0 || need == 0)
+		return r;
+	xc = xc_interface_open(NULL, NULL, 0);
+	r = xc ? xc_physinfo(xc, &host) : -1;
+	if (r < 0)
+		(void)rpl_fail_errno(err, errno, "%s: how much memory Xen has free", g->conf.name);
+	if (xc)
+		(void)xc_interface_close(xc);
+	if (r < 0)
+		return err->code;
+	have = (host.free_pages - host.outstanding_pages) >> (20 - RPL_PAGE_SHIFT); /* as xl counts it */
+	return have >= need ? 0 : rpl_fail(err, -ENOMEM, "a takeover of %.100s needs %" PRIu64 " MiB, Xen has %" PRIu64
+					   " MiB free on this host: free some, or give dom0 less", g->conf.name, need, have);
+}
+
 static int not_attached(struct rpl_guest *g, struct rpl_err *err)
 {
 	return rpl_fail(err, -ENOTCONN, "%s: the domain runs, and could not be attached to after its takeover: see the log", g->conf.name);
@@ -768,6 +791,7 @@ const struct rpl_guest_ops rpl_guest_xen = {
 	.activate = do_activate,
 	.prepare = do_prepare,
 	.unprepare = do_unprepare,
+	.room = do_room,
 	.standby_ms = XEN_STANDBY_TIMEOUT_MS,
 	.memory = do_memory,
 	.pid = do_pid,

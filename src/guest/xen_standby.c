@@ -33,6 +33,7 @@
 #include <replicad/xen.h>
 
 #include "xen_standby_domain.h"
+#include "xen_standby_xl.h"
 
 #define XL_LOCK_FILE "/var/lock/xl" /* of xl.conf(5), if that does not name another */
 #define ARGS_MAX 10
@@ -791,6 +792,19 @@ void xen_standby_unprepare(struct xen_standby *s)
 {
 	close_word(s);
 	s->g->info.ahead[0] = '\0';
+}
+
+int xen_standby_needs_mib(const struct xen_standby *s, uint64_t *ret, struct rpl_err *err)
+{
+	const uint64_t mib = UINT64_C(1) << 20;
+
+	*ret = 0;
+	if (s->domain || !s->laid_out)
+		return 0;
+	if (s->pid)
+		return rpl_fail(err, -EBUSY, "%s: a domain is being made of it, or taken apart", s->g->conf.name);
+	*ret = (s->g->info.ram_bytes + mib - 1) / mib + XL_DOMAIN_OVERHEAD_MIB;
+	return 0;
 }
 
 /* ---- activation */

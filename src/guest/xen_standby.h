@@ -33,6 +33,9 @@ int xen_standby_activate(struct xen_standby *s, int state_fd, size_t len, xen_ac
 int xen_standby_prepare(struct xen_standby *s, int state_fd, size_t len, struct rpl_err *err);
 void xen_standby_unprepare(struct xen_standby *s);
 void xen_standby_abandon(struct xen_standby *s);
+/* MiB of Xen's free memory that a domain made of it now would need; 0: none, it has them. -EBUSY: one that is being built, or taken
+ * apart, has some of it. */
+int xen_standby_needs_mib(const struct xen_standby *s, uint64_t *ret, struct rpl_err *err);
 
 /* Exchanged with the program: "key=value" lines that it prints. */
 #define XEN_RESTORE_PROGRAM "replicad-xen-restore"

@@ -19,7 +19,6 @@
 #define PIPE_BYTES (1 << 20) /* asked for; an unprivileged limit may give less */
 #define DOMAIN_NAME_MAX 200
 #define DOMID_TEXT 12
-#define DOMAIN_OVERHEAD_MIB 32 /* page tables, log-dirty, rings: beside its memory */
 
 RPL_NORETURN static void child(char *const argv[], int in, int said)
 {
@@ -232,7 +231,7 @@ int xl_free_mib(uint64_t *ret, struct rpl_err *err)
 
 int xl_check_room(const char *info, const char *name, uint64_t memory_mib, struct rpl_err *err)
 {
-	uint64_t have, need = memory_mib + DOMAIN_OVERHEAD_MIB;
+	uint64_t have, need = memory_mib + XL_DOMAIN_OVERHEAD_MIB;
 	int r = info ? xl_free_in(info, &have, err) : xl_free_mib(&have, err);
 
 	if (r < 0 || have >= need)

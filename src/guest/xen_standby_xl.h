@@ -15,6 +15,7 @@
 #include <replicad/err.h>
 
 #define XL_SAID_MAX 65536        /* bytes of what it said that are kept */
+#define XL_DOMAIN_OVERHEAD_MIB 32 /* page tables, log-dirty, rings: what Xen needs for a domain beside its memory */
 #define XL_STDIN "/proc/self/fd/0" /* a file name for xl that means its standard input */
 
 struct xl_run {

@@ -61,6 +61,8 @@ struct standby {
 	bool found;               /* at our start: a replica, of `session` and up to found_epoch */
 	uint64_t found_epoch;
 	bool accepted;
+	uint64_t room_looked_ns;  /* when it was seen last whether a takeover would have room */
+	char no_room[RPL_MOVER_REASON_MAX]; /* it would not: why; else "" */
 	char refusal[RPL_MOVER_REASON_MAX]; /* why somebody's connection was refused last, as it was told */
 	struct rpl_uuid session;  /* of the replica */
 	uint64_t hello_generation; /* of who called last */
@@ -332,6 +334,7 @@ int standby_link(struct keeper *k, int fd, struct rpl_err *err);
 bool standby_possible(const struct keeper *k); /* nothing of another life is here any more */
 bool standby_to_be_told(const struct keeper *k); /* the record, which is being read, says whether this is a backup */
 void standby_start(struct keeper *k);
+void standby_look(struct keeper *k); /* often; now and then: is there room for a takeover? */
 void standby_on_state(struct keeper *k);
 void standby_on_started(struct keeper *k, int r, const struct rpl_err *err);
 void standby_on_report(struct keeper *k, const struct rpl_mover_msg *msg);

@@ -37,4 +37,5 @@ tests_unit_shell_SOURCES = tests/unit/shell.c
 tests_unit_shell_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_shell_LDADD = $(KEEPER_LIBS) $(CMOCKA_LIBS)
 tests_unit_shell_LDFLAGS = -Wl,--wrap=keeper_tell_state,--wrap=rpl_netbuf_release,--wrap=movers_send,--wrap=keeper_arbiter_read \
-	-Wl,--wrap=keeper_arbiter_claim,--wrap=keeper_pursue,--wrap=session_start,--wrap=standby_on_state,--wrap=movers_link,--wrap=movers_kill
+	-Wl,--wrap=keeper_arbiter_claim,--wrap=keeper_pursue,--wrap=session_start,--wrap=standby_on_state,--wrap=movers_link,--wrap=movers_kill \
+	-Wl,--wrap=rpl_guest_room,--wrap=control_event,--wrap=rpl_recent_ns

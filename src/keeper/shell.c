@@ -52,6 +52,7 @@ static void look_around(struct keeper *k)
 	movers_beat(k->movers);
 	look_for_peer(k);
 	session_look(k);
+	standby_look(k);
 	ahead_look(k);
 	show_progress(k);
 }

@@ -20,6 +20,8 @@
 #include <replicad/log.h>
 #include <replicad/replica.h>
 
+#define ROOM_LOOK_MS 10000
+
 /* Nothing of a guest is here, and nothing is on its way: there is room for a standby. */
 static bool has_room(const struct keeper *k)
 {
@@ -411,6 +413,46 @@ void standby_on_lost(struct keeper *k)
 	standby_abandon(k);
 	k->wish.kill = true; /* what closed its monitor may still have its files */
 	keeper_pursue(k);
+}
+
+/* ---- room for a takeover, which nothing keeps free */
+
+static void tell_room(struct keeper *k, const struct rpl_err *none)
+{
+	struct standby *b = &k->standby;
+	bool was = b->no_room[0] != '\0';
+
+	(void)snprintf(b->no_room, sizeof(b->no_room), "%s", none ? none->msg : ""); /* the numbers change */
+	if (none && !was) {
+		keeper_alarm(k, b->no_room);
+	} else if (!none && was) {
+		rpl_log(RPL_LOG_INFO, "vm=%s room=again", k->conf.vm);
+		keeper_tell(k, "guest", json_pack("{s:s, s:s}", "reason", "room", "message", "a takeover has room again"));
+	}
+}
+
+void standby_look(struct keeper *k)
+{
+	struct standby *b = &k->standby;
+	uint64_t now = rpl_recent_ns();
+	struct rpl_err err = { 0 };
+	int r;
+
+	if (!b->ready || (k->core.state != RPL_ST_B_SEED && k->core.state != RPL_ST_B_READY)) {
+		b->no_room[0] = '\0';
+		b->room_looked_ns = 0;
+		return;
+	}
+	if (b->room_looked_ns && now < b->room_looked_ns + ROOM_LOOK_MS * RPL_MS)
+		return;
+	b->room_looked_ns = now;
+	r = rpl_guest_room(k->guest, &err);
+	if (r == -ENOMEM)
+		tell_room(k, &err);
+	else if (r == 0)
+		tell_room(k, NULL);
+	else
+		rpl_log(RPL_LOG_DEBUG, "vm=%s room=\"%s\"", k->conf.vm, err.msg);
 }
 
 /* ---- the end of a session, in its three ways */

@@ -127,7 +127,7 @@ static void put_safety(const struct keeper *k, json_t *doc)
 						  [RPL_DURABLE_BOTH] = "both" };
 	const struct rpl_netbuf_status *n = rpl_netbuf_status(k->netbuf);
 	enum rpl_state s = k->core.state;
-	bool covered = s == RPL_ST_P_PROTECTED || s == RPL_ST_B_READY;
+	bool covered = s == RPL_ST_P_PROTECTED || (s == RPL_ST_B_READY && !k->standby.no_room[0]);
 
 	if (k->guest_here)
 		put_text(doc, "guest", k->paused_by_others ? "stopped" : k->paused ? "paused" : "running");
@@ -138,6 +138,8 @@ static void put_safety(const struct keeper *k, json_t *doc)
 		put_text(doc, "replica", rpl_guest_info(k->guest)->replica);
 	if (k->standby.ready)
 		put_text(doc, "ahead", rpl_guest_info(k->guest)->ahead);
+	if (k->standby.ready)
+		put_text(doc, "no_room", k->standby.no_room);
 	put_text(doc, "netbuf", k->conf.netbuf);
 	put_text(doc, "tls", tls[k->conf.tls]);
 	put_text(doc, "durability", durability[k->conf.core.durability]);

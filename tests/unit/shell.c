@@ -1,6 +1,7 @@
 /* The keeper's shell around the real core, and the real list of what each action does: in which order the world sees it. Only what
  * would leave the process is noted down instead.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -52,6 +53,9 @@ void __real_session_start(struct keeper *k, const struct rpl_uuid *id, uint64_t 
 int __wrap_movers_link(struct movers *m, int fd, struct rpl_err *err);
 void __wrap_movers_kill(struct movers *m);
 void __wrap_standby_on_state(struct keeper *k);
+int __wrap_rpl_guest_room(struct rpl_guest *g, struct rpl_err *err);
+void __wrap_control_event(struct control *c, json_t *event);
+uint64_t __wrap_rpl_recent_ns(void);
 
 void __wrap_keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 {
@@ -104,6 +108,32 @@ int __wrap_movers_link(struct movers *m, int fd, struct rpl_err *err)
 	(void)close(fd);
 	note("mover", "LINK", 0);
 	return 0;
+}
+
+static int room; /* what the guest's backend says */
+
+int __wrap_rpl_guest_room(struct rpl_guest *g, struct rpl_err *err)
+{
+	(void)g;
+	note("asked", "room", 0);
+	return room < 0 ? rpl_fail(err, room, "40 MiB, 39 MiB") : 0;
+}
+
+void __wrap_control_event(struct control *c, json_t *event)
+{
+	const char *name = json_string_value(json_object_get(event, "event"));
+
+	(void)c;
+	if (strcmp(name, "guest") == 0 || strcmp(name, "alarm") == 0)
+		note(name, json_string_value(json_object_get(event, "reason")), 0);
+	json_decref(event);
+}
+
+static uint64_t later_ns;
+
+uint64_t __wrap_rpl_recent_ns(void)
+{
+	return rpl_now_ns() + later_ns;
 }
 
 void __wrap_movers_kill(struct movers *m)
@@ -271,6 +301,82 @@ static void the_core_hears_of_connections(void **state)
 	teardown(&k);
 }
 
+static bool would_survive(const struct keeper *k, const char **ret_why)
+{
+	static char why[64];
+	json_t *doc = keeper_status(k);
+	bool yes = json_is_true(json_object_get(json_object_get(doc, "survives"), "primary_crash"));
+	const char *no_room = json_string_value(json_object_get(doc, "no_room"));
+
+	(void)snprintf(why, sizeof(why), "%s", no_room ? no_room : "");
+	json_decref(doc);
+	*ret_why = why;
+	return yes;
+}
+
+static void look(struct keeper *k, unsigned seconds, const char *expected)
+{
+	later_ns += seconds * S_NS;
+	forget();
+	standby_look(k);
+	assert_string_equal(seen, expected);
+}
+
+static void on_guest(void *arg, enum rpl_guest_op op, int r, const struct rpl_err *err)
+{
+	struct keeper *k = arg;
+
+	(void)op;
+	if (r < 0)
+		fail_msg("%s", err->msg);
+	k->standby.ready = true;
+}
+
+/* Nothing keeps it free, so a backup looks now and then whether a takeover would have room, and says so while it would not. */
+static void a_backup_without_room_says_so(void **state)
+{
+	const char *why;
+	struct keeper k;
+
+	(void)state;
+	setup(&k, true);
+	k.conf.core.suspect_ns = 3600 * S_NS;
+	k.guest = rpl_guest_new(&(struct rpl_guest_conf){ .backend = "sim", .name = "web1" }, k.loop, on_guest, NULL, &k,
+				&(struct rpl_err){ 0 });
+	rpl_guest_standby(k.guest);
+	while (!k.standby.ready)
+		ev_run(k.loop, EVRUN_ONCE);
+	k.movers = movers_new("/nonexistent", k.loop, NULL, NULL, NULL, &(struct rpl_err){ 0 });
+	k.netbuf = rpl_netbuf_new(&(struct rpl_netbuf_conf){ .backend = "none", .vm = "web1" }, k.loop, NULL, NULL, NULL, &(struct rpl_err){ 0 });
+	k.control = (struct control *)(uintptr_t)&k; /* only handed on */
+	room = 0;
+	look(&k, 0, ""); /* no backup yet */
+	to_seed(&k);
+	keeper_event(&k, &(struct rpl_event){ .kind = RPL_EV_STAGED, .u.staged = { .session = offered, .epoch = 1,
+				.checks = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED } });
+	look(&k, 0, "asked room");
+	assert_true(would_survive(&k, &why));
+	room = -ENOMEM;
+	look(&k, 9, "");
+	look(&k, 1, "asked room, alarm 40 MiB, 39 MiB");
+	assert_false(would_survive(&k, &why));
+	assert_string_equal(why, "40 MiB, 39 MiB");
+	look(&k, 10, "asked room"); /* said once */
+	room = -EBUSY;
+	look(&k, 10, "asked room"); /* not known: as it was */
+	assert_false(would_survive(&k, &why));
+	room = 0;
+	look(&k, 10, "asked room, guest room");
+	assert_true(would_survive(&k, &why));
+	assert_string_equal(why, "");
+	look(&k, 10, "asked room");
+	rpl_netbuf_free(k.netbuf);
+	movers_free(k.movers);
+	rpl_guest_free(k.guest);
+	later_ns = 0;
+	teardown(&k);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -278,6 +384,7 @@ int main(void)
 		cmocka_unit_test(a_release_comes_before_it_is_told_of),
 		cmocka_unit_test(two_states_are_told_in_their_turn),
 		cmocka_unit_test(the_core_hears_of_connections),
+		cmocka_unit_test(a_backup_without_room_says_so),
 	};
 
 	return cmocka_run_group_tests_name("shell", tests, NULL, NULL);

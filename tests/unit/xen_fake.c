@@ -362,7 +362,8 @@ int xc_physinfo(xc_interface *xc, xc_physinfo_t *info)
 {
 	(void)xc;
 	memset(info, 0, sizeof(*info));
-	info->free_pages = 1 << 18;
+	info->free_pages = fake.free_pages ? fake.free_pages : 1 << 18;
+	info->outstanding_pages = fake.claimed_pages;
 	info->capabilities = (fake.no_hap ? 0 : XEN_SYSCTL_PHYSCAP_hap) | (fake.no_shadow ? 0 : XEN_SYSCTL_PHYSCAP_shadow);
 	return FAILS ? -1 : 0;
 }

@@ -34,6 +34,7 @@ struct xen_fake {
 	bool locked;                 /* another program has the lock of its suspends */
 	bool no_shadow, no_hap;      /* this Xen cannot log a PV guest's, a PVH guest's writes */
 	uint32_t domain_7b, system_7b; /* CPUID 7.0, ebx, of the domain and of what this Xen can give */
+	uint64_t free_pages, claimed_pages; /* of this Xen; claimed: for domains that are being made */
 	unsigned reason;             /* with which it shuts down when asked to suspend */
 	uint32_t xsave, msrs;        /* PV: bytes of XSAVE state and number of MSRs that there are, */
 	uint32_t xsave_most, msrs_most; /* and how many Xen says there can be */
