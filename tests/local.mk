@@ -4,7 +4,7 @@ TESTS += tests/unit/base
 tests_unit_base_SOURCES = tests/unit/base.c
 tests_unit_base_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_base_LDADD = src/base/libbase.la $(CMOCKA_LIBS)
-tests_unit_base_LDFLAGS = -Wl,--wrap=listen
+tests_unit_base_LDFLAGS = -Wl,--wrap=listen,--wrap=rename
 include tests/demo/local.mk
 include tests/sim/local.mk
 

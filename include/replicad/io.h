@@ -33,6 +33,8 @@ ssize_t rpl_recv_fds(int sock, void *msg, size_t cap, int *fds, size_t *n_fds);
  * listen: an old socket file at `path` is replaced, and the new one is there once it can be connected to; mode is 0600.
  * Returns the descriptor or a negative errno. */
 int rpl_unix_listen(const char *path, int type, struct rpl_err *err);
+/* The same with another mode, and of another group ((gid_t)-1: ours), from the moment when the path is there. */
+int rpl_unix_listen_for(const char *path, int type, gid_t group, mode_t mode, struct rpl_err *err);
 int rpl_unix_connect(const char *path, int type, struct rpl_err *err);
 
 /* Write `data` to `path` so that after a crash either the old or the new content is there, whole:

@@ -358,7 +358,7 @@ static void on_accept(struct ev_loop *loop, ev_io *io, int revents)
 }
 
 /* Who may connect at all; may() decides then. */
-static int open_up(const struct rpl_server *s, struct rpl_err *err)
+static int listen_here(const struct rpl_server *s, struct rpl_err *err)
 {
 	const struct rpl_conf_agent *conf = &s->agent->conf->agent;
 	const struct group *gr = conf->control_group[0] ? getgrnam(conf->control_group) : NULL;
@@ -366,11 +366,7 @@ static int open_up(const struct rpl_server *s, struct rpl_err *err)
 
 	if (conf->control_group[0] && !gr)
 		return rpl_fail(err, -EINVAL, "control_group = %s: there is no such group", conf->control_group);
-	if (gr && chown(s->path, (uid_t)-1, gr->gr_gid) < 0)
-		return rpl_fail_errno(err, errno, "give %s to group %s", s->path, conf->control_group);
-	if (chmod(s->path, mode) < 0)
-		return rpl_fail_errno(err, errno, "change mode of %s", s->path);
-	return 0;
+	return rpl_unix_listen_for(s->path, SOCK_STREAM | SOCK_NONBLOCK, gr ? gr->gr_gid : (gid_t)-1, mode, err);
 }
 
 struct rpl_server *rpl_server_new(struct rpl_agent *a, struct rpl_err *err)
@@ -384,7 +380,7 @@ struct rpl_server *rpl_server_new(struct rpl_agent *a, struct rpl_err *err)
 	s->agent = a;
 	s->fd = rpl_path(s->path, sizeof(s->path), err, "%s/" RPL_AGENT_SOCK, a->conf->agent.run_dir);
 	if (s->fd == 0)
-		s->fd = rpl_unix_listen(s->path, SOCK_STREAM | SOCK_NONBLOCK, err);
+		s->fd = listen_here(s, err);
 	if (s->fd < 0) {
 		free(s);
 		return NULL;
@@ -392,10 +388,6 @@ struct rpl_server *rpl_server_new(struct rpl_agent *a, struct rpl_err *err)
 	ev_io_init(&s->accept_w, on_accept, s->fd, EV_READ);
 	s->accept_w.data = s;
 	ev_io_start(a->loop, &s->accept_w);
-	if (open_up(s, err) < 0) {
-		rpl_server_free(s);
-		return NULL;
-	}
 	return s;
 }
 

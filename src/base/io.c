@@ -193,8 +193,18 @@ static int bind_privately(int fd, const struct sockaddr_un *sa)
 	return r;
 }
 
-/* Under another name until it listens: whoever finds the path can connect. */
-static int bind_and_listen(int fd, const char *path, struct rpl_err *err)
+/* Who may connect; never more than are meant to, on the way. */
+static int admit(const char *path, gid_t group, mode_t mode, struct rpl_err *err)
+{
+	if (group != (gid_t)-1 && chown(path, (uid_t)-1, group) < 0)
+		return rpl_fail_errno(err, errno, "give %s to group %u", path, (unsigned)group);
+	if (mode == 0600) /* it is */
+		return 0;
+	return chmod(path, mode) < 0 ? rpl_fail_errno(err, errno, "change mode of %s", path) : 0;
+}
+
+/* Under another name until it listens, to those whom it is for: whoever finds the path can connect. */
+static int bind_and_listen(int fd, const char *path, gid_t group, mode_t mode, struct rpl_err *err)
 {
 	struct sockaddr_un beside;
 	int r = address_beside(path, &beside, err);
@@ -206,14 +216,16 @@ static int bind_and_listen(int fd, const char *path, struct rpl_err *err)
 		return rpl_fail_errno(err, -r, "bind %s", beside.sun_path);
 	if (listen(fd, LISTEN_BACKLOG) < 0)
 		r = rpl_fail_errno(err, errno, "listen on %s", path);
-	else if (rename(beside.sun_path, path) < 0)
+	else
+		r = admit(beside.sun_path, group, mode, err);
+	if (r == 0 && rename(beside.sun_path, path) < 0)
 		r = rpl_fail_errno(err, errno, "rename %s to %s", beside.sun_path, path);
 	if (r < 0)
 		(void)unlink(beside.sun_path);
 	return r;
 }
 
-int rpl_unix_listen(const char *path, int type, struct rpl_err *err)
+int rpl_unix_listen_for(const char *path, int type, gid_t group, mode_t mode, struct rpl_err *err)
 {
 	RPL_AUTO_FD int fd = -1;
 	struct sockaddr_un sa;
@@ -225,13 +237,20 @@ int rpl_unix_listen(const char *path, int type, struct rpl_err *err)
 	if (fd < 0)
 		return rpl_fail_errno(err, errno, "socket for %s", path);
 	if ((type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) != SOCK_DGRAM) {
-		r = bind_and_listen(fd, path, err);
+		r = bind_and_listen(fd, path, group, mode, err);
 	} else { /* takes datagrams as soon as it is bound, and its senders know it by this name */
 		r = bind_privately(fd, &sa);
 		if (r < 0)
 			(void)rpl_fail_errno(err, -r, "bind %s", path);
+		else
+			r = admit(path, group, mode, err);
 	}
 	return r < 0 ? r : rpl_steal_fd(&fd);
+}
+
+int rpl_unix_listen(const char *path, int type, struct rpl_err *err)
+{
+	return rpl_unix_listen_for(path, type, (gid_t)-1, 0600, err);
 }
 
 int rpl_unix_connect(const char *path, int type, struct rpl_err *err)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The agent with keepers that have no guest: what it starts, keeps, finds again, refuses and removes."""
+import grp
 import json
 import os
 import pwd
@@ -530,6 +531,10 @@ class Control(AgentTest):
                                   check=False, user=nobody.pw_uid, group=nobody.pw_gid, extra_groups=[])
             self.assertEqual((done.returncode, said in done.stderr), (status, True), done.stderr)
             self.assertEqual(self.alpha.stop(), 0)
+        self.alpha.write_conf("", agent=f"control_group = {grp.getgrgid(nobody.pw_gid).gr_name}")
+        self.alpha.start()
+        found = os.stat(self.alpha.sock)
+        self.assertEqual((found.st_gid, oct(found.st_mode & 0o777)), (nobody.pw_gid, oct(0o660)))
 
 class Examples(AgentTest):
     """conf/: what stands there is fine as it is, and with every commented key switched on."""

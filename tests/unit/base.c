@@ -227,6 +227,19 @@ int __wrap_listen(int fd, int backlog)
 	return __real_listen(fd, backlog);
 }
 
+static const char *awaited; /* how the socket is that comes to be there by this name */
+static struct stat came;
+
+int __real_rename(const char *from, const char *to);
+int __wrap_rename(const char *from, const char *to);
+
+int __wrap_rename(const char *from, const char *to)
+{
+	if (awaited && strcmp(to, awaited) == 0)
+		assert_int_equal(stat(from, &came), 0);
+	return __real_rename(from, to);
+}
+
 static void connect_to(const char *path)
 {
 	int fd = rpl_unix_connect(path, SOCK_STREAM | SOCK_NONBLOCK, NULL);
@@ -265,6 +278,36 @@ static void a_path_that_exists_can_be_connected_to(void **state)
 	listened_at = NULL;
 	assert_int_equal(unlink(path), 0);
 	assert_int_equal(rmdir(dir), 0); /* and nothing else was left in it */
+}
+
+static void a_path_that_exists_is_open_to_whom_it_is_for(void **state)
+{
+	gid_t group = geteuid() == 0 ? 12345 : getegid();
+	char dir[] = "/tmp/rpl-base-XXXXXX", path[64];
+	struct rpl_err err;
+	struct stat st;
+	int fd;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	(void)snprintf(path, sizeof(path), "%s/s", dir);
+	awaited = path;
+	fd = rpl_unix_listen_for(path, SOCK_STREAM, group, 0660, NULL);
+	awaited = NULL;
+	assert_true(fd >= 0);
+	assert_int_equal(came.st_gid, group);
+	assert_int_equal(came.st_mode & 07777, 0660);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_gid, group);
+	assert_int_equal(st.st_mode & 07777, 0660);
+	connect_to(path);
+	rpl_close(&fd);
+	assert_int_equal(unlink(path), 0);
+	if (geteuid() != 0) { /* a group that is not ours: nothing comes to be */
+		assert_int_equal(rpl_unix_listen_for(path, SOCK_STREAM, 12345, 0660, &err), -EPERM);
+		assert_non_null(strstr(err.msg, "to group 12345"));
+	}
+	assert_int_equal(rmdir(dir), 0);
 }
 
 /* As long a path as a socket can have, and a directory beside whose end there is no room. */
@@ -333,6 +376,7 @@ int main(void)
 		cmocka_unit_test(last_words_are_heard),
 		cmocka_unit_test(files_are_replaced_whole),
 		cmocka_unit_test(a_path_that_exists_can_be_connected_to),
+		cmocka_unit_test(a_path_that_exists_is_open_to_whom_it_is_for),
 		cmocka_unit_test(long_socket_paths),
 		cmocka_unit_test(a_process_is_told_from_one_with_its_number),
 	};
