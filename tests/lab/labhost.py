@@ -356,7 +356,7 @@ class Lab:
     def guest_uuid(guest):
         return uuid.uuid5(uuid.NAMESPACE_DNS, f"{guest}.replicad-lab")
 
-    def guest_config(self, kind, guest, memory=96, addr=GUEST_ADDR, load="memcheck", network=True, vcpus=1):
+    def guest_config(self, kind, guest, memory=96, addr=GUEST_ADDR, load="memcheck", network=True, vcpus=1, tsc="default"):
         """The text of an xl configuration: kind pv, pvh or hvm boots the guest image; the tiny ones have no system in them."""
         ident = self.guest_uuid(guest)
         mac = "00:16:3e:" + ":".join(f"{b:02x}" for b in ident.bytes[:3])
@@ -375,12 +375,13 @@ class Lab:
             lines += ['kernel="/guests/vmlinux"', 'ramdisk="/lab/guest-initrd"', f"cmdline='{self.cmdline(kind, addr, load)}'"]
         if self.cpus() > 1:
             lines.append('cpus="1"')
+        lines.append(f'tsc_mode="{tsc}"')
         if network:
             lines.append(f'vif=["mac={mac},bridge=xenbr0"]')
         return "\n".join(lines + [""])
 
     def cmdline(self, kind, addr, load):
-        text = f"console=hvc0 quiet rpl.addr={addr}/24 rpl.load={'memcheck' if load == 'heavy' else load}"
+        text = f"console=hvc0 quiet log_buf_len=1M rpl.addr={addr}/24 rpl.load={'memcheck' if load == 'heavy' else load}"
         if load == "heavy":
             # a shell gives what it starts in the background /dev/null
             text += (' rdinit=/bin/busybox -- sh -c "/bin/busybox mount -t devtmpfs none /dev; /init & /bin/busybox sleep 5; '

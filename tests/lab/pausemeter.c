@@ -15,8 +15,8 @@
  * too short to be seen. When the guest stands still and when it runs again is looked up every LOOK_US microseconds (default 1000),
  * from when it took the request until it runs: before, nothing can change. A look is a hypercall, and where dom0 and the guest
  * share one emulated processor each look takes that from the guest, with all that the processor remembers of it: looks at every
- * millisecond halve the rate that they are to measure. So LOOK_US 0 looks never, and counts; that is what a rate is to be
- * taken from. "unseen": pauses that no look has met. So that this is 0 the meter goes before everything else in its dom0
+ * millisecond halve the rate, and what xenstored tells costs a tenth of it alone. So a rate is to be taken from the guest's own count
+ * (compare). "unseen": pauses that no look has met. So that this is 0 the meter goes before everything else in its dom0
  * (SCHED_FIFO); it sleeps but for the looks.
  *
  * Runs in the lab's dom0s.
@@ -58,7 +58,7 @@ struct meter {
 	long long requested, taken, suspended, resumed; /* of this period; 0: not yet */
 	long long begun;                                /* when the request of the period before was taken */
 	long long looking;                              /* ns spent in looks */
-	long look_us;                                   /* 0: never */
+	long look_us;
 	long looks, checkpoints, unseen;
 	bool wanted;                                    /* the last thing that was written is a request */
 	struct values part[N_PARTS];
@@ -108,7 +108,7 @@ static void print(struct meter *m, long long took)
 
 static void on_request(struct meter *m, long long now)
 {
-	if (m->taken && !m->resumed && m->look_us) { /* the next one already */
+	if (m->taken && !m->resumed) { /* the next one already */
 		m->unseen++;
 		m->suspended = 0;
 	}
@@ -124,7 +124,6 @@ static void on_taken(struct meter *m, long long now)
 	note(m, PERIOD, m->begun, now);
 	note(m, TAKEN, m->requested, now);
 	m->begun = now;
-	m->requested = m->look_us ? m->requested : 0;
 }
 
 /* The toolstack writes what it wants, then the guest that it has seen it: two events a period, each of them told. */
@@ -187,7 +186,7 @@ static int look(struct meter *m)
 /* Nothing can have changed before the guest took a request, nor after it went on from it. */
 static bool look_due(const struct meter *m)
 {
-	return m->look_us && m->taken && !m->resumed;
+	return m->taken && !m->resumed;
 }
 
 static int measure(struct meter *m, long seconds)

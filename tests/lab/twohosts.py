@@ -107,9 +107,10 @@ def state_is(state):
 class TwoHosts:
     """keys: of the [vm] section, beside or instead of VM_KEYS."""
 
-    def __init__(self, lab, name, kind, keys=None, addr=labhost.GUEST_ADDR, memory=96, tls="psk", load="memcheck", vcpus=1):
+    def __init__(self, lab, name, kind, keys=None, addr=labhost.GUEST_ADDR, memory=96, tls="psk", load="memcheck", vcpus=1,
+                 tsc="default"):
         self.lab, self.name, self.kind, self.addr, self.memory, self.load = lab, name, kind, addr, memory, load
-        self.vcpus = vcpus
+        self.vcpus, self.tsc = vcpus, tsc
         self.tls, self.keys = tls, {**VM_KEYS, **(keys or {})}
         self.secrets = "".join(f"{host}:{secrets.token_hex(KEY_BYTES)}\n" for host in "ab")
         self.work = os.path.join(lab.dir, "work", name)
@@ -139,7 +140,7 @@ class TwoHosts:
     def start_agent(self, host):
         """As a boot would: configuration, the guest's file for either role, the agent."""
         self.lab.create_guest(host, self.kind, self.name, start=False, addr=self.addr, memory=self.memory, load=self.load,
-                              vcpus=self.vcpus)
+                              vcpus=self.vcpus, tsc=self.tsc)
         self.lab.sh(host, f"mkdir -p {ETC} /lab/state-{host}/{self.name} && umask 077 && cat >{ETC}/keys.psk", data=self.secrets)
         self.lab.sh(host, f"cat >{CONF} && (setsid replicad agent --config {CONF} >>/lab/agent-{host}.log 2>&1 &) </dev/null",
                     data=self.configuration(host))
