@@ -99,7 +99,7 @@ struct rpl_mover_conf {
 	char node[RPL_NODE_NAME];
 	char identity[RPL_IDENTITY_MAX]; /* psk: the name we present */
 	char peers[512];            /* identities that may connect, comma-separated; psk: "" = any that has a key; x509: required */
-	uint32_t heartbeat_ms, handshake_timeout_ms;
+	uint32_t heartbeat_ms, handshake_timeout_ms; /* handshake: once there was a session; before, six times that */
 	uint64_t arena_bytes;       /* primary: staging for uncommitted epochs, at least RPL_MOVER_ARENA_MIN */
 	uint64_t delta_cache_bytes; /* primary: for pages as they were sent last; 0: all are sent as they are */
 	uint64_t staging_bytes;     /* backup: size of the staging memfd, at least RPL_REPLICA_BYTES_MIN */

@@ -10,7 +10,8 @@
 #include <replicad/auto.h>
 #include <replicad/clock.h>
 
-#define HELLO_PATIENCE 6 /* times the handshake's time-out */
+#define FIRST_PATIENCE 6 /* times the handshake's time-out, ... */
+#define HELLO_PATIENCE 6 /* the same */
 
 static void forget(struct mover *m)
 {
@@ -160,6 +161,13 @@ static struct connection *free_slot(struct mover *m)
 	return oldest;
 }
 
+/* ... for a connection before the first session: nothing is protected yet that another attempt could save, the peer's mover may be just
+ * starting, and on a busy host a handshake that is given up is one to do again, as slowly. */
+static unsigned handshake_ms(const struct mover *m)
+{
+	return m->conf.handshake_timeout_ms * (m->settled ? 1 : FIRST_PATIENCE);
+}
+
 int connection_take(struct mover *m, int fd, struct rpl_err *err)
 {
 	const struct rpl_mover_conf *c = &m->conf;
@@ -167,7 +175,7 @@ int connection_take(struct mover *m, int fd, struct rpl_err *err)
 		.fd = fd, .server = c->role == RPL_ROLE_BACKUP, .tls = (enum rpl_tls)c->tls, .vm = c->vm,
 		.identity = c->identity, .keys = m->keys, .keys_len = c->keys_len,
 		.x509_ca = m->x509_ca, .x509_cert = m->x509_cert, .x509_key = m->x509_key,
-		.peers = c->peers[0] ? c->peers : NULL, .handshake_timeout_ms = c->handshake_timeout_ms,
+		.peers = c->peers[0] ? c->peers : NULL, .handshake_timeout_ms = handshake_ms(m),
 		.queue_bytes_max = MOVER_QUEUE_BYTES,
 	};
 	struct connection *slot;
@@ -246,7 +254,7 @@ int connection_hello(struct mover *m, const uint8_t *body, size_t len, struct rp
 
 void connection_ready(struct mover *m)
 {
-	m->ready = true;
+	m->ready = m->settled = true;
 	mover_set(&m->counters->link_up, 1);
 	ev_timer_stop(m->loop, &m->greeting);
 }

@@ -70,6 +70,7 @@ struct mover {
 	bool greeted;     /* our hello was sent */
 	bool peer_known;  /* its hello was decoded */
 	bool ready;       /* the session's acceptance was said (backup) or heard (primary) */
+	bool settled;     /* it was, on this connection or an earlier one: there may be something that waits for the next */
 	struct rpl_hello peer;
 	uint64_t wire_before; /* bytes sent on earlier connections */
 	bool failed;

@@ -752,6 +752,59 @@ static void find_replica(struct rig *r, uint64_t least)
 
 /* Takeover: kill both sides' movers at any moment; the newest whole epoch is there, and it is no older than the last
  * ack that the primary heard. */
+/* One end gets the connection, the other one after so long. */
+static void connect_slowly(struct side *first, struct side *then, unsigned ms)
+{
+	int sv[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
+	side_send(first, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[0]);
+	(void)usleep(ms * 1000);
+	side_send(then, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[1]);
+}
+
+/* A busy host's mover may take longer for a handshake than a working session could wait for one; a dead one is noticed all the same. */
+static void a_first_handshake_may_be_slow(void **state)
+{
+	int sv[2];
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.tls = RPL_TLS_PSK;
+	r.conf.handshake_timeout_ms = 400;
+	rig_start(&r);
+	connect_slowly(&r.p, &r.b, 800); /* so the backup is slow to answer ... */
+	(void)side_expect(&r.p, RPL_MOVER_LINK_UP);
+	connect_slowly(&r.b, &r.p, 800); /* ... and here the primary to call */
+	(void)side_expect(&r.p, RPL_MOVER_LINK_UP);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
+	side_send(&r.p, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[0]);
+	rig_expect_text(side_expect(&r.p, RPL_MOVER_LINK_DOWN), "TLS handshake not complete after 2400 ms");
+	(void)close(sv[1]);
+	rig_fini(&r);
+}
+
+static void a_later_handshake_may_not(void **state)
+{
+	struct rig r;
+	int sv[2];
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.tls = RPL_TLS_PSK;
+	r.conf.handshake_timeout_ms = 400;
+	rig_start(&r);
+	rig_protect(&r);
+	rig_cut(&r);
+	expect_down(&r, 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
+	side_send(&r.p, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[0]);
+	rig_expect_text(side_expect(&r.p, RPL_MOVER_LINK_DOWN), "TLS handshake not complete after 400 ms");
+	(void)close(sv[1]);
+	rig_fini(&r);
+}
+
 static void what_was_staged_survives_its_mover(void **state)
 {
 	(void)state;
@@ -982,6 +1035,8 @@ int main(void)
 		cmocka_unit_test(a_cut_epoch_larger_than_the_arena_voids_the_session),
 		cmocka_unit_test(an_epoch_beyond_the_backups_staging_is_refused_here),
 		cmocka_unit_test(the_keeper_is_told_before_the_arena_is_full),
+		cmocka_unit_test(a_first_handshake_may_be_slow),
+		cmocka_unit_test(a_later_handshake_may_not),
 		cmocka_unit_test(what_was_staged_survives_its_mover),
 		cmocka_unit_test(any_story_ends_with_a_true_copy),
 		cmocka_unit_test(death_at_any_step_leaves_a_whole_replica),
