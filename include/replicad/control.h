@@ -118,6 +118,9 @@
 	X(pause_max_us, integer, "us", "the same, longest")                                                    \
 	X(dirty_pages_last, integer, "pages", "pages in the last checkpoint")                                  \
 	X(dirty_pages_avg, integer, "pages", "pages per checkpoint")                                           \
+	X(scan_us, integer, "us", "to learn which pages the last checkpoint has, in its pause")                \
+	X(copy_us, integer, "us", "to copy them and the device state, in its pause")                           \
+	X(encode_us, integer, "us", "to encode and queue the last checkpoint, while the guest runs")           \
 	X(raw_bytes, integer, "bytes", "stream bytes so far")                                                  \
 	X(wire_bytes, integer, "bytes", "bytes sent so far")                                                   \
 	X(delta_pages, integer, "pages", "pages of checkpoints that were sent as what changed in them")          \
@@ -125,6 +128,8 @@
 	X(held_frames, integer, "frames", "output held now")                                                   \
 	X(dropped_frames, integer, "frames", "output dropped at the buffer's limit")                           \
 	X(guest, string, "", "running, paused (by replicad) or stopped (by another program: checkpoints wait)") \
+	X(replica, string, "", "a Xen guest's backup: memfd or domain, which the copy is kept in")              \
+	X(ahead, string, "", "a backup whose primary was silent: yes, its takeover is begun; or no, and why")    \
 	X(no_room, string, "", "a backup: a takeover now would not find the memory that it needs, and why")      \
 	X(tracker, string, "", "how written pages are found")                                                  \
 	X(netbuf, string, "", "what holds the output; none is unsafe")                                         \

@@ -96,6 +96,8 @@ void rpl_show_table(const json_t *vms)
 			     yes_no(survives, "primary_crash"), yes_no(survives, "backup_crash"));
 		if (rpl_cli_text(vm, "refused")[0])
 			(void)printf("  refused: %s\n", rpl_cli_text(vm, "refused"));
+		if (rpl_cli_text(vm, "no_room")[0])
+			(void)printf("  no room for a takeover: %s\n", rpl_cli_text(vm, "no_room"));
 	}
 }
 
@@ -149,7 +151,7 @@ static void show_field(const json_t *vm, const char *name, const char *unit)
 	const json_t *v = json_object_get(vm, name);
 	char text[300], label[32];
 
-	if (!v || strcmp(name, "survives") == 0)
+	if (!v || strcmp(name, "survives") == 0 || strcmp(name, "no_room") == 0) /* they have sentences of their own */
 		return;
 	if (json_is_string(v) && !json_string_value(v)[0])
 		return;
@@ -173,6 +175,8 @@ void rpl_show_vm(const json_t *vm)
 		(void)printf("WARNING: the link is NOT ENCRYPTED and its peer NOT PROVEN (tls = none)\n");
 	if (strcmp(rpl_cli_text(vm, "netbuf"), "none") == 0)
 		(void)printf("WARNING: output is NOT HELD (netbuf = none): a takeover may forget what clients were told\n");
+	if (rpl_cli_text(vm, "no_room")[0])
+		(void)printf("WARNING: a takeover now would find NO ROOM: %s\n", rpl_cli_text(vm, "no_room"));
 	(void)printf("would survive: primary crash %s, backup crash %s, both lose power %s (durability=%s)\n",
 		     yes_no(survives, "primary_crash"), yes_no(survives, "backup_crash"), yes_no(survives, "both_lose_power"),
 		     durability[0] ? durability : "?");

@@ -23,6 +23,7 @@ OTHER = "6ba7b811-9dad-11d1-80b4-00c04fd430c8"
 PEER = "[peer beta]\naddress = 192.0.2.7:1234\n"
 STANDBY = f"[vm okstandby]\nuuid = {UUID}\nstandby = /nowhere/argv\n"
 QMP = ("--qmp", "/nowhere/qmp", "--backup", "beta")
+CRAMPED = "a takeover of it needs 33 MiB, Xen has 32 MiB free on this host: free some, or give dom0 less"
 DONE, FAILED, USAGE, REFUSED, UNREACHABLE = 0, 1, 2, 3, 4
 NO_BACKOFF_S = 10  # far below the backoff of a keeper that keeps failing, far above what a busy machine takes
 
@@ -134,6 +135,17 @@ class Protect(AgentTest):
         self.assert_nothing_left(self.alpha)
         self.assertEqual(self.alpha.command("unprotect", "okgate1").returncode, FAILED)
         self.assertEqual(self.alpha.command("status", "okgate1").returncode, 3)
+
+    def test_people_see_what_the_keeper_says(self):
+        self.alpha.start()
+        self.protect("okcramped1")
+        lines = self.alpha.command("status", "okcramped1").stdout.splitlines()
+        for line in ("replica            memfd", "ahead              no", "scan us            1.500 ms", "copy us            2.500 ms",
+                     "encode us          3.500 ms", "WARNING: a takeover now would find NO ROOM: " + CRAMPED):
+            self.assertIn(line, lines)
+        self.assertIn("  no room for a takeover: " + CRAMPED, self.alpha.command("status").stdout.splitlines())
+        self.protect("ok1")
+        self.assertNotIn("ROOM", self.alpha.command("status", "ok1").stdout)
 
     def test_a_second_protect_changes_nothing(self):
         self.alpha.start()

@@ -71,7 +71,7 @@ int main(void)
 #define X(name, ...) printf("replicad-control.7\tevent\t%s\n", #name);
 	RPL_KEEPER_EVENTS(X)
 #undef X
-#define X(name, ...) printf("replicad-control.7\tfield\t%s\n", #name);
+#define X(name, type, unit, ...) printf("replicad-control.7\tfield\t%s\t%s%s%s\n", #name, #type, (unit)[0] ? ", " : "", unit);
 	RPL_STATUS_FIELDS(X)
 #undef X
 	return 0;

@@ -3,6 +3,8 @@
 
 Names: every configuration key, frame, record, rule, fault point, state, control command, error, event and status field
 (printed by tests/manual/names from the lists that the programs are made of) stands in the page that explains it.
+Status: the fields that keeper and agent put into a VM's status, those of the list (which is what people are shown) and those of the page
+are the same.
 Options: every long option that a --help shows is in that command's page, and no page describes one that no help shows.
 Pages: each is installed, names itself, refers to pages that exist, and mandoc finds nothing to warn of.
 Programs: each installed one has a page.
@@ -20,6 +22,7 @@ MAN = os.path.join(SRC, "man")
 HELP_TIMEOUT_S = 30
 SOURCES = ("src", "netbuf", "disk", "failover", "include")
 BAD_INPUT_MIN = 40
+STATUS_MIN = 40
 QUOTE = "\1"
 
 failures = []
@@ -79,20 +82,31 @@ def check_frame(source, name, number, low, high):
     return None if row in source else "has no row \"%s\"" % row
 
 
+def check_field(source, name, kind):
+    row = ".It Ic %s Pq %s\n" % (name, kind)
+    return None if row in source else "has no item \"%s\"" % row.strip()
+
+
 def check_name(source, kind, name, detail):
     if kind == "key":
         return check_key(source, name, *detail)
     if kind == "frame":
         return check_frame(source, name, *detail)
+    if kind == "field":
+        return check_field(source, name, *detail)
     # an item of a list or a row of a table, or several names in one: `.It Ic NAME`, `.It 0x01 Ta NAME`, `.It NAME , Ic OTHER`
     items = plain("\n".join(re.findall(r"^\.It (.*)$", source, re.M)))
     return None if word(name).search(items) else "is no item of it"
 
 
+def names():
+    return subprocess.run([os.path.join(BUILD, "tests/manual/names")], check=True, capture_output=True,
+                          text=True).stdout.splitlines()
+
+
 def check_names(pages):
-    out = subprocess.run([os.path.join(BUILD, "tests/manual/names")], check=True, capture_output=True, text=True).stdout
     count = 0
-    for line in out.splitlines():
+    for line in names():
         page, kind, name, *detail = line.split("\t")
         count += 1
         if page not in pages:
@@ -102,6 +116,30 @@ def check_names(pages):
         if trouble:
             fail("%s: %s %s %s" % (page, kind, name, trouble))
     return count
+
+
+def fields_put(path, functions, variable):
+    """Names of the fields that these functions of a source file put into that object."""
+    with open(os.path.join(SRC, path), encoding="utf-8") as f:
+        bodies = re.findall(r"^[\w *]*\b(?:%s)\([^;{]*\)\n\{\n(.*?)^\}" % functions, f.read(), re.M | re.S)
+    return {name for body in bodies for name in re.findall(r'\(%s, "(\w+)"' % variable, body)}
+
+
+def check_status(pages):
+    """Who puts a field into the status has to put it into the list: what is not there no person is shown."""
+    listed = {line.split("\t")[2] for line in names() if line.split("\t")[1] == "field"}
+    keepers = fields_put("src/keeper/status.c", r"put_\w+|keeper_status", "doc")
+    put = keepers | fields_put("src/agent/ward.c", "rpl_ward_status", "o")
+    page = re.search(r"^\.Ss Fields of a VM.s status\n(.*?)^\.Ss ", pages["replicad-control.7"], re.M | re.S).group(1)
+    explained = set(re.findall(r"^\.It Ic (\w+) Pq ", page, re.M))
+    if len(keepers) < STATUS_MIN:
+        fail("src/keeper/status.c: %d fields were found, at least %d are known" % (len(keepers), STATUS_MIN))
+    for name in sorted(put - listed):
+        fail("the status has %s, RPL_STATUS_FIELDS has not" % name)
+    for name in sorted(listed - put):
+        fail("RPL_STATUS_FIELDS has %s, and nobody puts it into the status" % name)
+    for name in sorted(explained - listed):
+        fail("replicad-control.7: explains the field %s, which RPL_STATUS_FIELDS has not" % name)
 
 
 def help_of(program, *words):
@@ -228,13 +266,14 @@ def check_sentences(pages):
 
 def main():
     pages = load_pages()
-    names = check_names(pages)
+    named = check_names(pages)
+    check_status(pages)
     options = check_options(pages)
     check_pages(pages)
     check_lint(pages)
     check_programs(pages)
     said = check_sentences(pages)
-    print("%d pages, %d names, %d options, %d sentences, %d failures" % (len(pages), names, options, said, len(failures)))
+    print("%d pages, %d names, %d options, %d sentences, %d failures" % (len(pages), named, options, said, len(failures)))
     return 1 if failures else 0
 
 
