@@ -17,6 +17,7 @@
 
 #include "cli.h"
 #include "doctor_arbiter.h"
+#include "doctor_backup.h"
 #include "doctor_xen.h"
 #include "vm_conf.h"
 
@@ -76,7 +77,7 @@ static int finish(int fails, json_t *checks, const char *vm, const struct rpl_er
 	if (!checks) {
 		if (fails < 0)
 			return rpl_cli_fail("doctor", status, "%s", err->msg);
-		(void)printf(fails ? "%d of these would have protection refused\n" : "nothing stands against protection\n", fails);
+		(void)printf(fails ? "%d of these stand against protection\n" : "nothing stands against protection\n", fails);
 		return status;
 	}
 	o = json_pack("{s:i, s:s?, s:b, s:o}", "v", 1, "vm", vm, "ok", fails == 0, "checks", checks);
@@ -128,12 +129,21 @@ static int check_arbiter(const struct rpl_conf *conf, const char *file, const st
 	return fails;
 }
 
+/* What nobody but its keeper knows: a VM that this host keeps the copy of. */
+static int check_backup(const struct rpl_conf *conf, const char *vm, rpl_check_fn *fn, void *arg, bool *ret_backup)
+{
+	*ret_backup = false;
+	return conf && vm ? rpl_doctor_backup(&conf->agent, vm, fn, arg, ret_backup) : 0;
+}
+
 static int run(struct rpl_doctor_conf *d, const struct rpl_conf *conf, const char *file, const struct rpl_conf_vm *v,
 	       const char *vm, bool plug, bool json)
 {
 	json_t *checks = json ? json_array() : NULL;
+	rpl_check_fn *fn = json ? add_check : print_check;
 	struct rpl_err err = { 0 };
 	char dir[PATH_MAX - 32], helper[PATH_MAX];
+	bool backup;
 	int fails, more;
 
 	/* in a build tree the helper lies beside the program */
@@ -143,10 +153,13 @@ static int run(struct rpl_doctor_conf *d, const struct rpl_conf *conf, const cha
 			d->helper_path = helper;
 	}
 	d->vm = vm ? vm : "guest";
-	more = check_arbiter(conf, file, v, json ? add_check : print_check, checks);
-	fails = rpl_doctor_qemu(d, json ? add_check : print_check, checks, &err);
+	more = check_arbiter(conf, file, v, fn, checks);
+	more += check_backup(conf, vm, fn, checks, &backup);
+	if (backup)
+		d->qmp_path = NULL; /* the guest is on the other host */
+	fails = rpl_doctor_qemu(d, fn, checks, &err);
 	if (plug && fails >= 0)
-		fails += look_plug(json ? add_check : print_check, checks);
+		fails += look_plug(fn, checks);
 	return finish(fails < 0 ? fails : fails + more, checks, vm, &err);
 }
 
@@ -204,7 +217,11 @@ static int look_xen_with(const struct xen_call *call, const struct rpl_conf *con
 	rpl_check_fn *fn = call->json ? add_check : print_check;
 	struct rpl_err err = { 0 };
 	int fails, more = check_arbiter(conf, call->file, v, fn, checks);
+	bool backup;
 
+	more += check_backup(conf, call->vm, fn, checks, &backup);
+	if (backup)
+		d.vm = NULL; /* the domain is on the other host, and this one was compared when it became ready */
 	fails = doctor_xen(&d, fn, checks, &err);
 	if (fails >= 0 && !d.any_netdev) /* what else holds the output of a domain */
 		fails += look_plug(fn, checks);

@@ -3,7 +3,7 @@ bin_PROGRAMS += replicad
 noinst_HEADERS += include/replicad/exit.h
 replicad_SOURCES = src/cli/cli.h src/cli/main.c src/cli/usage.c src/cli/call.c src/cli/show.h src/cli/show.c \
 	src/cli/cmd_agent.c src/cli/cmd_demo.c src/cli/cmd_events.c src/cli/cmd_failover.c src/cli/cmd_protect.c src/cli/cmd_status.c \
-	src/cli/vm_conf.h src/cli/vm_conf.c src/cli/cmd_doctor.c src/cli/doctor_arbiter.h src/cli/doctor_arbiter.c src/cli/doctor_xen.h src/cli/doctor_xen.c src/cli/cmd_qemu_args.c \
+	src/cli/vm_conf.h src/cli/vm_conf.c src/cli/cmd_doctor.c src/cli/doctor_arbiter.h src/cli/doctor_arbiter.c src/cli/doctor_backup.h src/cli/doctor_backup.c src/cli/doctor_xen.h src/cli/doctor_xen.c src/cli/cmd_qemu_args.c \
 	src/cli/cmd_stream.c src/cli/stream_cli.h src/cli/stream_input.c src/cli/stream_digest.c \
 	src/cli/stream_verify.c src/cli/stream_show.c src/cli/stream_convert.c \
 	src/cli/cmd_restore.c src/cli/cmd_receive.c src/cli/receive.h src/cli/receive.c src/cli/receive_migrate.c src/cli/receive_remus.c \

@@ -21,6 +21,7 @@ from harness import BUILD, REPLICAD, WAIT_S, Base, Talk, preamble, wait_until  #
 UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 OTHER = "6ba7b811-9dad-11d1-80b4-00c04fd430c8"
 PEER = "[peer beta]\naddress = 192.0.2.7:1234\n"
+CRAMPED_UUID = "6ba7b812-9dad-11d1-80b4-00c04fd430c8"
 STANDBY = f"[vm okstandby]\nuuid = {UUID}\nstandby = /nowhere/argv\n"
 QMP = ("--qmp", "/nowhere/qmp", "--backup", "beta")
 CRAMPED = "a takeover of it needs 33 MiB, Xen has 32 MiB free on this host: free some, or give dom0 less"
@@ -366,7 +367,7 @@ class Links(AgentTest):
 
     def setUp(self):
         super().setUp()
-        self.alpha.write_conf(PEER + STANDBY + f"[vm oknone]\nuuid = {OTHER}\n")
+        self.alpha.write_conf(PEER + STANDBY + f"[vm oknone]\nuuid = {OTHER}\n[vm okcramped]\nuuid = {CRAMPED_UUID}\nstandby = /nowhere/argv\n")
         self.alpha.start()
 
     def connect(self, data):
@@ -399,6 +400,28 @@ class Links(AgentTest):
             self.assertIn(said, done.stderr)
         self.assertEqual(self.alpha.command("unprotect", "okstandby", "--force").returncode, DONE)
         wait_until("its end", lambda: self.alpha.vm_dirs() == [])
+
+    def doctor(self, vm):
+        """The checks of the doctor, by name."""
+        done = self.alpha.command("doctor", vm, "--json")
+        return done.returncode, {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+
+    def test_the_doctor_asks_a_backups_keeper(self):
+        _, checks = self.doctor("okstandby")
+        self.assertNotIn("takeover", checks)  # there is no copy
+        for vm, uuid, level, sentence in (("okstandby", UUID, "ok", "knows of nothing that a takeover would lack"),
+                                          ("okcramped", CRAMPED_UUID, "fail", CRAMPED)):
+            with self.connect(preamble(uuid)):
+                wait_until("a copy", lambda name=vm: self.alpha.vm(name).get("state") == "B_SEED")
+                status, checks = self.doctor(vm)
+            self.assertEqual(checks["takeover"]["level"], level)
+            self.assertIn(sentence, checks["takeover"]["sentence"])
+        self.assertEqual(status, REFUSED)
+        self.assertIn("xl mem-set Domain-0", checks["takeover"]["mend"])
+        self.alpha.stop()
+        _, checks = self.doctor("okcramped")
+        self.assertNotIn("takeover", checks)
+        self.alpha.start()
 
     def test_others_are_turned_away(self):
         for data in (preamble("00000000-0000-0000-0000-000000000001"), preamble(OTHER), preamble(UUID, major=99),
