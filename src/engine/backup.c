@@ -210,6 +210,7 @@ static int on_definition(struct mover *m, const uint8_t *body, size_t len, struc
 		if (body[i] != '\n' && (body[i] < ' ' || body[i] > '~'))
 			return rpl_fail(err, -EPROTO, "DEFINITION: byte 0x%02x at %zu, expected printable text", body[i], i);
 	m->backup->definition_known = true;
+	connection_heard(m);
 	memcpy(m->text, body, len);
 	m->text[len] = '\0';
 	msg.hello = m->peer;

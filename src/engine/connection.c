@@ -11,7 +11,7 @@
 #include <replicad/clock.h>
 
 #define FIRST_PATIENCE 6 /* times the handshake's time-out, ... */
-#define HELLO_PATIENCE 6 /* the same */
+#define HELLO_PATIENCE 6 /* the same, and as much for what has to come behind the hello */
 
 static void forget(struct mover *m)
 {
@@ -249,14 +249,21 @@ int connection_hello(struct mover *m, const uint8_t *body, size_t len, struct rp
 	if (r == 0)
 		r = rpl_hello_match(&ours, &m->peer, err);
 	m->peer_known = r == 0;
+	if (m->peer_known)
+		ev_timer_again(m->loop, &m->greeting); /* as long again for what comes behind it */
 	return r;
+}
+
+void connection_heard(struct mover *m)
+{
+	ev_timer_stop(m->loop, &m->greeting);
 }
 
 void connection_ready(struct mover *m)
 {
 	m->ready = m->settled = true;
 	mover_set(&m->counters->link_up, 1);
-	ev_timer_stop(m->loop, &m->greeting);
+	connection_heard(m);
 }
 
 /* The heartbeat says that somebody decides here, not that bytes could be moved. */
@@ -281,16 +288,19 @@ static void on_heartbeat(EV_P_ ev_timer *w, int revents)
 	connection_count(m);
 }
 
+/* A peer that proved its name and then hangs would keep a first copy waiting for ever: nothing else looks at its silence then. */
 static void on_greeting(EV_P_ ev_timer *w, int revents)
 {
 	struct mover *m = w->data;
+	const char *behind = m->conf.role == RPL_ROLE_PRIMARY ? "READY behind its hello" : "DEFINITION behind its hello";
 	char why[128];
 
 	(void)loop;
 	(void)revents;
-	(void)snprintf(why, sizeof(why), "no hello from the peer within %u ms", HELLO_PATIENCE * m->conf.handshake_timeout_ms);
+	(void)snprintf(why, sizeof(why), "no %s from the peer within %u ms", m->peer_known ? behind : "hello",
+		       HELLO_PATIENCE * m->conf.handshake_timeout_ms);
 	ev_timer_stop(m->loop, w);
-	if (m->link && !m->peer_known)
+	if (m->link)
 		connection_drop(m, why);
 }
 

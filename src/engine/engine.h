@@ -110,6 +110,7 @@ int connection_hello(struct mover *m, const uint8_t *body, size_t len, struct rp
 void connection_our_hello(const struct mover *m, struct rpl_hello *h);
 /* What was queued is sent, then the loop ends; without a connection it ends now. */
 void connection_finish(struct mover *m);
+void connection_heard(struct mover *m); /* what the peer owes has come, from here on it is our keeper who decides */
 void connection_ready(struct mover *m); /* hello and session are settled */
 void connection_fini(struct mover *m);
 

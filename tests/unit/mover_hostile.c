@@ -771,6 +771,38 @@ static void a_peer_that_says_nothing_is_dropped(void **state)
 	rig_fini(&r);
 }
 
+/* Half a greeting: the peer has proven its name, says hello, beats, and hangs. Then it is dropped, unless it is our keeper who is late. */
+static void a_peer_that_hangs_behind_its_hello_is_dropped(void **state)
+{
+	struct rpl_hello h;
+	struct rig r;
+	struct raw p;
+
+	(void)state;
+	rig_init(&r, PAGES);
+	r.conf.handshake_timeout_ms = 250;
+	rig_start(&r);
+	serve(&p, &r, true, NULL, 0);
+	raw_send(&p, RPL_FRAME_HEARTBEAT, NULL, 0);
+	expect_reason(&r, 0, "no READY behind its hello from the peer within 1500 ms");
+	raw_close(&p);
+	raw_client(&p, &r);
+	h = raw_hello_of(&r, RPL_ROLE_PRIMARY);
+	raw_hello(&p, &h);
+	raw_send(&p, RPL_FRAME_HEARTBEAT, NULL, 0);
+	rig_expect_text(side_expect(&r.b, RPL_MOVER_LINK_DOWN), "no DEFINITION behind its hello");
+	raw_close(&p);
+	raw_client(&p, &r);
+	raw_hello(&p, &h);
+	raw_send(&p, RPL_FRAME_DEFINITION, "x=y\n", 4);
+	(void)side_expect(&r.b, RPL_MOVER_LINK_UP);
+	(void)usleep(1800 * 1000);
+	side_send(&r.b, RPL_MOVER_ACCEPT, 0, 0, 0, &r.session, -1);
+	(void)raw_expect(&p, RPL_FRAME_READY, &h, sizeof(h));
+	raw_close(&p);
+	rig_fini(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -781,6 +813,7 @@ int main(void)
 		cmocka_unit_test(false_positions_end_a_resumption),
 		cmocka_unit_test(other_lies_to_a_primary),
 		cmocka_unit_test(a_peer_that_says_nothing_is_dropped),
+		cmocka_unit_test(a_peer_that_hangs_behind_its_hello_is_dropped),
 	};
 
 	cmocka_set_test_filter(getenv("TEST")); /* a pattern; unset: all */
