@@ -1,7 +1,7 @@
 /* accept.c - connections of peers: look at the preamble, hand the socket to the keeper of that VM
  *
  * The preamble is only looked at (MSG_PEEK): the keeper's mover reads it itself, with everything behind it. The agent
- * parses nothing else of a peer's. A connection that has not sent its 32 bytes in time is closed; so is one too many.
+ * parses nothing else of a peer's. A connection that has not sent its 32 bytes in time is closed; of too many the oldest is.
  */
 #include "agent.h"
 
@@ -21,8 +21,12 @@
 #define LISTEN_MAX 8       /* addresses of one host name */
 #define LISTEN_BACKLOG 16
 #define PENDING_MAX 32     /* connections whose preamble we wait for */
-#define PREAMBLE_TIMEOUT_S 10.0 /* the caller starts its mover meanwhile, on a busy host for longer than 5 s */
-#define LINK_TIMEOUT_MS 5000
+#define LINKS_MAX 4        /* connections that one keeper has not taken yet: as many as its mover has wait for their handshake */
+/* Before a first session the caller starts its mover meanwhile, and we the keeper: on a busy host that takes as long as the handshake
+ * that follows, for which the movers have 30 s. The caller ends what it does not want to wait for; and whoever waits gives way to
+ * who comes later, so that a longer wait keeps nobody out. */
+#define PREAMBLE_TIMEOUT_S 30.0
+#define LINK_TIMEOUT_MS 30000
 
 struct pending {
 	struct pending *next;
@@ -110,6 +114,7 @@ static int hand_over(struct rpl_agent *a, const struct rpl_uuid *uuid, int *fd, 
 	r = rpl_ward_start(w, "backup", err);
 	if (r < 0)
 		return r;
+	rpl_ward_make_way(w, "link", LINKS_MAX);
 	rpl_ward_call(w, "link", NULL, *fd, LINK_TIMEOUT_MS, on_linked, w);
 	*fd = -1;
 	return 0;
@@ -141,31 +146,48 @@ static void on_preamble(struct ev_loop *loop, ev_io *io, int revents)
 	end_pending(p);
 }
 
-static void on_late(struct ev_loop *loop, ev_timer *timer, int revents)
+static void give_up(struct pending *p, const char *why)
 {
-	struct pending *p = timer->data;
 	uint8_t bytes[RPL_PREAMBLE_SIZE];
 
-	(void)revents;
 	if (recv(p->fd, bytes, sizeof(bytes), MSG_PEEK | MSG_DONTWAIT) == (ssize_t)sizeof(bytes)) { /* it is us who are late */
-		on_preamble(loop, &p->read_w, EV_READ);
+		on_preamble(p->acceptor->agent->loop, &p->read_w, EV_READ);
 		return;
 	}
-	rpl_log(RPL_LOG_WARNING, "event=link-refused peer=%s reason=\"no preamble in %.0f s\"", p->from, PREAMBLE_TIMEOUT_S);
+	rpl_log(RPL_LOG_WARNING, "event=link-refused peer=%s reason=\"%s\"", p->from, why);
 	end_pending(p);
+}
+
+static void on_late(struct ev_loop *loop, ev_timer *timer, int revents)
+{
+	char why[64];
+
+	(void)loop, (void)revents;
+	(void)snprintf(why, sizeof(why), "no preamble in %.0f s", PREAMBLE_TIMEOUT_S);
+	give_up(timer->data, why);
+}
+
+static struct pending *oldest(const struct rpl_acceptor *x)
+{
+	struct pending *p = x->pending;
+
+	while (p->next)
+		p = p->next;
+	return p;
 }
 
 static void wait_for_preamble(struct rpl_acceptor *x, int fd, const char *from)
 {
-	struct pending *p = x->n_pending < PENDING_MAX ? calloc(1, sizeof(*p)) : NULL;
+	struct pending *p = calloc(1, sizeof(*p));
 	int whole = RPL_PREAMBLE_SIZE, on = 1;
 
 	if (!p) {
-		rpl_log(RPL_LOG_WARNING, "event=link-refused peer=%s reason=\"%zu connections wait already\"", from,
-			x->n_pending);
+		rpl_log(RPL_LOG_WARNING, "event=link-refused peer=%s reason=\"no memory\"", from);
 		(void)close(fd);
 		return;
 	}
+	if (x->n_pending == PENDING_MAX)
+		give_up(oldest(x), "without a preamble it gave way to a later connection");
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &whole, sizeof(whole));
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	p->acceptor = x;

@@ -134,6 +134,8 @@ void rpl_ward_fresh(struct rpl_ward *w, bool conf_new);
  * may be NULL) follows, within timeout_ms. A descriptor rides along if fd >= 0; it is the ward's from now on. */
 void rpl_ward_call(struct rpl_ward *w, const char *cmd, const json_t *fields, int fd, unsigned timeout_ms,
 		   rpl_ward_reply_fn *fn, void *arg);
+/* End the oldest call of that command if so many are under way. */
+void rpl_ward_make_way(struct rpl_ward *w, const char *cmd, size_t most);
 /* The keeper is no longer needed: ask it to end ("shutdown" with `fields`); it is not started again. `fn` as above. */
 void rpl_ward_end(struct rpl_ward *w, const json_t *fields, rpl_ward_reply_fn *fn, void *arg);
 /* Protection is wanted no more, on disk as well: the keeper is asked to end, and conf.d/NAME.conf goes if `protect`

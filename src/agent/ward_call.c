@@ -123,6 +123,23 @@ void rpl_ward_call(struct rpl_ward *w, const char *cmd, const json_t *fields, in
 		send_calls(w);
 }
 
+void rpl_ward_make_way(struct rpl_ward *w, const char *cmd, size_t most)
+{
+	struct rpl_ward_call *oldest = NULL;
+	struct rpl_err err;
+	size_t n = 0;
+
+	for (struct rpl_ward_call *call = w->calls; call; call = call->next)
+		if (strcmp(call->cmd, cmd) == 0) {
+			oldest = oldest ? oldest : call; /* new ones are put behind */
+			n++;
+		}
+	if (n < most)
+		return;
+	(void)rpl_fail(&err, -EBUSY, "the keeper of %s has not answered to %zu times '%s': the oldest gave way", w->name, n, cmd);
+	end_call(oldest, NULL, &err);
+}
+
 bool rpl_ward_has_call(const struct rpl_ward *w, const char *cmd)
 {
 	for (const struct rpl_ward_call *call = w->calls; call; call = call->next)
