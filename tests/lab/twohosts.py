@@ -37,6 +37,7 @@ CLIENT_WAIT_S = 180
 ASK_S, TELL_S = 60, 5
 PROTECTED_REPLIES = 8   # before the kill: each waited for a checkpoint
 LOOK_S = 0.25
+CLOCK_OFF_MAX_S = 15    # a look is a few seconds old, more on a busy host, and an emulated CMOS clock has whole seconds
 THINK_MS = 40           # an unprotected guest that is asked without a pause keeps its one CPU from the copy
 # The pace of an emulated host: a checkpoint takes it a few hundred milliseconds, a claim up to a second.
 VM_KEYS = {"interval_ms": 500, "heartbeat_ms": 200, "suspect_ms": 6000, "takeover_delay_ms": 500, "arm_timeout_ms": 20000,
@@ -259,6 +260,14 @@ class TwoHosts:
         gaps = [(b - a) / 1e6 for a, b in zip(times, times[1:]) if b >= around]
         return round(max(gaps, default=0))
 
+    def clock_off_s(self, around):
+        """How much further than ours the guest's clock went, from the client's last look at it before this moment to its last one of all:
+        it looks at reports that are a few seconds old. A processor's own clock is another one on each host."""
+        looks = [(r["t"] / 1e9, r["val"]["uptime"]) for r in self.client.records
+                 if r["e"] == "recv" and isinstance(r["val"], dict) and r["val"]["uptime"]]
+        before, after = [look for look in looks if look[0] < around / 1e9][-1], looks[-1]
+        return round(after[1] - before[1] - (after[0] - before[0]), 1)
+
     # -- power loss
 
     def kill_home(self):
@@ -303,6 +312,9 @@ class TwoHosts:
                    "passes_after": verdict.rounds_after, "verdict": verdict.state}
         if verdict.state != "passed":
             raise LabError(f"{verdict.state}: {verdict.violations} {verdict.invalid}; {json.dumps(figures)}")
+        figures["guest_clock_off_s"] = self.clock_off_s(when)
+        if abs(figures["guest_clock_off_s"]) > CLOCK_OFF_MAX_S:
+            raise LabError(f"the guest's clock jumps: {json.dumps(figures)}")
         return figures
 
     def power_on(self, host):
