@@ -8,7 +8,8 @@ to-xl       replicad migrate -> xl migrate-receive
 to-replicad replicad migrate -> replicad receive
 failures    replicad migrate fails in the middle: the receiver is killed, the link is cut
 no-memory   replicad migrate to a host without, by either receiver
-remus       xl remus -s -> replicad receive, power loss of the sender's host
+remus-killed  xl remus -s -> replicad receive, xl remus alone is killed: the guest begins there, whatever became of it here
+remus       the same, power loss of the sender's host
 The boot id stays, no answer is missing or given twice, the guest finds no bad page.
 """
 import json
@@ -23,9 +24,10 @@ import protected
 from labhost import LabError
 
 ADDR = "10.77.0.20"
-PARTS = ("files", "from-xl", "to-xl", "to-replicad", "failures", "no-memory", "remus")
+PARTS = ("files", "from-xl", "to-xl", "to-replicad", "failures", "no-memory", "remus-killed", "remus")
 MIGRATE_S = 900
 RUNS_S = 400
+RESTS_S = 3     # between two looks at a domain's processor time
 OTHER = {"a": "b", "b": "a"}
 SSH_PORT = 2222 # of an sshd that notices a dead peer
 SSHD_PID = "/run/sshd-remus.pid"
@@ -277,10 +279,11 @@ class Interop:
         return (f"ssh -i /root/.ssh/id_lab -p {SSH_PORT} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "
                 f"-o LogLevel=ERROR root@{labhost.REPL[OTHER[sender]]} replicad receive --")
 
-    def remus(self):
+    def start_remus(self, interval_ms):
+        """A stock sender to `replicad receive` on the other host, which has said what to expect; some checkpoints are made."""
         sender, far = self.home, OTHER[self.home]
         rune = self.connect(sender)
-        self.lab.sh(sender, f"(xl remus -i 200 -F -n -d -s '{rune}' {self.name} x; echo {ENDED}) >/tmp/remus.log 2>&1 </dev/null &")
+        self.lab.sh(sender, f"(xl remus -i {interval_ms} -F -n -d -s '{rune}' {self.name} x; echo {ENDED}) >/tmp/remus.log 2>&1 </dev/null &")
         end = time.monotonic() + MIGRATE_S
         while "first checkpoint is complete" not in (said := self.lab.sh(sender, "cat /tmp/remus.log")):
             if time.monotonic() > end or ENDED in said:
@@ -291,23 +294,59 @@ class Interop:
         self.expect_domain(far, False)
         self.check_guest()
         time.sleep(5) # some more checkpoints
-        self.lab.kill(sender)
+
+    def built(self, far):
+        """Until the far end has a domain of the guest's name; when that began."""
         begin = time.monotonic()
-        while self.name not in self.domains(far):
-            if time.monotonic() - begin > RUNS_S:
-                raise LabError(f"{self.name} does not run on {far}")
-            time.sleep(1)
-        before = self.counted
-        self.home = far
+        self.wait_domains(far, True)
+        return begin
+
+    def taken_over(self, far, begin):
+        before, self.home = self.counted, far
         self.check_guest(lost=True) # stock releases output before the copy is there: it may be behind
         return {"answers again after, s": round(time.monotonic() - begin, 1), "acknowledged": before, "first answer": self.counted}
 
+    def looked_at(self, host):
+        """What xl says of the guest there, and if it has processor time: its memory checker never rests."""
+        rows = []
+        for _ in range(2):
+            rows += [line.split() for line in self.lab.sh(host, "xl list").splitlines() if line.split()[0] == self.name]
+            time.sleep(RESTS_S)
+        if len(rows) != 2:
+            raise LabError(f"{self.name} on host {host}: {rows}")
+        return {"state": rows[1][4], "runs": float(rows[1][5]) > float(rows[0][5])}
+
+    def remus_killed(self):
+        """Its host lives, and the guest there runs on, or stands for good if it was suspended just then; its operator has to end one."""
+        self.start_remus(2000)  # it runs most of the time
+        sender, far = self.home, OTHER[self.home]
+        self.lab.sh(sender, "kill -9 $(pgrep -f '/xl [r]emus')")
+        begin = self.built(far)
+        while "is here and runs" not in (said := self.lab.sh(sender, "cat /tmp/remus.log")):
+            if time.monotonic() - begin > RUNS_S:
+                raise LabError("the end of a stream is a takeover, but: " + said[-600:])
+            time.sleep(1)
+        figures = {"the sender's": self.looked_at(sender), "the receiver's": self.looked_at(far)}
+        if not figures["the receiver's"]["runs"]:
+            raise LabError(f"it should run on {far}: {figures}")
+        self.lab.sh(sender, f"xl destroy {self.name}")
+        return {**figures, **self.taken_over(far, begin)}
+
+    def remus(self):
+        self.start_remus(200)
+        far = OTHER[self.home]
+        self.lab.kill(self.home)
+        return self.taken_over(far, self.built(far))
+
     def end(self):
-        """Nothing is left, whatever went wrong."""
+        """Nothing is left, whatever went wrong. Receivers first: the end of a Remus stream is a takeover."""
         for host in OTHER:
             if self.lab.alive(host):
-                self.lab.sh(host, f"kill $(pidof -x tcp.py) 2>/dev/null; for n in {self.name} {self.name}--incoming; do "
-                            "xl destroy $n 2>/dev/null; done; exit 0")
+                self.lab.sh(host, "pkill -9 -f 'replicad [r]eceive'; exit 0")
+        for host in OTHER:
+            if self.lab.alive(host):
+                self.lab.sh(host, f"kill $(pidof -x tcp.py) 2>/dev/null; pkill -9 -f '/xl [r]emus'; "
+                            f"for n in {self.name} {self.name}--incoming; do xl destroy $n 2>/dev/null; done; exit 0")
 
 
 def play(lab, kind, parts, tell):
