@@ -305,10 +305,13 @@ void rpl_core_pump_solo(struct rpl_core *c, struct rpl_actions *out)
 }
 
 /* Before the first copy a backup makes its standby, which takes longer than suspect on a busy host: one that was reached is waited for.
- * Nothing is protected yet, and the shell bounds how long a connection may stay without an answer. */
+ * Nothing is protected yet, and the shell bounds how long a connection may stay without an answer. Once it has answered it is as patient
+ * with us as we with it: longer than it waits itself there is nothing to wait for. */
 static uint64_t sync_until(const struct rpl_core *c)
 {
-	return c->connected || c->link_up ? UINT64_MAX : c->heard_ns + c->conf.suspect_ns;
+	if (c->connected)
+		return UINT64_MAX;
+	return c->heard_ns + (c->link_up ? RPL_SEED_PATIENCE : 1) * c->conf.suspect_ns;
 }
 
 void rpl_core_pump_sync(struct rpl_core *c, struct rpl_actions *out)

@@ -405,7 +405,7 @@ struct rpl_core_conf {
 };
 
 #define RPL_LOOK_RETRY_NS (5 * UINT64_C(1000000000)) /* between two looks at a guest that cannot be protected */
-#define RPL_SEED_PATIENCE 5 /* times suspect: how long a primary whose connection stands may be silent in the first copy */
+#define RPL_SEED_PATIENCE 5 /* times suspect: how long either end of a connection may be silent in the first copy */
 #define RPL_TAKEOVER_DELAY_MIN_NS (200 * UINT64_C(1000000))
 
 enum rpl_claim_phase { RPL_CLAIM_NONE, RPL_CLAIM_SENT, RPL_CLAIM_READING, RPL_CLAIM_WAITING };

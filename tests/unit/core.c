@@ -652,6 +652,27 @@ static void a_peer_that_was_reached_is_waited_for(void **state)
 	SEE(EV(TIMER), P_SOLO, "SESSION_END");
 }
 
+/* A backup's host that loses power in the first copy closes no connection. */
+static void a_silent_backup_is_called_again_in_the_first_copy(void **state)
+{
+	struct bench bench, *b = &bench;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	SEE(ev_start(RPL_FOUND_RUNNING, false, true, true), START, "READ_RECORD");
+	SEE(EV(RECORD_ABSENT), START, "CLAIM");
+	SEE(grant(b), P_SYNC, "SESSION_START");
+	SEE(EV(CONNECTED), P_SYNC, "");
+	SEE(ev_link(b, RPL_EV_LINK_UP, 0), P_SYNC, "");
+	pass(b, 4000);
+	SEE(EV(HEARD), P_SYNC, "");
+	pass(b, 4999);
+	SEE(EV(TIMER), P_SYNC, "");
+	assert_int_equal(rpl_core_deadline(&b->c), b->now + MS);
+	pass(b, 1);
+	SEE(EV(TIMER), P_SOLO, "SESSION_END");
+}
+
 /* ---- the backup's */
 static void to_seed(struct bench *b)
 {
@@ -1105,6 +1126,7 @@ int main(void)
 		cmocka_unit_test(a_changed_guest_is_looked_at_first),
 		cmocka_unit_test(a_switchover_waits_for_the_backup),
 		cmocka_unit_test(a_peer_that_was_reached_is_waited_for),
+		cmocka_unit_test(a_silent_backup_is_called_again_in_the_first_copy),
 		cmocka_unit_test(a_silent_primary_is_waited_for_in_the_first_copy),
 		cmocka_unit_test(a_session_whose_connection_is_gone_is_not_waited_for),
 		cmocka_unit_test(a_takeover_freezes_claims_and_promotes),
