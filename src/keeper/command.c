@@ -249,6 +249,10 @@ static json_t *with_descriptor(struct keeper *k, int fd)
 		return control_refusal("bad_request", "link: no connection came along");
 	listen = listener_wanted(k);
 	no = listen ? NULL : no_backup_now(k);
+	if (no && !k->started && k->refused[0]) { /* whether the guest runs here cannot be known: who calls hears why */
+		listener_turn_away(k, fd);
+		return done();
+	}
 	if (no) {
 		(void)close(fd);
 		return control_refusal("refused", no);

@@ -314,13 +314,21 @@ class PairTest(unittest.TestCase):
         missing = os.path.join(self.base.path, "no-standby.args")
         self.begin_beta_anew(text.replace("backend = sim", "backend = qemu").replace("standby = /dev/null", f"standby = {missing}"))
         for _ in range(2):
-            done = self.alpha.command("protect", VM, "--timeout", "120")
-            self.assertEqual(done.returncode, REFUSED, done.stderr + self.keeper_logs())
-            self.assertIn("beta refuses: ", done.stderr)
-            self.assertIn(missing, done.stderr)
+            self.assert_refused(missing)
         self.assertEqual([e for a in (self.alpha, self.beta) for e in a.events(VM) if e["event"] == "keeper-died"], [])
+        # one that took another's place has to find out first whether the guest runs here, and cannot
+        started = [e for e in self.beta.events(VM) if e["event"] == "keeper-start"]
+        os.kill(int(started[-1]["message"].split()[1].rstrip(",")), signal.SIGKILL)
+        wait_until("another keeper", lambda: "again" in [e for e in self.beta.events(VM) if e["event"] == "keeper-start"][-1]["message"])
+        self.assert_refused(missing)
         self.begin_beta_anew(text)
         self.protect()
+
+    def assert_refused(self, why):
+        done = self.alpha.command("protect", VM, "--timeout", "120")
+        self.assertEqual(done.returncode, REFUSED, done.stderr + self.keeper_logs())
+        self.assertIn("beta refuses: ", done.stderr)
+        self.assertIn(why, done.stderr)
 
     def begin_beta_anew(self, text):
         # an agent that is killed while it starts a keeper may leave one that nobody sees yet
@@ -328,6 +336,7 @@ class PairTest(unittest.TestCase):
         self.beta.kill()
         for pid in processes_under(self.beta.base):
             os.kill(pid, signal.SIGKILL)
+        wait_until("the end of all of it", lambda: not processes_under(self.beta.base)) # or the next agent adopts what is dying
         with open(self.beta.conf, "w", encoding="utf-8") as f:
             f.write(text)
         self.beta.start()
