@@ -313,22 +313,34 @@ class PairTest(unittest.TestCase):
             text = f.read()
         missing = os.path.join(self.base.path, "no-standby.args")
         self.begin_beta_anew(text.replace("backend = sim", "backend = qemu").replace("standby = /dev/null", f"standby = {missing}"))
-        for _ in range(2):
-            self.assert_refused(missing)
-        self.assertEqual([e for a in (self.alpha, self.beta) for e in a.events(VM) if e["event"] == "keeper-died"], [])
-        # one that took another's place has to find out first whether the guest runs here, and cannot
-        started = [e for e in self.beta.events(VM) if e["event"] == "keeper-start"]
-        os.kill(int(started[-1]["message"].split()[1].rstrip(",")), signal.SIGKILL)
-        wait_until("another keeper", lambda: "again" in [e for e in self.beta.events(VM) if e["event"] == "keeper-start"][-1]["message"])
-        self.assert_refused(missing)
+        self.refuses_and_lives(missing)
         self.begin_beta_anew(text)
         self.protect()
 
-    def assert_refused(self, why):
-        done = self.alpha.command("protect", VM, "--timeout", "120")
-        self.assertEqual(done.returncode, REFUSED, done.stderr + self.keeper_logs())
-        self.assertIn("beta refuses: ", done.stderr)
-        self.assertIn(why, done.stderr)
+    def test_a_backup_that_does_not_know_what_it_is_says_why(self):
+        """Started in the place of one whose role its agent never knew, a keeper looks for the guest first, here in vain."""
+        with open(self.beta.conf, encoding="utf-8") as f:
+            text = f.read()
+        missing = os.path.join(self.base.path, "no-standby.args")
+        self.begin_beta_anew(text.replace("backend = sim", "backend = qemu").replace("standby = /dev/null", f"standby = {missing}"))
+        wait_until("a keeper", lambda: self.beta.vm(VM)["keeper"] == "running")
+        started = [e for e in self.beta.events(VM) if e["event"] == "keeper-start"]
+        self.beta.kill()
+        self.beta.start()
+        os.kill(int(started[-1]["message"].split()[1].rstrip(",")), signal.SIGKILL)
+        wait_until("another keeper", lambda: any("role none, again" in e["message"] for e in self.beta.events(VM)))
+        self.refuses_and_lives(missing)
+
+    def refuses_and_lives(self, why):
+        def died():
+            return [e for a in (self.alpha, self.beta) for e in a.events(VM) if e["event"] == "keeper-died"]
+        before = died()
+        for _ in range(2):
+            done = self.alpha.command("protect", VM, "--timeout", "120")
+            self.assertEqual(done.returncode, REFUSED, done.stderr + self.keeper_logs())
+            self.assertIn("beta refuses: ", done.stderr)
+            self.assertIn(why, done.stderr)
+        self.assertEqual(died(), before)
 
     def begin_beta_anew(self, text):
         # an agent that is killed while it starts a keeper may leave one that nobody sees yet
