@@ -182,13 +182,18 @@ static struct rpl_event grant(const struct bench *b)
 	return ev_record(RPL_EV_CLAIM_GRANTED, &find(b, RPL_ACT_CLAIM)->u.claim.want);
 }
 
-static void to_sync(struct bench *b)
+static void to_calling(struct bench *b)
 {
 	SEE(ev_start(RPL_FOUND_RUNNING, false, true, true), START, "READ_RECORD");
 	SEE(EV(RECORD_ABSENT), START, "CLAIM");
 	assert_int_equal(find(b, RPL_ACT_CLAIM)->u.claim.kind, RPL_CLAIM_CREATE);
 	SEE(grant(b), P_SYNC, "SESSION_START");
 	assert_int_equal(b->c.rec.generation, 1);
+}
+
+static void to_sync(struct bench *b)
+{
+	to_calling(b);
 	SEE(ev_link(b, RPL_EV_LINK_UP, 0), P_SYNC, "");
 }
 
@@ -625,9 +630,7 @@ static void a_peer_that_was_reached_is_waited_for(void **state)
 
 	(void)state;
 	setup(b, RPL_STORE_NONE);
-	SEE(ev_start(RPL_FOUND_RUNNING, false, true, true), START, "READ_RECORD");
-	SEE(EV(RECORD_ABSENT), START, "CLAIM");
-	SEE(grant(b), P_SYNC, "SESSION_START");
+	to_calling(b);
 	pass(b, 900);
 	SEE(EV(CONNECTED), P_SYNC, "");
 	pass(b, 20000);
@@ -659,9 +662,7 @@ static void a_silent_backup_is_called_again_in_the_first_copy(void **state)
 
 	(void)state;
 	setup(b, RPL_STORE_NONE);
-	SEE(ev_start(RPL_FOUND_RUNNING, false, true, true), START, "READ_RECORD");
-	SEE(EV(RECORD_ABSENT), START, "CLAIM");
-	SEE(grant(b), P_SYNC, "SESSION_START");
+	to_calling(b);
 	SEE(EV(CONNECTED), P_SYNC, "");
 	SEE(ev_link(b, RPL_EV_LINK_UP, 0), P_SYNC, "");
 	pass(b, 4000);

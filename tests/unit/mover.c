@@ -750,24 +750,30 @@ static void find_replica(struct rig *r, uint64_t least)
 	rpl_memory_free(ram);
 }
 
-/* Takeover: kill both sides' movers at any moment; the newest whole epoch is there, and it is no older than the last
- * ack that the primary heard. */
-/* One end gets the connection, the other one after so long. */
-static void connect_slowly(struct side *first, struct side *then, unsigned ms)
+/* It gets a connection; the other end of it. */
+static int half_connect(struct side *s)
 {
 	int sv[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
-	side_send(first, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[0]);
+	side_send(s, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[0]);
+	return sv[1];
+}
+
+/* The other one gets its end after so long. */
+static void connect_slowly(struct side *first, struct side *then, unsigned ms)
+{
+	int end = half_connect(first);
+
 	(void)usleep(ms * 1000);
-	side_send(then, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[1]);
+	side_send(then, RPL_MOVER_LINK, 0, 0, 0, NULL, end);
 }
 
 /* A busy host's mover may take longer for a handshake than a working session could wait for one; a dead one is noticed all the same. */
 static void a_first_handshake_may_be_slow(void **state)
 {
-	int sv[2];
 	struct rig r;
+	int silent;
 
 	(void)state;
 	rig_init(&r, PAGES);
@@ -778,17 +784,16 @@ static void a_first_handshake_may_be_slow(void **state)
 	(void)side_expect(&r.p, RPL_MOVER_LINK_UP);
 	connect_slowly(&r.b, &r.p, 800); /* ... and here the primary to call */
 	(void)side_expect(&r.p, RPL_MOVER_LINK_UP);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
-	side_send(&r.p, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[0]);
+	silent = half_connect(&r.p);
 	rig_expect_text(side_expect(&r.p, RPL_MOVER_LINK_DOWN), "TLS handshake not complete after 2400 ms");
-	(void)close(sv[1]);
+	(void)close(silent);
 	rig_fini(&r);
 }
 
 static void a_later_handshake_may_not(void **state)
 {
 	struct rig r;
-	int sv[2];
+	int silent;
 
 	(void)state;
 	rig_init(&r, PAGES);
@@ -798,13 +803,14 @@ static void a_later_handshake_may_not(void **state)
 	rig_protect(&r);
 	rig_cut(&r);
 	expect_down(&r, 0);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv), 0);
-	side_send(&r.p, RPL_MOVER_LINK, 0, 0, 0, NULL, sv[0]);
+	silent = half_connect(&r.p);
 	rig_expect_text(side_expect(&r.p, RPL_MOVER_LINK_DOWN), "TLS handshake not complete after 400 ms");
-	(void)close(sv[1]);
+	(void)close(silent);
 	rig_fini(&r);
 }
 
+/* Takeover: kill both sides' movers at any moment; the newest whole epoch is there, and it is no older than the last
+ * ack that the primary heard. */
 static void what_was_staged_survives_its_mover(void **state)
 {
 	(void)state;

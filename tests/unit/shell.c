@@ -191,6 +191,12 @@ static void to_seed(struct keeper *k)
 	forget();
 }
 
+static void stage_first(struct keeper *k)
+{
+	keeper_event(k, &(struct rpl_event){ .kind = RPL_EV_STAGED, .u.staged = { .session = offered, .epoch = 1,
+				.checks = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED } });
+}
+
 static void to_sync(struct keeper *k)
 {
 	k->netbuf_here = k->wish.open = true;
@@ -222,8 +228,7 @@ static void an_ack_comes_before_it_is_told_of(void **state)
 	(void)state;
 	setup(&k, true);
 	to_seed(&k);
-	keeper_event(&k, &(struct rpl_event){ .kind = RPL_EV_STAGED, .u.staged = { .session = offered, .epoch = 1,
-				.checks = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED } });
+	stage_first(&k);
 	assert_string_equal(seen, "mover ACK1, told B_READY");
 	teardown(&k);
 }
@@ -352,8 +357,7 @@ static void a_backup_without_room_says_so(void **state)
 	room = 0;
 	look(&k, 0, ""); /* no backup yet */
 	to_seed(&k);
-	keeper_event(&k, &(struct rpl_event){ .kind = RPL_EV_STAGED, .u.staged = { .session = offered, .epoch = 1,
-				.checks = RPL_STAGED_WHOLE | RPL_STAGED_DIGEST | RPL_STAGED_SEALED } });
+	stage_first(&k);
 	look(&k, 0, "asked room");
 	assert_true(would_survive(&k, &why));
 	room = -ENOMEM;

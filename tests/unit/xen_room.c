@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 #include <ev.h>
@@ -25,36 +23,20 @@ static const char create_json[] =
 	"{ \"c_info\": { \"type\": \"pvh\", \"name\": \"web1\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\" },"
 	" \"b_info\": { \"max_vcpus\": 2, \"max_memkb\": 8192 } }\n";
 
-static char dir[] = "/tmp/xen-room-XXXXXX", domains[64], conf[64], helper[512];
+static char dir[] = "/tmp/xen-room-XXXXXX";
+static struct stage_fake_xl stage;
 
 static int stage_up(void **state)
 {
-	const char *src = getenv("top_srcdir"), *build = getenv("top_builddir");
-	char to[64], from[512], path[128];
-
 	(void)state;
-	stage_dir(dir);
-	(void)snprintf(domains, sizeof(domains), "%s/domains", dir);
-	(void)snprintf(conf, sizeof(conf), "%s/web1", dir);
-	(void)snprintf(to, sizeof(to), "%s/xl", dir);
-	(void)snprintf(path, sizeof(path), "%s/create.json", domains);
-	(void)snprintf(from, sizeof(from), "%s/tests/lib/fake_xl.py", src ? src : "..");
-	(void)snprintf(helper, sizeof(helper), "%s/replicad-xen-restore", build ? build : ".");
-	assert_int_equal(mkdir(domains, 0700), 0);
-	assert_int_equal(symlink(from, to), 0);
-	(void)setenv("FAKE_XL", domains, 1);
-	stage_file(conf, "name = \"web1\"\nuuid = \"7c3a7a3e-0000-4000-8000-000000000001\"\n");
-	stage_file(path, create_json);
+	stage_fake_xl(dir, "name = \"web1\"\nuuid = \"7c3a7a3e-0000-4000-8000-000000000001\"\n", create_json, &stage);
 	return 0;
 }
 
 static int stage_down(void **state)
 {
-	char cmd[100];
-
 	(void)state;
-	(void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	return system(cmd);
+	return stage_fake_xl_end(dir);
 }
 
 static bool done;
@@ -77,7 +59,7 @@ static void on_event(void *arg, enum rpl_guest_event event, const char *msg)
 /* It needs one MiB, and 32 beside it. */
 static void room_is_what_xen_has_free_and_nobody_claimed(void **state)
 {
-	struct rpl_guest_conf c = { .backend = "xen", .name = "web1", .standby_path = conf, .helper_path = helper };
+	struct rpl_guest_conf c = { .backend = "xen", .name = "web1", .standby_path = stage.conf, .helper_path = stage.helper };
 	struct rpl_err err = { 0 };
 	struct rpl_guest *g;
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -45,6 +46,40 @@ void stage_xl(char *dir, const char *script)
 	stage_dir(dir);
 	(void)snprintf(path, sizeof(path), "%s/xl", dir);
 	put(path, script, 0755);
+}
+
+void stage_create(const struct stage_fake_xl *s, const char *create)
+{
+	char path[PATH_MAX_HERE];
+
+	(void)snprintf(path, sizeof(path), "%s/create.json", s->domains);
+	stage_file(path, create);
+}
+
+void stage_fake_xl(char *dir, const char *conf, const char *create, struct stage_fake_xl *ret)
+{
+	const char *src = getenv("top_srcdir"), *build = getenv("top_builddir");
+	char to[PATH_MAX_HERE], from[512];
+
+	stage_dir(dir);
+	(void)snprintf(ret->domains, sizeof(ret->domains), "%s/domains", dir);
+	(void)snprintf(ret->conf, sizeof(ret->conf), "%s/web1", dir);
+	(void)snprintf(to, sizeof(to), "%s/xl", dir);
+	(void)snprintf(from, sizeof(from), "%s/tests/lib/fake_xl.py", src ? src : "..");
+	(void)snprintf(ret->helper, sizeof(ret->helper), "%s/replicad-xen-restore", build ? build : ".");
+	assert_int_equal(mkdir(ret->domains, 0700), 0);
+	assert_int_equal(symlink(from, to), 0);
+	(void)setenv("FAKE_XL", ret->domains, 1);
+	stage_file(ret->conf, conf);
+	stage_create(ret, create);
+}
+
+int stage_fake_xl_end(const char *dir)
+{
+	char cmd[PATH_MAX_HERE];
+
+	(void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+	return system(cmd);
 }
 
 int stage_xl_end(const char *dir, const char *domain)

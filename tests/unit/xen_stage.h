@@ -10,6 +10,14 @@ void stage_file(const char *path, const char *text);
 void stage_dir(char *dir);
 /* The same, with this script as xl. */
 void stage_xl(char *dir, const char *script);
+/* The same, with the xl of tests/lib/fake_xl.py, whose domains are in a directory below, and to which a guest "web1" is `create`;
+ * conf: that guest's file, helper: what restores it. stage_fake_xl_end() removes all of it. */
+struct stage_fake_xl {
+	char domains[64], conf[64], helper[512];
+};
+void stage_fake_xl(char *dir, const char *conf, const char *create, struct stage_fake_xl *ret);
+void stage_create(const struct stage_fake_xl *s, const char *create);
+int stage_fake_xl_end(const char *dir);
 /* Removes what stage_xl() made, and the notes that sending this domain leaves there. -1: there is more. */
 int stage_xl_end(const char *dir, const char *domain);
 

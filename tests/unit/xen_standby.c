@@ -94,7 +94,8 @@ const struct rpl_guest_ops rpl_guest_xen = { .name = "xen", .init = init, .stand
 
 /* ---- the stage */
 
-static char dir[] = "/tmp/xen-standby-XXXXXX", domains[80], conf[100], helper[512];
+static char dir[] = "/tmp/xen-standby-XXXXXX";
+static struct stage_fake_xl stage;
 
 static const char conf_text[] = "name = \"web1\"\nuuid = \"7c3a7a3e-0000-4000-8000-000000000001\"\n";
 static const char create_json[] =
@@ -116,41 +117,17 @@ static const char disk_json[] =
 	" \"b_info\": { \"max_vcpus\": 2, \"max_memkb\": 8192 }, \"disks\": [ { \"vdev\": \"xvda\" } ],"
 	" \"nics\": [ { \"devid\": 0, \"mac\": \"00:16:3e:00:00:01\" }, { \"mac\": \"00:16:3e:00:00:02\" } ] }\n";
 
-static void put_create(const char *json)
-{
-	char path[120];
-
-	(void)snprintf(path, sizeof(path), "%s/create.json", domains);
-	stage_file(path, json);
-}
-
 static int stage_up(void **state)
 {
-	const char *src = getenv("top_srcdir"), *build = getenv("top_builddir");
-	char to[100], from[512];
-
 	(void)state;
-	stage_dir(dir);
-	(void)snprintf(domains, sizeof(domains), "%s/domains", dir);
-	(void)snprintf(conf, sizeof(conf), "%s/web1", dir);
-	(void)snprintf(to, sizeof(to), "%s/xl", dir);
-	(void)snprintf(from, sizeof(from), "%s/tests/lib/fake_xl.py", src ? src : "..");
-	(void)snprintf(helper, sizeof(helper), "%s/replicad-xen-restore", build ? build : ".");
-	assert_int_equal(mkdir(domains, 0700), 0);
-	assert_int_equal(symlink(from, to), 0);
-	(void)setenv("FAKE_XL", domains, 1);
-	stage_file(conf, conf_text);
-	put_create(create_json);
+	stage_fake_xl(dir, conf_text, create_json, &stage);
 	return 0;
 }
 
 static int stage_down(void **state)
 {
-	char cmd[100];
-
 	(void)state;
-	(void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-	return system(cmd);
+	return stage_fake_xl_end(dir);
 }
 
 struct seen {
@@ -195,7 +172,7 @@ static const char *replica; /* what the next guest is configured with */
 
 static void make(struct seen *s)
 {
-	struct rpl_guest_conf c = { .backend = "xen", .name = "web1", .standby_path = conf, .helper_path = helper, .replica = replica };
+	struct rpl_guest_conf c = { .backend = "xen", .name = "web1", .standby_path = stage.conf, .helper_path = stage.helper, .replica = replica };
 	struct rpl_err err = { 0 };
 
 	*s = (struct seen){ .done = 0 };
@@ -248,28 +225,28 @@ static void started(struct seen *s)
 static void test_refusals(void **state)
 {
 	(void)state;
-	stage_file(conf, "name = \"web1\"\n");
+	stage_file(stage.conf, "name = \"web1\"\n");
 	refused("no uuid=");
-	stage_file(conf, conf_text);
+	stage_file(stage.conf, conf_text);
 	(void)setenv("FAKE_XL_FAIL", "create", 1);
 	refused("told to fail: create");
 	(void)unsetenv("FAKE_XL_FAIL");
 	(void)setenv("FAKE_XL_FREE", "39", 1);
 	refused("web1 needs 40 MiB when it is activated, Xen has 39 MiB free");
 	(void)unsetenv("FAKE_XL_FREE");
-	put_create("nothing");
+	stage_create(&stage, "nothing");
 	refused("no JSON");
-	put_create("{\"c_info\": {\"name\": \"web2\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\", \"type\": \"pv\"},"
+	stage_create(&stage, "{\"c_info\": {\"name\": \"web2\", \"uuid\": \"7c3a7a3e-0000-4000-8000-000000000001\", \"type\": \"pv\"},"
 		   " \"b_info\": {\"max_memkb\": 1024}}");
 	refused("the names must be equal");
-	put_create("{\"c_info\": {\"name\": \"17\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 1}}");
+	stage_create(&stage, "{\"c_info\": {\"name\": \"17\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 1}}");
 	refused("is none to use");
-	put_create("{\"c_info\": {\"name\": \"web1\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 1},"
+	stage_create(&stage, "{\"c_info\": {\"name\": \"web1\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 1},"
 		   " \"pcidevs\": [{}]}");
 	refused("passed through");
-	put_create("{\"c_info\": {\"name\": \"web1\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 99999999999}}");
+	stage_create(&stage, "{\"c_info\": {\"name\": \"web1\", \"uuid\": \"x\", \"type\": \"pv\"}, \"b_info\": {\"max_memkb\": 99999999999}}");
 	refused("MiB free");
-	put_create(create_json);
+	stage_create(&stage, create_json);
 }
 
 static void test_name_in_use(void **state)
@@ -277,7 +254,7 @@ static void test_name_in_use(void **state)
 	char path[120];
 
 	(void)state;
-	(void)snprintf(path, sizeof(path), "%s/domain.7", domains);
+	(void)snprintf(path, sizeof(path), "%s/domain.7", stage.domains);
 	stage_file(path, "{\"name\": \"web1\", \"paused\": false}");
 	refused("a domain called web1 (7) is on this host");
 	assert_int_equal(unlink(path), 0);
@@ -459,7 +436,7 @@ static void leave_domain(struct seen *s)
 	char path[120];
 
 	rpl_guest_free(s->g);
-	(void)snprintf(path, sizeof(path), "%s/domain.1", domains);
+	(void)snprintf(path, sizeof(path), "%s/domain.1", stage.domains);
 	assert_int_equal(unlink(path), 0);
 }
 
@@ -475,7 +452,7 @@ static void test_activate(void **state)
 	rpl_guest_activate(s.g, fd, (size_t)len);
 	ends_well(&s);
 	assert_int_equal(activations, 1);
-	(void)snprintf(path, sizeof(path), "%s/stream.1", domains);
+	(void)snprintf(path, sizeof(path), "%s/stream.1", stage.domains);
 	check_stream(path, &rpl_guest_info(s.g)->layout);
 	leave_domain(&s);
 }
@@ -538,7 +515,7 @@ static char *said_of(unsigned domid)
 {
 	static char path[120];
 
-	(void)snprintf(path, sizeof(path), "%s/domain.%u", domains, domid);
+	(void)snprintf(path, sizeof(path), "%s/domain.%u", stage.domains, domid);
 	return path;
 }
 
@@ -578,7 +555,7 @@ static void runs(struct seen *s, unsigned domid)
 	char path[120];
 
 	ends_well(s);
-	(void)snprintf(path, sizeof(path), "%s/stream.%u", domains, domid);
+	(void)snprintf(path, sizeof(path), "%s/stream.%u", stage.domains, domid);
 	check_stream(path, &rpl_guest_info(s->g)->layout);
 	assert_false(is_paused(domid));
 	rpl_guest_free(s->g);
@@ -732,7 +709,7 @@ static void becomes_guest(const char *kind, const char *json, const char *primar
 	struct seen s;
 	size_t n;
 
-	put_create(json);
+	stage_create(&stage, json);
 	replica = kind;
 	started(&s);
 	assert_string_equal(rpl_guest_info(s.g)->replica, "domain");
@@ -740,18 +717,18 @@ static void becomes_guest(const char *kind, const char *json, const char *primar
 	assert_int_equal(desc.kind, RPL_MEMORY_DOMAIN);
 	assert_int_equal(desc.xen_pv, pv);
 	assert_int_equal(desc.layout.pages, 0x38 + 1);
-	(void)snprintf(path, sizeof(path), "%s/layout", domains);
+	(void)snprintf(path, sizeof(path), "%s/layout", stage.domains);
 	assert_int_equal(rpl_read_file(path, BLOB_MAX, &told, &n, &err), 0);
 	assert_int_equal(n, sizeof(desc.layout));
 	assert_memory_equal(told, &desc.layout, n);
 	rpl_guest_activate(s.g, fd, (size_t)len);
 	ends_well(&s);
 	assert_int_equal(activations, before + 1);
-	(void)snprintf(path, sizeof(path), "%s/state", domains);
+	(void)snprintf(path, sizeof(path), "%s/state", stage.domains);
 	assert_int_equal(rpl_read_file(path, BLOB_MAX, &given, &n, &err), 0);
 	assert_int_equal(n, len);
 	leave_domain(&s);
-	put_create(create_json);
+	stage_create(&stage, create_json);
 	replica = NULL;
 }
 
@@ -830,13 +807,13 @@ static void test_domain_not_possible(void **state)
 	replica = "domain";
 	refused("told to fail: restore");
 	(void)unsetenv("FAKE_XL_FAIL");
-	put_create(hvm_json);
+	stage_create(&stage, hvm_json);
 	refused("device model begins with its state");
 	replica = "auto";
 	holds_memfd();
-	put_create(disk_json); /* it could be, and would not help */
+	stage_create(&stage, disk_json); /* it could be, and would not help */
 	holds_memfd();
-	put_create(create_json);
+	stage_create(&stage, create_json);
 	replica = NULL;
 }
 
@@ -913,7 +890,7 @@ static void test_reason_of_the_helper(void **state)
 	replica = "domain";
 	started(&s);
 	laid_out(&s, primary_text, &desc);
-	(void)snprintf(path, sizeof(path), "%s/fail", domains);
+	(void)snprintf(path, sizeof(path), "%s/fail", stage.domains);
 	stage_file(path, "");
 	gone();
 	rpl_guest_activate(s.g, fd, (size_t)len);
