@@ -142,6 +142,11 @@ class Agent:
     def events(self, vm=""):
         return self.ask("events", vm=vm, limit=1024)["events"]
 
+    def keeper_pid(self, vm):
+        """Of the one that runs now; from the agent's own notes."""
+        notes = [e for e in self.events(vm) if e["event"] in ("keeper-start", "adopted")]
+        return int(notes[-1]["message"].split()[1].rstrip(","))
+
     def port(self):
         return int(self.ask("ping")["agent"]["listen"][0].rsplit(":", 1)[1])
 

@@ -58,9 +58,7 @@ class AgentTest(unittest.TestCase):
         self.assertEqual(done.returncode, DONE, done.stderr)
 
     def keeper_pid(self, vm="ok1"):
-        """Of the one that runs now; from the agent's own notes."""
-        notes = [e for e in self.alpha.events(vm) if e["event"] in ("keeper-start", "adopted")]
-        return int(notes[-1]["message"].split()[1].rstrip(","))
+        return self.alpha.keeper_pid(vm)
 
     def assert_nothing_left(self, agent):
         wait_until("end of the keepers", lambda: agent.vm_dirs() == [])

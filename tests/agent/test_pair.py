@@ -75,8 +75,7 @@ class PairTest(unittest.TestCase):
         return text
 
     def keeper_pid(self, agent):
-        notes = [e for e in agent.events(VM) if e["event"] in ("keeper-start", "adopted")]
-        return int(notes[-1]["message"].split()[1].rstrip(","))
+        return agent.keeper_pid(VM)
 
     def test_protected_and_taken_over(self):
         self.protect()
@@ -309,25 +308,19 @@ class PairTest(unittest.TestCase):
 
     def test_a_backup_that_cannot_be_one_says_why(self):
         """No standby can be made there: who waits for the protection is told, each time, and it works as soon as it can."""
-        with open(self.beta.conf, encoding="utf-8") as f:
-            text = f.read()
-        missing = os.path.join(self.base.path, "no-standby.args")
-        self.begin_beta_anew(text.replace("backend = sim", "backend = qemu").replace("standby = /dev/null", f"standby = {missing}"))
+        text, missing = self.begin_beta_without_a_standby()
         self.refuses_and_lives(missing)
         self.begin_beta_anew(text)
         self.protect()
 
     def test_a_backup_that_does_not_know_what_it_is_says_why(self):
         """Started in the place of one whose role its agent never knew, a keeper looks for the guest first, here in vain."""
-        with open(self.beta.conf, encoding="utf-8") as f:
-            text = f.read()
-        missing = os.path.join(self.base.path, "no-standby.args")
-        self.begin_beta_anew(text.replace("backend = sim", "backend = qemu").replace("standby = /dev/null", f"standby = {missing}"))
+        _, missing = self.begin_beta_without_a_standby()
         wait_until("a keeper", lambda: self.beta.vm(VM)["keeper"] == "running")
-        started = [e for e in self.beta.events(VM) if e["event"] == "keeper-start"]
+        keeper = self.keeper_pid(self.beta)
         self.beta.kill()
         self.beta.start()
-        os.kill(int(started[-1]["message"].split()[1].rstrip(",")), signal.SIGKILL)
+        os.kill(keeper, signal.SIGKILL)
         wait_until("another keeper", lambda: any("role none, again" in e["message"] for e in self.beta.events(VM)))
         self.refuses_and_lives(missing)
 
@@ -341,6 +334,14 @@ class PairTest(unittest.TestCase):
             self.assertIn("beta refuses: ", done.stderr)
             self.assertIn(why, done.stderr)
         self.assertEqual(died(), before)
+
+    def begin_beta_without_a_standby(self):
+        """What its configuration was; the file that is not there."""
+        with open(self.beta.conf, encoding="utf-8") as f:
+            text = f.read()
+        missing = os.path.join(self.base.path, "no-standby.args")
+        self.begin_beta_anew(text.replace("backend = sim", "backend = qemu").replace("standby = /dev/null", f"standby = {missing}"))
+        return text, missing
 
     def begin_beta_anew(self, text):
         # an agent that is killed while it starts a keeper may leave one that nobody sees yet
