@@ -104,9 +104,9 @@ def names():
                           text=True).stdout.splitlines()
 
 
-def check_names(pages):
+def check_names(pages, lines):
     count = 0
-    for line in names():
+    for line in lines:
         page, kind, name, *detail = line.split("\t")
         count += 1
         if page not in pages:
@@ -125,9 +125,9 @@ def fields_put(path, functions, variable):
     return {name for body in bodies for name in re.findall(r'\(%s, "(\w+)"' % variable, body)}
 
 
-def check_status(pages):
+def check_status(pages, lines):
     """Who puts a field into the status has to put it into the list: what is not there no person is shown."""
-    listed = {line.split("\t")[2] for line in names() if line.split("\t")[1] == "field"}
+    listed = {name for _, kind, name, *_ in (line.split("\t") for line in lines) if kind == "field"}
     keepers = fields_put("src/keeper/status.c", r"put_\w+|keeper_status", "doc")
     put = keepers | fields_put("src/agent/ward.c", "rpl_ward_status", "o")
     page = re.search(r"^\.Ss Fields of a VM.s status\n(.*?)^\.Ss ", pages["replicad-control.7"], re.M | re.S).group(1)
@@ -266,8 +266,9 @@ def check_sentences(pages):
 
 def main():
     pages = load_pages()
-    named = check_names(pages)
-    check_status(pages)
+    lines = names()
+    named = check_names(pages, lines)
+    check_status(pages, lines)
     options = check_options(pages)
     check_pages(pages)
     check_lint(pages)
