@@ -10,6 +10,7 @@
 #ifndef REPLICAD_DELTA_H
 #define REPLICAD_DELTA_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,8 @@
 
 /* 32 bits of XXH64: finds damage and mistakes, not forgery. */
 uint32_t rpl_page_check(const void *page);
+
+bool rpl_page_equal(const void *a, const void *b);
 
 /* What changed from *base to *page, into `ret` of RPL_DELTA_MAX bytes; *base becomes *page, whatever is returned: the length;
  * 0 if nothing changed; RPL_DELTA_TOO_LONG. The two pages do not overlap. */
