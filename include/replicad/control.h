@@ -116,15 +116,15 @@
 	X(pause_p50_us, integer, "us", "pause of the guest per checkpoint, median")                            \
 	X(pause_p99_us, integer, "us", "the same, 99th percentile")                                            \
 	X(pause_max_us, integer, "us", "the same, longest")                                                    \
-	X(dirty_pages_last, integer, "pages", "pages in the last checkpoint")                                  \
-	X(dirty_pages_avg, integer, "pages", "pages per checkpoint")                                           \
+	X(dirty_pages_last, integer, "pages", "pages that were reported as written for the last checkpoint")       \
+	X(dirty_pages_avg, integer, "pages", "the same, per checkpoint")                                         \
 	X(scan_us, integer, "us", "to learn which pages the last checkpoint has, in its pause")                \
-	X(copy_us, integer, "us", "to copy them and the device state, in its pause")                           \
+	X(copy_us, integer, "us", "to copy those that the backup has not, and the state, in its pause")        \
 	X(encode_us, integer, "us", "to encode and queue the last checkpoint, while the guest runs")           \
 	X(raw_bytes, integer, "bytes", "stream bytes so far")                                                  \
 	X(wire_bytes, integer, "bytes", "bytes sent so far")                                                   \
 	X(delta_pages, integer, "pages", "pages of checkpoints that were sent as what changed in them")          \
-	X(same_pages, integer, "pages", "pages of checkpoints that were sent as unchanged")                    \
+	X(same_pages, integer, "pages", "pages of checkpoints that the backup had already")                    \
 	X(held_frames, integer, "frames", "output held now")                                                   \
 	X(dropped_frames, integer, "frames", "output dropped at the buffer's limit")                           \
 	X(guest, string, "", "running, paused (by replicad) or stopped (by another program: checkpoints wait)") \

@@ -90,6 +90,9 @@ int rpl_memory_audit(struct rpl_memory *m, const struct rpl_bitmap *taken, uint6
  * these are the pages as the last take saw them, so that a page which changes and changes back between take and
  * copy is not sent in a state that no later take would correct. */
 int rpl_memory_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *dst, struct rpl_err *err);
+/* The page itself, where it can be looked at without a copy and is what rpl_memory_copy_out() and rpl_memory_finish() would give; else
+ * NULL. Only while the guest is paused, after the take that reported it, and for no longer. */
+const void *rpl_memory_look(const struct rpl_memory *m, uint64_t pfn);
 /* Bring copied pages into the form that is sent. It is a step of its own because it need not be done while the guest
  * waits: between a copy_out and the next take. Page tables of Xen PV guests hold machine frames, which become the guest's
  * own numbers; all else stays as it is. A page that has no such form fails the call if the guest was paused when its set

@@ -139,7 +139,8 @@ struct rpl_mover_counters {
 	_Atomic uint64_t last_heard_ns;    /* rpl_now_ns() when a frame was last decoded */
 	_Atomic uint64_t link_up;          /* 1 while hello is done on a live connection */
 	_Atomic uint64_t epochs, pages, zero_pages, raw_bytes, wire_bytes; /* checkpoints; raw = stream bytes */
-	_Atomic uint64_t delta_pages, same_pages; /* of `pages`: sent as what changed in them, and as the same as before */
+	_Atomic uint64_t delta_pages; /* of `pages`: sent as what changed in them */
+	_Atomic uint64_t same_pages;  /* reported by the tracker, and as the backup has them */
 	_Atomic uint64_t bulk_rounds, bulk_pages, bulk_pages_total; /* this session's; total: of the rounds begun so far */
 	_Atomic uint64_t last_dirty_pages;
 	_Atomic uint64_t scan_ns, copy_ns, encode_ns; /* last epoch */

@@ -19,6 +19,7 @@
 
 struct arena_epoch {
 	uint64_t epoch, pages, state_len;
+	uint64_t dirty; /* pages of its dirty set: those, and what the backup had already */
 	uint64_t start; /* position of its first slot */
 	uint64_t need;  /* slots that it takes here, or would take: what it takes at the backup */
 	bool direct;

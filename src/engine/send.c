@@ -289,7 +289,7 @@ static void epoch_is_sent(struct mover *m, const struct job *j)
 	if (waited) {
 		p->waiting = NULL;
 		rpl_bitmap_zero(&p->todo);
-		mover_report(m, RPL_MOVER_STAGED, j->number, j->epoch->pages, &p->session);
+		mover_report(m, RPL_MOVER_STAGED, j->number, j->epoch->dirty, &p->session);
 	}
 	mover_set(&c->sent_ns[(j->number + 1) % RPL_MOVER_SENT_EPOCHS], 0); /* an epoch's of long ago */
 	mover_set(&c->sent_ns[j->number % RPL_MOVER_SENT_EPOCHS], now);

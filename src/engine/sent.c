@@ -71,6 +71,16 @@ static uint8_t *page_of(const struct sent *s, const struct sent_way *w)
 	return s->page + (uint64_t)(w - s->way) * RPL_PAGE_SIZE;
 }
 
+bool sent_is(const struct sent *s, uint64_t pfn, const uint8_t *page)
+{
+	struct sent_way *w = s->sets ? find(s, set_of(s, pfn), pfn) : NULL;
+
+	if (!w || !rpl_page_equal(page_of(s, w), page))
+		return false;
+	w->met = 1;
+	return true;
+}
+
 /* The first that is free, or that was not met since the hand came by. */
 static struct sent_way *replace(struct sent *s, uint64_t set)
 {

@@ -147,6 +147,27 @@ static int check_command(const struct mover *m, const struct rpl_mover_msg *msg,
 	return 0;
 }
 
+/* Most of what a guest writes in an epoch is as it was in the end: each of its threads was frozen for the suspend and thawed again. What the
+ * backup has is neither copied nor sent. Who has it knows `last`, once all that was staged has gone through it. Returns how many. */
+static uint64_t leave_out_same(struct mover *m)
+{
+	struct primary *p = m->primary;
+	uint64_t n = 0;
+
+	if (p->sent != p->staged || p->job.kind != JOB_NONE)
+		return 0;
+	for (uint64_t pfn = rpl_bitmap_next(&p->todo, 0); pfn < p->todo.bits; pfn = rpl_bitmap_next(&p->todo, pfn + 1)) {
+		const void *page = rpl_memory_look(m->memory, pfn);
+
+		if (!page || !sent_is(&p->last, pfn, page))
+			continue;
+		rpl_bitmap_clear(&p->todo, pfn);
+		n++;
+	}
+	mover_count(&m->counters->same_pages, n);
+	return n;
+}
+
 static uint64_t free_slots(const struct primary *p)
 {
 	uint64_t here = arena_free(&p->arena), flying = arena_in_flight(&p->arena);
@@ -165,7 +186,7 @@ static int stage_in_arena(struct mover *m, struct arena_epoch *e, struct rpl_err
 	mover_set(&m->counters->copy_ns, rpl_now_ns() - t);
 	rpl_bitmap_zero(&p->todo);
 	rpl_fault_die(RPL_FAULT_DIE_AT_S2);
-	mover_report(m, RPL_MOVER_STAGED, e->epoch, e->pages, &p->session);
+	mover_report(m, RPL_MOVER_STAGED, e->epoch, e->dirty, &p->session);
 	/* the guest waits for whoever reads that, on a host with one processor for us: what comes now waits for nobody */
 	(void)sched_yield();
 	return finish_pages(m, e, err);
@@ -209,23 +230,25 @@ int stage_checkpoint(struct mover *m, const struct rpl_mover_msg *msg, struct rp
 {
 	struct primary *p = m->primary;
 	struct arena_epoch *e;
-	uint64_t pages;
+	uint64_t dirty, pages;
 	bool direct;
 
 	if (p->phase != SESSION_BULK && p->phase != SESSION_LIVE)
 		return 0;
 	if (check_command(m, msg, err) < 0 || take(m, err) < 0 || audit(m, err) < 0)
 		return err->code;
-	pages = rpl_bitmap_count(&p->todo);
+	dirty = rpl_bitmap_count(&p->todo);
+	pages = dirty - leave_out_same(m);
 	direct = arena_slots_for(pages, msg->value) > free_slots(p);
 	e = arena_push(&p->arena, msg->epoch, pages, msg->value, direct);
 	rpl_assert(e);
+	e->dirty = dirty;
 	e->dropped = rpl_fault_hit(RPL_FAULT_DROP_EPOCH_PAGES);
 	p->phase = SESSION_LIVE;
 	p->staged = msg->epoch;
 	p->last_state_len = msg->value;
 	p->full_told = false;
-	mover_set(&m->counters->last_dirty_pages, pages);
+	mover_set(&m->counters->last_dirty_pages, dirty);
 	if (direct)
 		stage_direct(m, e);
 	else if (stage_in_arena(m, e, err) < 0)

@@ -365,6 +365,18 @@ int rpl_memory_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, vo
 	return 0;
 }
 
+const void *rpl_memory_look(const struct rpl_memory *m, uint64_t pfn)
+{
+	uint64_t p;
+
+	rpl_assert(rpl_layout_file_page(&m->desc.layout, pfn, &p));
+	if (m->ops->look)
+		return m->ops->look(m, p);
+	if (m->shadow)
+		return m->shadow + (p << RPL_PAGE_SHIFT);
+	return rpl_bitmap_get(&m->known, p) ? m->map + (p << RPL_PAGE_SHIFT) : NULL;
+}
+
 int rpl_memory_finish(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *pages, struct rpl_err *err)
 {
 	return m->ops->finish ? m->ops->finish(m, pfns, n, pages, err) : 0;

@@ -39,6 +39,8 @@ struct rpl_memory_kind_ops {
 	int (*peek)(struct rpl_memory *m, uint64_t *ret, struct rpl_err *err);
 	/* NULL: from the RAM file */
 	int (*copy_out)(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *dst, struct rpl_err *err);
+	/* Of one of the layout's file pages; NULL: in the RAM file */
+	const void *(*look)(const struct rpl_memory *m, uint64_t file_page);
 	/* NULL: a page is sent as it is */
 	int (*finish)(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *pages, struct rpl_err *err);
 	/* NULL: into the RAM file */

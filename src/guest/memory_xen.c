@@ -279,6 +279,25 @@ static int xen_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, vo
 	return 0;
 }
 
+/* Is it sent in another form than the guest has it in? */
+static bool is_page_table(const struct rpl_memory_xen *x, uint64_t p)
+{
+	unsigned level = x->p2m && p < x->pages ? x->types[p] & ~RPL_PAGE_PINNED : 0;
+
+	return level >= RPL_PAGE_L1TAB && level <= RPL_PAGE_L4TAB;
+}
+
+static const void *xen_look(const struct rpl_memory *m, uint64_t p)
+{
+	const struct rpl_memory_xen *x = m->xen;
+
+	if (p >= x->pages)
+		return x->types + ((p - x->pages) << RPL_PAGE_SHIFT);
+	if (is_page_table(x, p) || !rpl_page_type_has_data(x->types[p]) || !rpl_bitmap_get(&x->mapped, p))
+		return NULL;
+	return m->map + (p << RPL_PAGE_SHIFT);
+}
+
 static int finish_page(struct rpl_memory *m, uint64_t p, uint8_t *page, struct rpl_err *err)
 {
 	struct rpl_memory_xen *x = m->xen;
@@ -304,9 +323,8 @@ static int xen_finish(struct rpl_memory *m, const uint64_t *pfns, size_t n, void
 
 	for (size_t i = 0; x->p2m && i < n; i++) {
 		uint64_t p = pfns[i]; /* the layout of a PV guest begins at 0: pfn and file page are the same */
-		unsigned level = p < x->pages ? x->types[p] & ~RPL_PAGE_PINNED : 0;
 
-		if (level < RPL_PAGE_L1TAB || level > RPL_PAGE_L4TAB || rpl_bitmap_get(&x->deferred, p))
+		if (!is_page_table(x, p) || rpl_bitmap_get(&x->deferred, p))
 			continue;
 		if (finish_page(m, p, (uint8_t *)pages + (i << RPL_PAGE_SHIFT), err ? err : &local) < 0)
 			return err ? err->code : local.code;
@@ -326,5 +344,5 @@ unsigned rpl_xen_page_type(const struct rpl_memory *m, uint64_t pfn)
 
 const struct rpl_memory_kind_ops rpl_memory_xen = {
 	.name = "xen", .n_fds = 2, .own_map = true, .open = xen_open, .take = xen_take, .peek = xen_peek,
-	.copy_out = xen_copy_out, .finish = xen_finish, .close = xen_close,
+	.copy_out = xen_copy_out, .look = xen_look, .finish = xen_finish, .close = xen_close,
 };

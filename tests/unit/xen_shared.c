@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -153,7 +154,18 @@ static void test_refused_entries(void **state)
 	assert_int_equal(table[17], 1 << RPL_PAGE_SHIFT | XEN_PTE_LARGE | 1);
 }
 
-/* ---- the memory half, with a descriptor that maps nothing */
+/* ---- the memory half, with a descriptor that maps nothing, or only what a file has */
+
+static bool maps;
+
+/* In the place of libc's: Xen's driver for a file's sake. */
+int ioctl(int fd, unsigned long request, ...)
+{
+	(void)fd;
+	(void)request;
+	errno = ENOTTY;
+	return maps ? 0 : -1;
+}
 
 struct half {
 	struct rpl_ram_layout l;
@@ -162,21 +174,26 @@ struct half {
 	struct rpl_bitmap taken;
 };
 
-static void open_half(struct half *h)
+static void open_half(struct half *h, bool pv)
 {
-	struct rpl_memory_desc d = { .kind = RPL_MEMORY_XEN };
+	struct rpl_memory_desc d = { .kind = RPL_MEMORY_XEN, .xen_pv = pv };
 	int fds[2] = { memfd_create("no-privcmd", MFD_CLOEXEC), memfd_create("shared", MFD_CLOEXEC) };
 	struct rpl_err err = { 0 };
 
 	*h = (struct half){ .taken = { 0 } };
 	assert_true(rpl_layout_add(&h->l, 0, PAGES, 0));
-	assert_true(rpl_layout_add(&h->l, 0xff8, 8, PAGES));
+	assert_true(pv || rpl_layout_add(&h->l, 0xff8, 8, PAGES));
 	assert_true(rpl_xen_layout_add_types(&h->l));
-	assert_int_equal(ftruncate(fds[1], (off_t)xen_shared_size(&h->l, false)), 0);
-	assert_int_equal(xen_shared_map(&h->s, fds[1], &h->l, false, &err), 0);
+	assert_int_equal(ftruncate(fds[1], (off_t)xen_shared_size(&h->l, pv)), 0);
+	assert_int_equal(ftruncate(fds[0], PAGES * RPL_PAGE_SIZE), 0);
+	assert_int_equal(xen_shared_map(&h->s, fds[1], &h->l, pv, &err), 0);
 	h->s.head->magic = XEN_SHARED_MAGIC;
 	h->s.head->running = 1;
+	h->s.head->pv = pv;
+	h->s.head->max_mfn = PAGES;
 	memset(h->s.types, RPL_PAGE_XTAB, rpl_xen_guest_pages(&h->l));
+	for (uint64_t p = 0; pv && p < PAGES; p++)
+		h->s.p2m[p] = XEN_NO_FRAME;
 	d.layout = h->l;
 	h->m = rpl_memory_new(&d, fds, 2, &err);
 	if (!h->m)
@@ -209,7 +226,7 @@ static void test_types_are_pages(void **state)
 	struct half h;
 
 	(void)state;
-	open_half(&h);
+	open_half(&h, false);
 	assert_int_equal(rpl_xen_types_pfn(&h.l), table);
 	/* a type changes without being reported: an epoch under way must not see it */
 	h.s.types[5] = RPL_PAGE_NOTAB;
@@ -224,6 +241,7 @@ static void test_types_are_pages(void **state)
 	assert_int_equal(rpl_memory_copy_out(h.m, &table, 1, page, &err), 0);
 	assert_int_equal(page[5], RPL_PAGE_NOTAB);
 	assert_int_equal(page[6], RPL_PAGE_XTAB);
+	assert_memory_equal(rpl_memory_look(h.m, table), page, sizeof(page));
 	assert_int_equal(take(&h), 0); /* taken once */
 	close_half(&h);
 }
@@ -236,7 +254,7 @@ static void test_no_memory_is_zeroes(void **state)
 	struct half h;
 
 	(void)state;
-	open_half(&h);
+	open_half(&h, false);
 	memset(pages, 0xaa, sizeof(pages));
 	assert_int_equal(rpl_memory_copy_out(h.m, pfns, 2, pages, &err), 0);
 	for (size_t i = 0; i < sizeof(pages); i++)
@@ -253,12 +271,46 @@ static void test_cannot_map(void **state)
 	struct half h;
 
 	(void)state;
-	open_half(&h);
+	open_half(&h, false);
 	h.s.types[5] = RPL_PAGE_NOTAB;
 	xen_shared_set_dirty(&h.s, 5);
 	assert_int_equal(take(&h), 1);
 	assert_true(rpl_memory_copy_out(h.m, &pfn, 1, page, &err) < 0);
 	assert_non_null(strstr(err.msg, "of domain 0 at file page 0"));
+	close_half(&h);
+}
+
+static const void *look_at(struct half *h, uint64_t pfn, uint8_t type)
+{
+	h->s.types[pfn] = type;
+	xen_shared_set_dirty(&h->s, pfn);
+	assert_int_equal(take(h), 1);
+	return rpl_memory_look(h->m, pfn);
+}
+
+/* A page that was filled before it became a page table is as it was, and yet is not what is sent of it: machine frames. */
+static void test_page_tables_are_not_looked_at(void **state)
+{
+	static const uint8_t zeroes[RPL_PAGE_SIZE];
+	uint8_t page[RPL_PAGE_SIZE];
+	uint64_t pfn = 5;
+	struct rpl_err err;
+	struct half h;
+
+	(void)state;
+	open_half(&h, true);
+	h.s.p2m[pfn] = 9;
+	assert_null(look_at(&h, pfn, RPL_PAGE_NOTAB)); /* it is not mapped */
+	maps = true;
+	assert_int_equal(rpl_memory_copy_out(h.m, &pfn, 1, page, &err), 0);
+	assert_memory_equal(look_at(&h, pfn, RPL_PAGE_NOTAB), zeroes, RPL_PAGE_SIZE);
+	for (uint8_t level = RPL_PAGE_L1TAB; level <= RPL_PAGE_L4TAB; level++) {
+		assert_null(look_at(&h, pfn, level));
+		assert_null(look_at(&h, pfn, level | RPL_PAGE_PINNED));
+	}
+	assert_memory_equal(look_at(&h, pfn, RPL_PAGE_NOTAB), zeroes, RPL_PAGE_SIZE);
+	assert_null(look_at(&h, pfn, RPL_PAGE_XTAB));
+	maps = false;
 	close_half(&h);
 }
 
@@ -292,6 +344,7 @@ int main(void)
 		cmocka_unit_test(test_types_are_pages),
 		cmocka_unit_test(test_no_memory_is_zeroes),
 		cmocka_unit_test(test_cannot_map),
+		cmocka_unit_test(test_page_tables_are_not_looked_at),
 		cmocka_unit_test(test_refuses_what_is_not_shared),
 	};
 
