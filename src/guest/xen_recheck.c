@@ -47,7 +47,7 @@ bool xen_recheck_seen(struct xen_recheck *r, enum xen_recheck_set of, uint64_t p
 		r->base = pages > XEN_RECHECK_FEW ? pages : XEN_RECHECK_FEW;
 	else if (pages > r->base)
 		r->extra += pages - r->base;
-	if (!cleaned && r->extra < r->base && pages * 100 <= r->base * XEN_RECHECK_GROWN)
+	if (!cleaned && r->extra < r->base * XEN_RECHECK_PRICE && pages * 100 <= r->base * XEN_RECHECK_GROWN)
 		return false;
 	if (of == XEN_SET_ROUND) { /* the guest runs on: what is written between two reads has its type looked at after neither */
 		*r = (struct xen_recheck){ .rounds = rounds };
