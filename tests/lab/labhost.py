@@ -34,8 +34,9 @@ MEMORY_SLACK_MB = 1024       # beside the hosts: translation buffers and this ma
 BOOT_TIMEOUT_S = 300         # 20 to 30 s on a quiet machine
 COMMAND_TIMEOUT_S = 300
 CPU = "EPYC,+svm,+npt,-smap,-smep,-monitor,-rdtscp,-avx,-avx2,-fma,-f16c"
-XEN_ARGS = (f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MB}M,max:{DOM0_MB}M dom0_max_vcpus=1 sched=credit cpuidle=0 "
+XEN_ARGS = (f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MB}M,max:{DOM0_MB}M dom0_max_vcpus=1 cpuidle=0 "
             "mwait-idle=0 bootscrub=no")     # what QEMU gives is zero: to scrub it costs all of it, and time
+SCHEDULERS = ("credit", "credit2")  # Xen's; its default is the second, most figures are of the first
 PINNED = "dom0_vcpus_pin"    # two processors: dom0 on the first, guests on the second
 EAGER_FPU = "spec-ctrl=eager-fpu"   # without it guests' and dom0's floating-point state is corrupted under emulation
 TINY_TYPES = {"tiny": "pvh", "tinypv": "pv", "tinyhvm": "hvm"}
@@ -139,13 +140,13 @@ class Lab:
 
     # -- making and removing
 
-    def up(self, hosts=HOSTS, build=None, eager_fpu=True, cpus=1):
+    def up(self, hosts=HOSTS, build=None, eager_fpu=True, cpus=1, scheduler=SCHEDULERS[0]):
         """Boot the hosts and wait until their dom0s answer. build: a build directory, installed into every dom0. cpus: 1, or 2 of
         each host: dom0 has one, its guests the other."""
         check_possible(hosts)
         build_image()
         os.makedirs(self.share)
-        self.state = {"hosts": list(hosts), "pids": {}, "eager_fpu": eager_fpu, "cpus": cpus}
+        self.state = {"hosts": list(hosts), "pids": {}, "eager_fpu": eager_fpu, "cpus": cpus, "scheduler": scheduler}
         self._save()
         self.install_share(build)
         for name in SHARED:
@@ -197,10 +198,13 @@ class Lab:
     def cpus(self):
         return self.state.get("cpus", 1)
 
+    def scheduler(self):
+        return self.state.get("scheduler", SCHEDULERS[0])
+
     def _qemu(self, host):
         cache, work, n = cache_dir(), os.path.join(self.dir, host), HOSTS.index(host) + 1
         cpus = self.cpus()
-        args = " ".join([XEN_ARGS] + ([EAGER_FPU] if self.state["eager_fpu"] else []) + ([PINNED] if cpus > 1 else []))
+        args = " ".join([XEN_ARGS, f"sched={self.scheduler()}"] + ([EAGER_FPU] if self.state["eager_fpu"] else []) + ([PINNED] if cpus > 1 else []))
         kernel = (f"{cache}/vmlinux console=hvc0 net.ifnames=0 quiet rpl.host={host} rpl.lan={LAN[host]}/24 "
                   f"rpl.repl={REPL[host]}/24")
         argv = ["qemu-system-x86_64", "-name", f"{self.netns}-{host}", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", CPU,
