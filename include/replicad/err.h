@@ -13,7 +13,7 @@
 
 struct rpl_err {
 	int code;      /* negative errno, 0 while nothing failed */
-	char msg[240]; /* one sentence, no newline; cut at the end if too long */
+	char msg[240]; /* one sentence, no newline; cut if too long, and then it ends in "..." */
 };
 
 /* Fill *err (which may be NULL) and return `code`, a negative errno. */

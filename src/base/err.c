@@ -7,11 +7,20 @@
 
 #include <replicad/log.h>
 
+#define CUT "..."
+
+/* Of a text that had `used` bytes, so many more were wanted: whoever reads it is to see that there was more. */
+static void mark_cut(struct rpl_err *err, size_t used, int more)
+{
+	if (more < 0 || used + (size_t)more >= sizeof(err->msg))
+		memcpy(err->msg + sizeof(err->msg) - sizeof(CUT), CUT, sizeof(CUT));
+}
+
 RPL_PRINTF(3, 0) static int fail_va(struct rpl_err *err, int code, const char *fmt, va_list ap)
 {
 	if (err) {
 		err->code = code;
-		(void)vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+		mark_cut(err, 0, vsnprintf(err->msg, sizeof(err->msg), fmt, ap));
 	}
 	return code;
 }
@@ -36,7 +45,7 @@ int rpl_fail_errno(struct rpl_err *err, int errno_value, const char *fmt, ...)
 	va_end(ap);
 	if (err) {
 		used = strlen(err->msg);
-		(void)snprintf(err->msg + used, sizeof(err->msg) - used, ": %s", strerror(errno_value));
+		mark_cut(err, used, snprintf(err->msg + used, sizeof(err->msg) - used, ": %s", strerror(errno_value)));
 	}
 	return -errno_value;
 }
@@ -54,7 +63,7 @@ int rpl_prefix(struct rpl_err *err, const char *fmt, ...)
 	(void)fail_va(err, inner.code, fmt, ap);
 	va_end(ap);
 	used = strlen(err->msg);
-	(void)snprintf(err->msg + used, sizeof(err->msg) - used, ": %s", inner.msg);
+	mark_cut(err, used, snprintf(err->msg + used, sizeof(err->msg) - used, ": %s", inner.msg));
 	return err->code;
 }
 

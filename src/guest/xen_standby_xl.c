@@ -106,8 +106,8 @@ static int judge(const struct xl_run *x, int status, char *said, struct rpl_err 
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
 	if (WIFSIGNALED(status))
-		return rpl_fail(err, -EIO, "%s: killed by signal %d: %.160s", x->what, WTERMSIG(status), why);
-	return rpl_fail(err, -EIO, "%s: exit status %d: %.160s", x->what, WEXITSTATUS(status), why);
+		return rpl_fail(err, -EIO, "%s: killed by signal %d: %s", x->what, WTERMSIG(status), why);
+	return rpl_fail(err, -EIO, "%s: exit status %d: %s", x->what, WEXITSTATUS(status), why);
 }
 
 static int reap(struct xl_run *x)

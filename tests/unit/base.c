@@ -36,6 +36,27 @@ static void errors_carry_code_and_sentence(void **state)
 	assert_int_equal(rpl_fail(NULL, -EIO, "nobody listens"), -EIO);
 }
 
+/* The code stays, and the reader sees that there was more. */
+static void a_long_sentence_is_cut_and_says_so(void **state)
+{
+	char text[sizeof(((struct rpl_err *)0)->msg) + 1];
+	struct rpl_err err, fits;
+
+	(void)state;
+	memset(text, 'a', sizeof(text));
+	text[sizeof(err.msg)] = '\0';
+	assert_int_equal(rpl_fail(&err, -EPROTO, "%s", text), -EPROTO);
+	assert_int_equal(strlen(err.msg), sizeof(err.msg) - 1);
+	assert_string_equal(err.msg + sizeof(err.msg) - 5, "a...");
+	assert_int_equal(rpl_fail(&fits, -EPROTO, "%s", text + 1), -EPROTO);
+	assert_string_equal(fits.msg, text + 1);
+	assert_int_equal(rpl_prefix(&fits, "vm"), -EPROTO);
+	assert_memory_equal(fits.msg, "vm: aaa", 7);
+	assert_string_equal(fits.msg + sizeof(fits.msg) - 5, "a...");
+	assert_int_equal(rpl_fail_errno(&err, ENOENT, "%s", text + 3), -ENOENT);
+	assert_string_equal(err.msg + sizeof(err.msg) - 5, "a...");
+}
+
 static void uuid_text_round_trips(void **state)
 {
 	static const char *const bad[] = { "", "6ba7b810-9dad-11d1-80b4-00c04fd430c", "6ba7b810-9dad-11d1-80b4-00c04fd430c8a",
@@ -368,6 +389,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(errors_carry_code_and_sentence),
+		cmocka_unit_test(a_long_sentence_is_cut_and_says_so),
 		cmocka_unit_test(uuid_text_round_trips),
 		cmocka_unit_test(a_cursor_never_leaves_its_buffer),
 		cmocka_unit_test(bitmap_agrees_with_an_array),
