@@ -71,7 +71,7 @@ static uint8_t *page_of(const struct sent *s, const struct sent_way *w)
 	return s->page + (uint64_t)(w - s->way) * RPL_PAGE_SIZE;
 }
 
-bool sent_is(const struct sent *s, uint64_t pfn, const uint8_t *page)
+bool sent_is(struct sent *s, uint64_t pfn, const uint8_t *page)
 {
 	struct sent_way *w = s->sets ? find(s, set_of(s, pfn), pfn) : NULL;
 

@@ -48,8 +48,8 @@ bool sent_round(struct sent *s, uint64_t pages);
 /* A page of the round is sent as it is. */
 void sent_note(struct sent *s, uint64_t pfn, const uint8_t *page);
 
-/* Is this, but for what is still to be put, what the backup has of the page? */
-bool sent_is(const struct sent *s, uint64_t pfn, const uint8_t *page);
+/* Is this, but for what is still to be put, what the backup has of the page? Then it was met again, and stays. */
+bool sent_is(struct sent *s, uint64_t pfn, const uint8_t *page);
 
 /* Put one page of a checkpoint into a PAGES body, in the shortest form that the backup can make it from. */
 void sent_put(struct sent *s, struct rpl_pages_out *o, uint64_t pfn, const uint8_t *page, uint64_t epoch,

@@ -333,6 +333,14 @@ static int read_page(struct rpl_memory *m, uint64_t file_page, size_t pages, uin
 	return 0;
 }
 
+/* The file page itself; NULL: it may be a hole, which a look would fill. */
+static const uint8_t *page_in_file(const struct rpl_memory *m, uint64_t p)
+{
+	if (m->shadow)
+		return m->shadow + (p << RPL_PAGE_SHIFT);
+	return rpl_bitmap_get(&m->known, p) ? m->map + (p << RPL_PAGE_SHIFT) : NULL;
+}
+
 int rpl_memory_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *dst, struct rpl_err *err)
 {
 	uint8_t *to = dst;
@@ -341,15 +349,15 @@ int rpl_memory_copy_out(struct rpl_memory *m, const uint64_t *pfns, size_t n, vo
 	if (m->ops->copy_out)
 		return m->ops->copy_out(m, pfns, n, dst, err);
 	while (i < n) {
+		const uint8_t *page;
 		uint64_t first, next;
 		size_t run = 1;
 		int r;
 
 		rpl_assert(rpl_layout_file_page(&m->desc.layout, pfns[i], &first));
-		if (m->shadow || rpl_bitmap_get(&m->known, first)) {
-			const uint8_t *from = m->shadow ? m->shadow : m->map;
-
-			memcpy(to + (i << RPL_PAGE_SHIFT), from + (first << RPL_PAGE_SHIFT), RPL_PAGE_SIZE);
+		page = page_in_file(m, first);
+		if (page) {
+			memcpy(to + (i << RPL_PAGE_SHIFT), page, RPL_PAGE_SIZE);
 			i++;
 			continue;
 		}
@@ -370,11 +378,7 @@ const void *rpl_memory_look(const struct rpl_memory *m, uint64_t pfn)
 	uint64_t p;
 
 	rpl_assert(rpl_layout_file_page(&m->desc.layout, pfn, &p));
-	if (m->ops->look)
-		return m->ops->look(m, p);
-	if (m->shadow)
-		return m->shadow + (p << RPL_PAGE_SHIFT);
-	return rpl_bitmap_get(&m->known, p) ? m->map + (p << RPL_PAGE_SHIFT) : NULL;
+	return m->ops->look ? m->ops->look(m, p) : page_in_file(m, p);
 }
 
 int rpl_memory_finish(struct rpl_memory *m, const uint64_t *pfns, size_t n, void *pages, struct rpl_err *err)
