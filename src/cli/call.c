@@ -87,6 +87,22 @@ int rpl_cli_call(const struct rpl_cli_target *t, json_t *request, unsigned timeo
 	return status;
 }
 
+struct rpl_client *rpl_cli_follow(const struct rpl_cli_target *t, const char *vm, int *ret_status)
+{
+	struct rpl_client *c = rpl_cli_connect(t, ret_status);
+	json_t *reply = NULL;
+
+	if (!c)
+		return NULL;
+	*ret_status = rpl_cli_ask(t, c, json_pack("{s:s, s:s, s:i, s:b}", "cmd", "events", "vm", vm, "limit", 0, "follow", 1),
+				  RPL_CLI_TIMEOUT_MS, &reply);
+	json_decref(reply);
+	if (*ret_status == RPL_EXIT_DONE)
+		return c;
+	rpl_client_close(c);
+	return NULL;
+}
+
 const char *rpl_cli_text(const json_t *o, const char *field)
 {
 	const char *text = json_string_value(json_object_get(o, field));

@@ -78,6 +78,8 @@ struct rpl_client *rpl_cli_connect(const struct rpl_cli_target *t, int *ret_stat
 int rpl_cli_ask(const struct rpl_cli_target *t, struct rpl_client *c, json_t *request, unsigned timeout_ms, json_t **ret);
 /* The same on a connection of its own. */
 int rpl_cli_call(const struct rpl_cli_target *t, json_t *request, unsigned timeout_ms, json_t **ret);
+/* A connection on which rpl_client_event() tells what happens to a VM from now on. NULL as above. */
+struct rpl_client *rpl_cli_follow(const struct rpl_cli_target *t, const char *vm, int *ret_status);
 
 #define RPL_CLI_TIMEOUT_MS 10000 /* for an answer that the agent has at hand */
 

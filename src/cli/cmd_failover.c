@@ -296,12 +296,8 @@ static int ask_and_follow(struct call *c, struct rpl_client *events)
 {
 	struct outcome o = { .what = UNDER_WAY };
 	json_t *reply;
-	int status = rpl_cli_ask(&c->target, events, json_pack("{s:s, s:s, s:i, s:b}", "cmd", "events", "vm", c->vm, "limit", 0,
-							      "follow", 1), RPL_CLI_TIMEOUT_MS, &reply);
+	int status;
 
-	if (status != RPL_EXIT_DONE)
-		return status;
-	json_decref(reply);
 	c->began_ns = rpl_now_ns();
 	status = rpl_cli_call(&c->target, request(c), ASK_TIMEOUT_MS, &reply);
 	json_decref(reply);
@@ -319,7 +315,7 @@ static int run(const char *command, int argc, char **argv, const char *help)
 
 	if (r != RPL_EXIT_DONE)
 		return r < 0 ? RPL_EXIT_DONE : r;
-	events = rpl_cli_connect(&c.target, &r);
+	events = rpl_cli_follow(&c.target, c.vm, &r);
 	if (!events)
 		return r;
 	r = ask_and_follow(&c, events);

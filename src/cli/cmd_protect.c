@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <replicad/clock.h>
 
@@ -18,7 +17,8 @@
 #define ASK_TIMEOUT_MS 20000  /* longer than the agent waits for the keeper */
 #define UNPROTECT_TIMEOUT_S 90
 #define TIMEOUT_MAX_S 86400
-#define POLL_MS 100
+#define REFUSAL_MS 100        /* with --no-wait: so long for a word that it cannot be */
+#define LOOK_MS 1000          /* at how far the copy is, if nothing happens before: a look is work for the host that copies */
 
 static const char protect_help[] =
 	"usage: replicad protect [OPTION]... VM\n"
@@ -171,11 +171,17 @@ static void progress(const struct call *c, const json_t *vm, char last[128])
 	memcpy(last, line, sizeof(line));
 }
 
-static void wait_a_moment(void)
+/* Until something happened to it, or for a moment. */
+static int wait_for_news(struct rpl_client *events)
 {
-	const struct timespec pause = { .tv_nsec = POLL_MS * 1000000L };
+	struct rpl_err err;
+	json_t *e = NULL;
+	int r = rpl_client_event(events, LOOK_MS, &e, &err);
 
-	(void)nanosleep(&pause, NULL);
+	if (r < 0 && r != -ETIMEDOUT)
+		return rpl_cli_fail("protect", RPL_EXIT_UNREACHABLE, "%s", err.msg);
+	json_decref(e);
+	return RPL_EXIT_DONE;
 }
 
 static void report_protected(const struct call *c, const json_t *vm, uint64_t began_ns)
@@ -186,8 +192,8 @@ static void report_protected(const struct call *c, const json_t *vm, uint64_t be
 		     (double)(rpl_now_ns() - began_ns) / 1e9);
 }
 
-/* Follow until it is protected, refused or too late. */
-static int wait_protected(const struct call *c, uint64_t began_ns)
+/* Look until it is protected, refused or too late. */
+static int look_until_protected(const struct call *c, struct rpl_client *events, uint64_t began_ns)
 {
 	uint64_t deadline = began_ns + (uint64_t)c->timeout_s * 1000 * RPL_MS;
 	char last[128] = "", reason[300] = "";
@@ -221,10 +227,24 @@ static int wait_protected(const struct call *c, uint64_t began_ns)
 		json_decref(reply);
 		if (!status)
 			return rpl_cli_fail("protect", RPL_EXIT_FAILED, "%s: protection was taken back meanwhile", c->vm);
-		wait_a_moment();
+		status = wait_for_news(events);
+		if (status != RPL_EXIT_DONE)
+			return status;
 	}
 	return rpl_cli_fail("protect", RPL_EXIT_FAILED, "%s: not protected after %ld s (%s%s%s); it goes on being set up, see `replicad "
 			    "status %s`", c->vm, (long)c->timeout_s, last[0] ? last : "no state yet", reason[0] ? ": " : "", reason, c->vm);
+}
+
+static int wait_protected(const struct call *c, uint64_t began_ns)
+{
+	int status;
+	struct rpl_client *events = rpl_cli_follow(&c->target, c->vm, &status);
+
+	if (!events)
+		return status;
+	status = look_until_protected(c, events, began_ns);
+	rpl_client_close(events);
+	return status;
 }
 
 static int protect(struct call *c)
@@ -272,7 +292,7 @@ static int unprotect(const struct call *c)
 		return status;
 	}
 	/* a refusal that comes at once is worth telling */
-	if (rpl_client_call(client, request, POLL_MS, &reply, NULL, &err) == 0)
+	if (rpl_client_call(client, request, REFUSAL_MS, &reply, NULL, &err) == 0)
 		json_decref(reply);
 	else if (err.code != -ETIMEDOUT)
 		status = rpl_cli_fail("unprotect", err.code == -EREMOTEIO ? RPL_EXIT_REFUSED : RPL_EXIT_UNREACHABLE, "%s", err.msg);

@@ -33,6 +33,7 @@ class Keeper:
         self.state = "IDLE"
         self.links = 0
         self.asked = 0
+        self.looks = 0
         self.preamble = ""
         self.reloads = 0
         self.conns, self.subscribers = {}, set()
@@ -48,9 +49,10 @@ class Keeper:
         self.later = []  # (when, function)
 
     def status(self):
+        self.looks += 1
         cramped = {"replica": "memfd", "no_room": NO_ROOM, "ahead": "no"} if self.vm.startswith("okcramped") else {}
         return {**cramped, "vm": self.vm, "uuid": self.conf["config"]["uuid"], "role": self.role, "state": self.state, "links": self.links,
-                "preamble": self.preamble, "reloads": self.reloads, "restarts": self.conf["restarts"],
+                "preamble": self.preamble, "reloads": self.reloads, "looks": self.looks, "restarts": self.conf["restarts"],
                 "interval_ms": self.conf["config"]["interval_ms"], "peer": self.conf["peer"]["name"],
                 "peer_address": self.conf["peer"]["address"], "durability": "memory", "tls": self.conf["agent"]["tls"],
                 "survives": {"primary_crash": self.state == "P_PROTECTED", "backup_crash": True, "both_lose_power": False},

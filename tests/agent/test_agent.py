@@ -146,6 +146,18 @@ class Protect(AgentTest):
         self.protect("ok1")
         self.assertNotIn("ROOM", self.alpha.command("status", "ok1").stdout)
 
+    def test_waiting_for_protection_looks_seldom(self):
+        # each look is work for the host that copies, and for the guest's neighbours there
+        self.alpha.start()
+        argv = [REPLICAD, "protect", "okgate1", *QMP, "--config", self.alpha.conf]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as command:
+            self.assertEqual(command.stdout.readline(), "okgate1: P_SYNC\n")
+            time.sleep(3)
+            self.assertIn(self.alpha.vm("okgate1")["looks"], range(2, 8))
+            open_and_write(os.path.join(self.alpha.run, "vm", "okgate1", "go"), "")
+            _, complaint = command.communicate()
+        self.assertEqual(command.returncode, DONE, complaint)
+
     def test_a_second_protect_changes_nothing(self):
         self.alpha.start()
         self.protect()
