@@ -25,6 +25,8 @@
  *    shared bitmap and not in Xen's: sets are merged there, whatever they were read by.
  *  - ENOMEM (Xen could not mark a page) stays: both calls fail from then on, the session ends, the next one begins with ENABLE,
  *    which protects all, and with the policy's state anew.
+ *  - Where a round's PEEK is followed by a CLEAN, types are looked at after both, and the p2m is followed by what the second said,
+ *    which has all that the first had.
  *  - A set with pages that were not written is as good: what is sent is what they hold. Types are looked up and p2m leaves
  *    followed for all of a set.
  */
@@ -308,7 +310,7 @@ static int look(struct xen *x, const struct xen_dominfo *suspended, struct rpl_e
 /* The set was read, what is new was looked at: are the pages to be protected again? */
 static int protect_again(struct xen *x, enum xen_recheck_set of, bool cleaned, const struct set *set, struct rpl_err *err)
 {
-	bool due = xen_recheck_seen(&x->recheck, of, set->pages, set->again), final = of == XEN_SET_EPOCH, gained = x->kind != XEN_PV && x->gained;
+	bool due = of != XEN_SET_ROUND && xen_recheck_seen(&x->recheck, of, set->pages, set->again), final = of == XEN_SET_EPOCH, gained = x->kind != XEN_PV && x->gained;
 	struct set same;
 
 	if (gained && !(cleaned && final))
@@ -332,6 +334,8 @@ int xen_collect(struct xen *x, const struct xen_dominfo *suspended, uint64_t *re
 	x->shared.head->running = !final;
 	x->gained = false;
 	r = read_log(x, clean, final, &set, err);
+	if (r == 0 && of == XEN_SET_ROUND && xen_recheck_cleans_round(&x->recheck, set.pages, rpl_xen_guest_pages(&x->g->info.layout)))
+		r = read_log(x, true, final, &set, err);
 	if (r == 0)
 		r = look(x, suspended, err);
 	if (r == 0)

@@ -21,10 +21,11 @@
  *
  * A guest that goes over to writing other pages all the time has one epoch with the pages of two.
  *
- * Sets of a running guest are read by CLEAN: there the next set is wanted small. That holds for all of a migration or a save. Rounds
- * that checkpoints follow leave the marks as soon as a round, other than the first, began with few pages: what another CLEAN would
- * take off the next set, the same pages nearly all of them, the guest would pay for with faults just when it is asked to suspend
- * for the first time, behind output that is held. The first checkpoint goes on with what the rounds kept.
+ * Sets of a running guest that is moved or saved are read by CLEAN: there the next set is wanted small. Rounds that checkpoints
+ * follow are read by PEEK, and by CLEAN behind it only if that does not say few pages. A CLEAN has the running guest
+ * pay for all that it uses within moments, while its clients wait; few pages are sent once more, or looked at in the
+ * first checkpoint, in less time than that. What the rounds kept is more than an epoch writes and shows nothing of a base: the first
+ * checkpoint goes on with it, since clients wait for that one, and the second ends with a CLEAN.
  */
 #ifndef RPL_GUEST_XEN_RECHECK_H
 #define RPL_GUEST_XEN_RECHECK_H
@@ -39,7 +40,8 @@
 #define XEN_RECHECK_GROWN 150u /* per cent of the base that no set but the one that shows it is larger than */
 #define XEN_RECHECK_FEW 64u   /* pages: a base counts as so many at least, so that a few more are nothing to react to */
 
-#define XEN_RECHECK_ROUND 2048u /* pages: a round that begins with so many, or fewer, is short */
+#define XEN_RECHECK_ROUND 4096u /* pages: so many, or fewer, may go into a round or the first checkpoint in vain */
+#define XEN_RECHECK_PART 4u    /* and no more than one in so many of all */
 
 enum xen_recheck_set {
 	XEN_SET_EPOCH, /* of a guest that stands still */
@@ -49,7 +51,7 @@ enum xen_recheck_set {
 
 struct xen_recheck {
 	bool keeping;
-	unsigned rounds; /* sets in a row of a guest that runs */
+	bool round;      /* the last set was a round's */
 	bool compared;   /* learning: the last set, too, was one epoch's */
 	unsigned epochs; /* keeping: sets since the last CLEAN */
 	uint64_t base;   /* pages of the first of them */
@@ -58,8 +60,11 @@ struct xen_recheck {
 
 /* A set is to be read: by CLEAN, or by PEEK? Begin with all zeroes. */
 bool xen_recheck_cleans(const struct xen_recheck *r, enum xen_recheck_set of);
-/* It had so many pages, and `again` of them were in the one before. True: it was read by PEEK, and a CLEAN is to follow before
- * the guest runs again; never of one that runs. */
+/* A round's set, of so many pages of a guest that has `all`, was read by PEEK: is it to be read by CLEAN as well? Before anything else
+ * is looked at: what is written between two reads would have its type looked at after neither. */
+bool xen_recheck_cleans_round(struct xen_recheck *r, uint64_t pages, uint64_t all);
+/* Another set had so many pages, and `again` of them were in the one before. True: it was read by PEEK, and a CLEAN is to follow
+ * before the guest runs again; never of one that runs. */
 bool xen_recheck_seen(struct xen_recheck *r, enum xen_recheck_set of, uint64_t pages, uint64_t again);
 /* A CLEAN was done for another reason: what comes next is a new base. */
 void xen_recheck_cleaned(struct xen_recheck *r);

@@ -11,7 +11,7 @@
 
 #define ROUNDS_MAX 12      /* a guest that dirties faster than we send: arm all the same */
 #define ROUND_PAGES_FEW 64 /* as few as that are sent in no time: not worth another look at all of the memory */
-#define ROUND_PAGES_ENOUGH 2048 /* 8 MiB fit into one pause */
+#define ROUND_PAGES_ENOUGH 4096 /* 16 MiB fit into one pause */
 
 /* Round number `round`, counted from 1, sent `sent` pages and left `dirty` to send: is that all that rounds can do? */
 bool rounds_converged(unsigned round, uint64_t sent, uint64_t dirty);

@@ -57,7 +57,13 @@ static void read_set(struct model *m, enum xen_recheck_set of)
 	}
 	memcpy(m->last, m->marked, sizeof(m->last));
 	m->cleaned = xen_recheck_cleans(&m->r, of);
-	m->after = xen_recheck_seen(&m->r, of, m->set, again);
+	m->after = false;
+	if (of == XEN_SET_ROUND) {
+		assert_false(m->cleaned); /* it is looked at first */
+		m->cleaned = xen_recheck_cleans_round(&m->r, m->set, PAGES);
+	} else {
+		m->after = xen_recheck_seen(&m->r, of, m->set, again);
+	}
 	assert_false(m->after && of != XEN_SET_EPOCH);
 	assert_false(m->cleaned && m->after);
 	if (m->cleaned || m->after)
@@ -109,30 +115,32 @@ static void test_live(void **state)
 	assert_true(m->cleaned);
 }
 
-/* The guest takes its faults while rounds go on, and none while it is asked to suspend for the first time or the next ones. */
+/* A guest that runs takes no faults for rounds, nor when it is asked to suspend for the first time; then its marks are too many. */
 static void test_rounds(void **state)
 {
 	struct model *m = begin(state);
 	uint64_t faults;
 
-	round_with(m, 100, 0); /* the first round begins: all memory */
-	assert_true(m->cleaned);
+	round_with(m, 400, 100); /* since writes are logged; the first round begins: all memory */
 	round_with(m, 400, 1000);
-	assert_true(m->cleaned);
 	round_with(m, 400, 40);
-	assert_false(m->cleaned);
-	assert_int_equal(m->set, 440);
+	assert_int_equal(m->set, 1540);
 	faults = m->faults;
-	round_with(m, 400, 0);
-	assert_int_equal(m->set, 440);
-	for (unsigned i = 0; i < 10; i++) {
-		epoch(m, 400, 0);
-		assert_int_equal(m->set, 440);
-	}
+	epoch(m, 400, 0);
+	assert_int_equal(m->cleans, 0);
+	assert_int_equal(m->set, 1540);
+	epoch(m, 400, 0);
+	assert_true(m->cleaned);
 	assert_int_equal(m->faults, faults);
+	for (unsigned i = 0; i < XEN_RECHECK_RUN - 1; i++) {
+		epoch(m, 400, 0);
+		assert_int_equal(m->set, 400);
+		assert_false(m->cleaned || m->after);
+	}
+	assert_int_equal(m->faults, faults + 400);
 }
 
-/* Rounds that begin with many pages are read by CLEAN, so that the next one begins with fewer. */
+/* Rounds that began with many pages are read by CLEAN, so that the next one begins with fewer; epochs then begin with learning. */
 static void test_long_rounds(void **state)
 {
 	struct model *m = begin(state);
@@ -142,34 +150,42 @@ static void test_long_rounds(void **state)
 		assert_true(m->cleaned);
 		assert_int_equal(m->set, 400 + XEN_RECHECK_ROUND);
 	}
-	round_with(m, 400, 0); /* short from here on */
+	epoch(m, 400, 1500);
 	assert_true(m->cleaned);
-	round_with(m, 400, 0);
-	assert_false(m->cleaned);
+	epoch(m, 400, 1500);
+	assert_true(m->cleaned);
+	assert_int_equal(m->set, 1900);
 }
 
-/* One that writes more and more: read by CLEAN again from the next round on, and epochs begin with learning. */
+/* What is few for a large guest is a good part of a small one. */
+static void test_small_guest(void **state)
+{
+	struct xen_recheck r = { 0 };
+
+	(void)state;
+	assert_false(xen_recheck_cleans_round(&r, XEN_RECHECK_ROUND, UINT64_C(1) << 40));
+	assert_true(xen_recheck_cleans_round(&r, XEN_RECHECK_ROUND + 1, UINT64_C(1) << 40));
+	assert_false(xen_recheck_cleans_round(&r, 250, 1000));
+	assert_true(xen_recheck_cleans_round(&r, 251, 1000));
+}
+
+/* Short at first, and more and more. */
 static void test_rounds_grow(void **state)
 {
 	struct model *m = begin(state);
 
-	round_with(m, 100, 0);
-	round_with(m, 400, 0);
-	round_with(m, 400, 0);
+	round_with(m, 400, 1500);
+	round_with(m, 400, 1500);
+	assert_int_equal(m->set, 3400);
 	assert_false(m->cleaned);
 	round_with(m, 400, 1500);
+	assert_true(m->cleaned);
+	round_with(m, 400, 0);
 	assert_false(m->cleaned);
-	assert_int_equal(m->set, 1900);
-	round_with(m, 400, 3000);
-	assert_true(m->cleaned);
-	epoch(m, 400, 1500);
-	assert_true(m->cleaned);
-	epoch(m, 400, 1500);
-	assert_true(m->cleaned);
-	assert_int_equal(m->set, 1900);
+	assert_int_equal(m->set, 400);
 }
 
-/* After epochs a round is a first one again. */
+/* After epochs that kept their marks a round keeps them, and the next epoch, too. */
 static void test_rounds_again(void **state)
 {
 	struct model *m = begin(state);
@@ -177,12 +193,14 @@ static void test_rounds_again(void **state)
 	for (unsigned i = 0; i < 10; i++)
 		epoch(m, 400, 0);
 	assert_false(m->cleaned);
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < 3; i++) {
 		round_with(m, 400, 0);
-		assert_true(m->cleaned);
+		assert_false(m->cleaned);
 	}
-	round_with(m, 400, 0);
+	epoch(m, 400, 0);
 	assert_false(m->cleaned);
+	epoch(m, 400, 0);
+	assert_true(m->cleaned);
 }
 
 /* The same pages and nothing else: faults only once in so many epochs. */
@@ -342,6 +360,7 @@ int main(void)
 		cmocka_unit_test(test_live),
 		cmocka_unit_test(test_rounds),
 		cmocka_unit_test(test_long_rounds),
+		cmocka_unit_test(test_small_guest),
 		cmocka_unit_test(test_rounds_grow),
 		cmocka_unit_test(test_rounds_again),
 		cmocka_unit_test(test_same),
