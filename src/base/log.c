@@ -19,6 +19,11 @@ void rpl_log_init(const char *ident, enum rpl_log_level max)
 	log_conf.journal = getenv("JOURNAL_STREAM") != NULL;
 }
 
+void rpl_log_limit(enum rpl_log_level max)
+{
+	log_conf.max = max;
+}
+
 bool rpl_log_on(enum rpl_log_level level)
 {
 	return level <= log_conf.max;

@@ -273,6 +273,7 @@ static json_t *reload(struct keeper *k)
 	if (keeper_conf_load(k->conf.dir, &fresh, &err) < 0)
 		return control_refusal("config", err.msg);
 	k->conf.core.interval_ns = k->core.conf.interval_ns = fresh.core.interval_ns;
+	rpl_log_limit(fresh.log_level);
 	keeper_conf_fini(&fresh);
 	return done();
 }

@@ -9,6 +9,7 @@
 
 #include <replicad/core.h>
 #include <replicad/link.h>
+#include <replicad/log.h>
 
 struct keeper_conf {
 	json_t *doc; /* all strings below live in it */
@@ -24,6 +25,7 @@ struct keeper_conf {
 	bool arbiter_insecure; /* the agent's, not the VM's: the arbiter is everybody's */
 	const char *peer_name, *peer_address, *peer_identity;
 	bool audit;
+	enum rpl_log_level log_level;
 	unsigned arbiter_timeout_ms, heartbeat_ms, arena_mb, delta_cache_mb, op_timeout_ms, hold_mb;
 };
 

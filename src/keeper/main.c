@@ -13,7 +13,7 @@
 
 static int usage(FILE *out, int status)
 {
-	(void)fprintf(out, "usage: replicad-keeper --vm NAME --dir DIR [--debug]\n"
+	(void)fprintf(out, "usage: replicad-keeper --vm NAME --dir DIR\n"
 			   "Keeps one VM; started by `replicad agent`, which wrote DIR/keeper.json.\n");
 	return status;
 }
@@ -50,10 +50,8 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = { { "vm", required_argument, NULL, 'v' },
 						 { "dir", required_argument, NULL, 'd' },
-						 { "debug", no_argument, NULL, 'D' },
 						 { "help", no_argument, NULL, 'h' },
 						 { 0 } };
-	enum rpl_log_level level = getenv("RPL_DEBUG") ? RPL_LOG_DEBUG : RPL_LOG_INFO;
 	const char *vm = NULL, *dir = NULL;
 	struct rpl_err err;
 	char ident[64];
@@ -64,15 +62,13 @@ int main(int argc, char **argv)
 			vm = optarg;
 		else if (o == 'd')
 			dir = optarg;
-		else if (o == 'D')
-			level = RPL_LOG_DEBUG;
 		else
 			return usage(o == 'h' ? stdout : stderr, o == 'h' ? 0 : 2);
 	}
 	if (!vm || !dir || optind != argc)
 		return usage(stderr, 2);
 	(void)snprintf(ident, sizeof(ident), "keeper %s", vm);
-	rpl_log_init(ident, level);
+	rpl_log_init(ident, RPL_LOG_INFO); /* until keeper.json says */
 	if (rpl_fault_init(getenv(RPL_FAULT_ENV), &err) < 0) {
 		rpl_log(RPL_LOG_ERROR, "%s", err.msg);
 		return 2;

@@ -304,6 +304,7 @@ int keeper_open(struct keeper *k, const char *dir, struct ev_loop *loop, struct 
 	r = keeper_conf_load(dir, &k->conf, err);
 	if (r < 0)
 		return r;
+	rpl_log_limit(k->conf.log_level);
 	init_timers(k);
 	r = keeper_rooms_open(k, err);
 	if (r < 0)

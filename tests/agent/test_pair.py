@@ -107,6 +107,33 @@ class PairTest(unittest.TestCase):
         self.assertEqual(self.beta.command("status", VM).returncode, 1)
         wait_until("the end of the movers", lambda: not any(alive(pid) for pid in movers))
 
+    def test_the_log_is_as_long_as_log_level_says(self):
+        def logged():
+            with open(os.path.join(self.alpha.run, "vm", VM, "keeper.log"), encoding="utf-8") as f:
+                return f.read().count(" op=resume ")
+
+        def say(before, after):
+            with open(self.alpha.conf, encoding="utf-8") as f:
+                text = f.read()
+            self.assertEqual(text.count(before), 1)
+            with open(self.alpha.conf, "w", encoding="utf-8") as f:
+                f.write(text.replace(before, after))
+            self.assertEqual(self.alpha.command("agent", "--reload").returncode, DONE)
+
+        def no_lines():
+            lines = logged()
+            count = self.alpha.vm(VM)["checkpoints"]
+            wait_until("checkpoints", lambda: self.alpha.vm(VM)["checkpoints"] > count + 3)
+            return logged() == lines
+
+        self.protect()
+        self.assertTrue(no_lines())
+        self.assertEqual(logged(), 0)
+        say("[agent]\n", "[agent]\nlog_level = debug\n")
+        wait_until("a line for each checkpoint", lambda: logged() > 3)
+        say("log_level = debug", "log_level = info")
+        wait_until("checkpoints without a line", no_lines)
+
     def test_there_and_back_twice(self):
         self.protect()
         primary, backup = self.alpha, self.beta
