@@ -310,7 +310,8 @@ static int look(struct xen *x, const struct xen_dominfo *suspended, struct rpl_e
 /* The set was read, what is new was looked at: are the pages to be protected again? */
 static int protect_again(struct xen *x, enum xen_recheck_set of, bool cleaned, const struct set *set, struct rpl_err *err)
 {
-	bool due = of != XEN_SET_ROUND && xen_recheck_seen(&x->recheck, of, set->pages, set->again), final = of == XEN_SET_EPOCH, gained = x->kind != XEN_PV && x->gained;
+	bool due = of != XEN_SET_ROUND && xen_recheck_seen(&x->recheck, of, set->pages, set->again);
+	bool final = of == XEN_SET_EPOCH, gained = x->kind != XEN_PV && x->gained;
 	struct set same;
 
 	if (gained && !(cleaned && final))
