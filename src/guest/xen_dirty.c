@@ -37,6 +37,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -45,6 +46,7 @@
 #include <replicad/log.h>
 
 #define MOVED_TAIL 64u /* MiB at the end of a region: as much video memory as there may be */
+#define ALONE_MS 50
 #define MOVE_TRIES 3 /* live: the guest is changing its p2m list */
 
 int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, struct rpl_err *err)
@@ -412,6 +414,15 @@ static int fill(struct xen *x, struct rpl_err *err)
 	return r;
 }
 
+/* From here on the guest takes a fault at each page that it uses. Where it shares its processor with us, what we have to do next would
+ * keep it from that, and its clients from their answers. */
+static void leave_it_alone(void)
+{
+	const struct timespec rest = { .tv_nsec = ALONE_MS * (long)RPL_MS };
+
+	(void)nanosleep(&rest, NULL);
+}
+
 static int arm(struct xen *x, int fd, struct rpl_err *err)
 {
 	const struct rpl_ram_layout *l = &x->g->info.layout;
@@ -424,7 +435,10 @@ static int arm(struct xen *x, int fd, struct rpl_err *err)
 	/* first the log, then what it starts from; a device model tells Xen what it writes, so it begins before Xen */
 	if (x->kind == XEN_HVM && xen_qemu_track(x, err) < 0)
 		return err->code;
-	if (log_on(x, err) < 0 || fill(x, err) < 0)
+	if (log_on(x, err) < 0)
+		return err->code;
+	leave_it_alone();
+	if (fill(x, err) < 0)
 		return err->code;
 	return xen_head_make(x, err);
 }

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 #include <ev.h>
 
+#include <replicad/clock.h>
 #include <replicad/guest.h>
 #include <replicad/memory.h>
 #include <replicad/stream_format.h>
@@ -27,6 +28,7 @@
 #include "xen_stage.h"
 
 #define PAGE 4096u
+#define ALONE_MS 50
 #define SLOTS (FAKE_PAGES + FAKE_SPECIALS)
 #define EPOCHS 250u
 /* who is where: PV page tables and p2m are below 30 */
@@ -90,7 +92,21 @@ static unsigned any(unsigned n)
 	return (unsigned)random() % n;
 }
 
-/* Its rounds end in checkpoints, or in a move or a save. */
+static uint64_t logged_ns, looked_ns; /* when logging began; the first look at the guest after it */
+
+static void on_logging(unsigned n)
+{
+	(void)n;
+	logged_ns = rpl_now_ns();
+}
+
+static void on_look(void)
+{
+	if (logged_ns && !looked_ns)
+		looked_ns = rpl_now_ns();
+}
+
+/* Its rounds end in checkpoints, or in a move or a save. The guest is left alone for a moment when its pages have been protected. */
 static struct copy *begin_for(bool pv, bool checkpoints)
 {
 	struct rpl_guest_conf conf = { .backend = "xen", .name = FAKE_NAME, .run_dir = dir, .checkpoints = checkpoints };
@@ -105,8 +121,14 @@ static struct copy *begin_for(bool pv, bool checkpoints)
 	c->guest = rpl_guest_new(&conf, c->loop, on_done, on_event, c, &err);
 	assert_non_null(c->guest);
 	perform(c, rpl_guest_attach);
+	logged_ns = looked_ns = 0;
+	fake.on_clean = on_logging;
+	fake.on_look = on_look;
 	if (rpl_guest_memory(c->guest, &desc, fds, &n, &err) < 0)
 		fail_msg("%s", err.msg);
+	fake.on_clean = NULL;
+	fake.on_look = NULL;
+	assert_true(looked_ns - logged_ns >= ALONE_MS * RPL_MS);
 	c->memory = rpl_memory_new(&desc, fds, n, &err);
 	assert_non_null(c->memory);
 	c->guest_limit = rpl_xen_types_pfn(&desc.layout);
