@@ -16,6 +16,8 @@ enum rpl_log_level { RPL_LOG_ERROR = 3, RPL_LOG_WARNING = 4, RPL_LOG_INFO = 6, R
 
 /* `ident` names the process in each line ("keeper web1"); it is copied. */
 void rpl_log_init(const char *ident, enum rpl_log_level max);
+/* Of "error", "warning", "info", "debug"; another word: -EINVAL. */
+int rpl_log_level(const char *word);
 /* From now on. */
 void rpl_log_limit(enum rpl_log_level max);
 bool rpl_log_on(enum rpl_log_level level);

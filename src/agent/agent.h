@@ -49,6 +49,8 @@ struct rpl_agent {
 };
 
 int rpl_agent_reload(struct rpl_agent *a, struct rpl_err *err);
+/* What log_level says, or --debug. */
+const char *rpl_agent_log_level(const struct rpl_agent *a);
 /* {"node", "pid", ...}: what status tells of the agent itself. */
 json_t *rpl_agent_describe(const struct rpl_agent *a);
 

@@ -18,15 +18,9 @@
 #define LOCK_TRIES 10
 #define LOCK_RETRY_MS 50
 
-static enum rpl_log_level level_of(const struct rpl_agent *a)
+const char *rpl_agent_log_level(const struct rpl_agent *a)
 {
-	const char *name = a->conf->agent.log_level;
-
-	if (a->args.debug || strcmp(name, "debug") == 0)
-		return RPL_LOG_DEBUG;
-	if (strcmp(name, "error") == 0)
-		return RPL_LOG_ERROR;
-	return strcmp(name, "warning") == 0 ? RPL_LOG_WARNING : RPL_LOG_INFO;
+	return a->args.debug ? "debug" : a->conf->agent.log_level;
 }
 
 static void set_log(const struct rpl_agent *a)
@@ -34,7 +28,7 @@ static void set_log(const struct rpl_agent *a)
 	char ident[96];
 
 	(void)snprintf(ident, sizeof(ident), "agent %.48s", a->conf->agent.node);
-	rpl_log_init(ident, level_of(a));
+	rpl_log_init(ident, (enum rpl_log_level)rpl_log_level(rpl_agent_log_level(a)));
 }
 
 json_t *rpl_agent_describe(const struct rpl_agent *a)

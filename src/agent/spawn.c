@@ -87,10 +87,10 @@ int rpl_spawn_write_conf(const struct rpl_agent *a, const struct rpl_conf_vm *vm
 		      "libexec_dir", a->args.libexec_dir, "role", role, "restarts", (int)restarts, "agent",
 		      section_json(RPL_CONF_AGENT, &a->conf->agent), "peer", peer_json(a->conf, vm), "config",
 		      section_json(RPL_CONF_VM, vm));
-	if (o && a->args.debug) /* `replicad agent --debug`: everything, whatever log_level says */
-		(void)json_object_set_new(json_object_get(o, "agent"), "log_level", json_string("debug"));
-	if (o) /* what 0 stands for is decided here, once */
+	if (o) { /* what --debug and a 0 stand for is decided here, once */
+		(void)json_object_set_new(json_object_get(o, "agent"), "log_level", json_string(rpl_agent_log_level(a)));
 		(void)json_object_set_new(json_object_get(o, "config"), "stall_ms", json_integer(rpl_conf_stall_ms(vm)));
+	}
 	text = o ? json_dumps(o, JSON_INDENT(1)) : NULL;
 	json_decref(o);
 	if (!text)

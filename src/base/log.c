@@ -1,10 +1,13 @@
 #include <replicad/log.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include <replicad/auto.h>
 
 static struct {
 	char ident[64];
@@ -22,6 +25,19 @@ void rpl_log_init(const char *ident, enum rpl_log_level max)
 void rpl_log_limit(enum rpl_log_level max)
 {
 	log_conf.max = max;
+}
+
+int rpl_log_level(const char *word)
+{
+	static const struct {
+		const char *word;
+		enum rpl_log_level level;
+	} levels[] = { { "error", RPL_LOG_ERROR }, { "warning", RPL_LOG_WARNING }, { "info", RPL_LOG_INFO }, { "debug", RPL_LOG_DEBUG } };
+
+	for (size_t i = 0; i < RPL_ARRAY_LEN(levels); i++)
+		if (strcmp(levels[i].word, word) == 0)
+			return (int)levels[i].level;
+	return -EINVAL;
 }
 
 bool rpl_log_on(enum rpl_log_level level)

@@ -46,7 +46,7 @@
 #include <replicad/log.h>
 
 #define MOVED_TAIL 64u /* MiB at the end of a region: as much video memory as there may be */
-#define ALONE_MS 50
+#define ALONE_MS 50 /* enough to fault in what a guest uses all the time */
 #define MOVE_TRIES 3 /* live: the guest is changing its p2m list */
 
 int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, struct rpl_err *err)

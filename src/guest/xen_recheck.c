@@ -55,7 +55,7 @@ bool xen_recheck_seen(struct xen_recheck *r, enum xen_recheck_set of, uint64_t p
 	}
 	if (!cleaned && !is_due(r, pages))
 		return false;
-	if (!cleaned && r->epochs < XEN_RECHECK_SHORT)
+	if (r->epochs < XEN_RECHECK_SHORT)
 		*r = (struct xen_recheck){ 0 };
 	xen_recheck_cleaned(r);
 	return !cleaned;

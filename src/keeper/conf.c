@@ -113,8 +113,8 @@ static void read_vm(struct keeper_conf *c, struct reader *rd)
 
 static void read_agent(struct keeper_conf *c, struct reader *rd)
 {
-	static const char *const tls[] = { "none", "psk", "x509" }, *const levels[] = { "error", "warning", "info", "debug" };
-	static const enum rpl_log_level log_level[] = { RPL_LOG_ERROR, RPL_LOG_WARNING, RPL_LOG_INFO, RPL_LOG_DEBUG };
+	static const char *const tls[] = { "none", "psk", "x509" };
+	const char *level = string(rd, "log_level");
 
 	c->arbiter = string(rd, "arbiter");
 	c->arbiter_location = string(rd, "arbiter_location");
@@ -130,7 +130,9 @@ static void read_agent(struct keeper_conf *c, struct reader *rd)
 	c->mover_user = string(rd, "mover_user");
 	c->tls = (enum rpl_tls)word(rd, "tls", tls, RPL_ARRAY_LEN(tls));
 	c->insecure = c->insecure || yes(rd, "insecure");
-	c->log_level = log_level[word(rd, "log_level", levels, RPL_ARRAY_LEN(levels))];
+	if (!rd->r && rpl_log_level(level) < 0)
+		rd->r = rpl_fail(rd->err, -EINVAL, "keeper.json: %s.log_level is '%s'", rd->section, level);
+	c->log_level = (enum rpl_log_level)rpl_log_level(level);
 	(void)snprintf(c->core.self, sizeof(c->core.self), "%s", string(rd, "node"));
 }
 

@@ -158,6 +158,14 @@ class Protect(AgentTest):
             _, complaint = command.communicate()
         self.assertEqual(command.returncode, DONE, complaint)
 
+    def test_debug_holds_for_keepers(self):
+        plain = self.alpha.argv
+        self.alpha.argv = lambda: [*plain(), "--debug"]
+        self.alpha.start()
+        self.protect()
+        with open(os.path.join(self.alpha.run, "vm", "ok1", "keeper.json"), encoding="utf-8") as f:
+            self.assertEqual(json.load(f)["agent"]["log_level"], "debug")
+
     def test_a_second_protect_changes_nothing(self):
         self.alpha.start()
         self.protect()
