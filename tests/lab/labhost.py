@@ -31,6 +31,9 @@ GUEST_ADDR = "10.77.0.20"
 HOST_MB = 2048
 DOM0_MB = 768
 MEMORY_SLACK_MB = 1024       # beside the hosts: translation buffers and this machine's own needs
+# Of a host's translated code: one protection of a guest makes some 160 MB of it, and when the buffer is full QEMU drops all, which
+# keeps a guest from answering for 50 to 170 ms. 2 GiB is QEMU's limit; where memory is short, the least that a host does with.
+TRANSLATED_MB, TRANSLATED_LEAST_MB = 2048, 512
 BOOT_TIMEOUT_S = 300         # 20 to 30 s on a quiet machine
 COMMAND_TIMEOUT_S = 300
 CPU = "EPYC,+svm,+npt,-smap,-smep,-monitor,-rdtscp,-avx,-avx2,-fma,-f16c"
@@ -76,6 +79,11 @@ def running_labs():
 def available_mb():
     with open("/proc/meminfo", encoding="ascii") as f:
         return int(re.search(r"MemAvailable:\s+(\d+)", f.read()).group(1)) // 1024
+
+
+def translated_mb():
+    wanted = len(HOSTS) * (HOST_MB + TRANSLATED_MB) + MEMORY_SLACK_MB
+    return TRANSLATED_MB if available_mb() >= wanted else TRANSLATED_LEAST_MB
 
 
 def check_possible(hosts):
@@ -207,8 +215,8 @@ class Lab:
         args = " ".join([XEN_ARGS, f"sched={self.scheduler()}"] + ([EAGER_FPU] if self.state["eager_fpu"] else []) + ([PINNED] if cpus > 1 else []))
         kernel = (f"{cache}/vmlinux console=hvc0 net.ifnames=0 quiet rpl.host={host} rpl.lan={LAN[host]}/24 "
                   f"rpl.repl={REPL[host]}/24")
-        argv = ["qemu-system-x86_64", "-name", f"{self.netns}-{host}", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", CPU,
-                "-smp", str(cpus), "-m", str(HOST_MB), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+        argv = ["qemu-system-x86_64", "-name", f"{self.netns}-{host}", "-accel", f"tcg,thread=multi,tb-size={translated_mb()}",
+                "-cpu", CPU, "-smp", str(cpus), "-m", str(HOST_MB), "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
                 "-serial", f"file:{work}/console.log", "-qmp", f"unix:{work}/qmp,server=on,wait=off",
                 "-kernel", f"{cache}/xen", "-append", args, "-initrd", f"{kernel},{cache}/dom0-initrd",
                 "-drive", f"file={cache}/host.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe",
@@ -301,14 +309,14 @@ class Lab:
             self.state["pids"].pop(host, None)
             subprocess.run([*self._ssh(host), "-O", "exit"], capture_output=True, check=False)
 
-    def qmp(self, host, command):
+    def qmp(self, host, command, arguments=None):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
             s.settimeout(30)
             s.connect(os.path.join(self.dir, host, "qmp"))
             f = s.makefile("rwb")
             f.readline()
-            for name in ("qmp_capabilities", command):
-                f.write(json.dumps({"execute": name}).encode() + b"\n")
+            for name, options in (("qmp_capabilities", None), (command, arguments)):
+                f.write(json.dumps({"execute": name, **({"arguments": options} if options else {})}).encode() + b"\n")
                 f.flush()
                 while True:
                     reply = json.loads(f.readline())
@@ -316,6 +324,12 @@ class Lab:
                         raise LabError(f"host {host}: QMP {name}: {reply['error'].get('desc')}")
                     if "return" in reply:
                         break
+        return reply["return"]
+
+    def translation_drops(self, host):
+        """How often the emulator has dropped all that it had translated of this host, which stands still then. To count takes it a moment, too."""
+        told = self.qmp(host, "human-monitor-command", {"command-line": "info jit"})
+        return int(re.search(r"TB flush count\s+(\d+)", told).group(1))
 
     def freeze(self, host):
         """The host stops for a while, as a hung one does; thaw() lets it go on."""
