@@ -31,12 +31,9 @@ void ahead_folded(struct keeper *k, const struct rpl_uuid *session, uint64_t epo
 static bool silent(const struct keeper *k)
 {
 	const struct rpl_core *c = &k->core;
-	uint64_t now;
+	uint64_t now = k->woke_ns;
 
-	if (c->state != RPL_ST_B_READY)
-		return false;
-	now = rpl_now_ns();
-	return now >= c->heard_ns + c->conf.suspect_ns / DOUBT_PART &&
+	return c->state == RPL_ST_B_READY && now >= c->heard_ns + c->conf.suspect_ns / DOUBT_PART &&
 	       (!k->ahead.began_ns || now >= k->ahead.began_ns + AGAIN_MS * RPL_MS);
 }
 
