@@ -26,7 +26,8 @@ struct xen_dominfo {
 /* 0, -ESRCH if there is no such domain, or another negative errno. */
 int xen_compat_dominfo(xc_interface *xc, uint32_t domid, struct xen_dominfo *ret);
 
-#define XEN_TYPES_MAX 1024 /* of one call; Xen's own limit */
+/* Of one call: a page of numbers, which libxencall keeps. Two, Xen's own limit, it would map and unmap each time, in the pause. */
+#define XEN_TYPES_MAX 512
 /* In: gfns (machine frames of a PV guest); out: types as streams number them. 0 or a negative errno. */
 int xen_compat_page_types(xc_interface *xc, uint32_t domid, unsigned n, uint64_t *inout);
 

@@ -45,21 +45,20 @@
 #include <replicad/clock.h>
 #include <replicad/log.h>
 
-#define TYPES_A_CALL (RPL_PAGE_SIZE / sizeof(uint64_t)) /* one page is kept by libxencall; more it maps and unmaps at each call */
 #define MOVED_TAIL 64u /* MiB at the end of a region: as much video memory as there may be */
 #define ALONE_MS 50 /* enough to fault in what a guest uses all the time */
 #define MOVE_TRIES 3 /* live: the guest is changing its p2m list */
 
 int xen_types(struct xen *x, const uint64_t *gfns, uint64_t n, uint8_t *ret, struct rpl_err *err)
 {
-	uint64_t batch[TYPES_A_CALL], from[TYPES_A_CALL];
+	uint64_t batch[XEN_TYPES_MAX], from[XEN_TYPES_MAX];
 	uint64_t at = 0;
 
 	while (at < n) {
 		unsigned k = 0;
 		int r;
 
-		for (; k < TYPES_A_CALL && at < n; at++) {
+		for (; k < XEN_TYPES_MAX && at < n; at++) {
 			uint64_t gfn = gfns ? gfns[at] : at;
 
 			ret[at] = RPL_PAGE_XTAB;
