@@ -115,7 +115,7 @@ class Interop:
     def start(self):
         shutil.copy(os.path.join(labhost.HERE, "tcp.py"), self.lab.share)
         for host in OTHER:      # the guest's memory checker never rests, and a host has one CPU
-            self.lab.sh(host, f"xl sched-credit -d Domain-0 -w {DOM0_WEIGHT}")
+            self.lab.sh(host, f"xl sched-{self.lab.scheduler()} -d Domain-0 -w {DOM0_WEIGHT}")
         self.lab.create_guest("a", self.kind, self.name, addr=ADDR)
         self.check_guest()
 

@@ -42,7 +42,7 @@ XEN_ARGS = (f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MB}M,max:{DOM0_MB}M do
 # The emulator's TSC runs on while the machine has no time for the emulator. Linux, which checks that, no longer believes it then, and from
 # there on each look at the clock is a system call: 40 us and more under emulation, and none on a real host.
 DOM0_CLOCK = "tsc=reliable"
-SCHEDULERS = ("credit", "credit2")  # Xen's; its default is the second, most figures are of the first
+SCHEDULERS = ("credit2", "credit")  # Xen's; the first is what it runs by itself
 PINNED = "dom0_vcpus_pin"    # two processors: dom0 on the first, guests on the second
 EAGER_FPU = "spec-ctrl=eager-fpu"   # without it guests' and dom0's floating-point state is corrupted under emulation
 TINY_TYPES = {"tiny": "pvh", "tinypv": "pv", "tinyhvm": "hvm"}

@@ -1,5 +1,5 @@
 # The lab: real Xen hosts under QEMU (tests/lab/lab --help). It needs root, Debian packages from a mirror and minutes.
-EXTRA_DIST += tests/lab/build tests/lab/lab tests/lab/labhost.py tests/lab/images.py tests/lab/dom0/init \
+EXTRA_DIST += tests/lab/build tests/lab/lab tests/lab/labhost.py tests/lab/images.py tests/lab/speed.py tests/lab/dom0/init \
 	tests/lab/dom0/initramfs tests/lab/dom0/vif-lab tests/lab/dom0/xl.conf tests/lab/guest/init tests/lab/guest/service.c \
 	tests/lab/guest/tiny.c tests/lab/guest/tiny_pv.c tests/lab/guest/boot_hvm.c tests/lab/fpucheck.c tests/lab/record tests/lab/twohosts.py tests/lab/protected.py tests/lab/kills tests/lab/check tests/lab/test-save tests/lab/test-interop tests/lab/interop.py tests/lab/doctored.py tests/lab/emulated.py tests/lab/tcp.py \
 	tests/lab/compare tests/lab/test-standby tests/lab/stall
