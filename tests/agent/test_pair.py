@@ -348,7 +348,8 @@ class PairTest(unittest.TestCase):
         self.beta.kill()
         self.beta.start()
         os.kill(keeper, signal.SIGKILL)
-        wait_until("another keeper", lambda: any("role none, again" in e["message"] for e in self.beta.events(VM)))
+        wait_until("another keeper", lambda: any(e["event"] == "keeper-start" and "role none, again" in e["message"]
+                                                 for e in self.beta.events(VM)))
         self.refuses_and_lives(missing)
 
     def refuses_and_lives(self, why):
