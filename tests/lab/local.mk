@@ -4,12 +4,12 @@ EXTRA_DIST += tests/lab/build tests/lab/lab tests/lab/labhost.py tests/lab/image
 	tests/lab/guest/tiny.c tests/lab/guest/tiny_pv.c tests/lab/guest/boot_hvm.c tests/lab/fpucheck.c tests/lab/record tests/lab/twohosts.py tests/lab/protected.py tests/lab/kills tests/lab/check tests/lab/test-save tests/lab/test-interop tests/lab/interop.py tests/lab/doctored.py tests/lab/emulated.py tests/lab/tcp.py \
 	tests/lab/compare tests/lab/test-standby tests/lab/stall
 
-# The lab's stories: what fits into 20 minutes of CI, and all of them. 77 from the script: not possible here, and why.
+# The lab's stories: what fits into 20 minutes of CI, and all of them (LAB_FLAGS="--record FILE --resume": what an interrupted run left). 77 from the script: not possible here, and why.
 .PHONY: check-lab check-lab-full
 check-lab: all
 	$(top_srcdir)/tests/lab/check --build .
 check-lab-full: all
-	$(top_srcdir)/tests/lab/check --build . --full
+	$(top_srcdir)/tests/lab/check --build . --full $(LAB_FLAGS)
 	$(top_srcdir)/tests/lab/test-save --build .
 	$(top_srcdir)/tests/lab/test-standby --build . --memory 96,256
 	$(top_srcdir)/tests/lab/test-interop --build .
