@@ -29,6 +29,7 @@ CONF = f"{ETC}/replicad.conf"
 PORT = 7887
 ETCD_PORT = 2379
 KEY_BYTES = 32
+ROUNDS = "memcheck:rounds"  # in the guest's service: full passes of its memory checker
 AGENT_WAIT_S = 60
 EVENT_WAIT_S = 300
 PROTECT_S = 300
@@ -224,8 +225,18 @@ class TwoHosts:
             raise LabError(f"the guest does not answer '{command}': {done.stdout} {done.stderr.strip()[-200:]}")
         return words[-2]
 
+    def wait_checker(self):
+        """The guest's service answers before its memory checker has reported, on a slow host by seconds, and the client's first
+        request is a probe."""
+        end = time.monotonic() + CLIENT_WAIT_S
+        while not self.ask(f"GET {ROUNDS}").isdigit():
+            if time.monotonic() > end:
+                raise LabError(f"the guest's memory checker has not reported within {CLIENT_WAIT_S} s")
+            time.sleep(LOOK_S)
+
     def start_client(self):
         """The counter begins at what an earlier client left."""
+        self.wait_checker()
         self.clients += 1
         said = self.ask(f"GET {KEY}")
         self.counted = int(said) if said.isdigit() else 0
