@@ -500,13 +500,15 @@ CHAPTERS = {"stock": chapter_stock, "link": chapter_link, "processes": chapter_p
             "switchover": chapter_switchover, "trace": chapter_trace}
 COMMANDS = {"powered-off": "poweroff", "rebooted": "reboot", "crashed": "crash"}      # of tests/demo/guest/memcheck.c
 ENDS = ("renamed", "destroyed", "powered-off", "rebooted", "crashed")
+LIFE, LAST_END = [chapter for chapter in CHAPTERS if chapter != "trace"], "rebooted"
+IN_LIFE = (*LIFE, LAST_END)     # what the long story consists of
 STORIES = ("life", "short", *CHAPTERS, *ENDS, "refused", "silent", "shortage")
 REPLICA_STORIES = ("life", "short", *CHAPTERS, *ENDS)     # those to which it matters what the replica is
 
 
 def story(lab, name, kind, figures, keys=None):
     if name == "life":
-        chapters(lab, kind, figures, [chapter for chapter in CHAPTERS if chapter != "trace"], "rebooted", keys)
+        chapters(lab, kind, figures, LIFE, LAST_END, keys)
     elif name == "short":       # what of it is short: one guest, protected once
         chapters(lab, kind, figures, ["switchover"], "destroyed", keys)
     elif name in CHAPTERS:
