@@ -123,6 +123,13 @@ def build_image():
         raise LabError(f"tests/lab/build: exit {done.returncode}: {last[0]}")
 
 
+def record(path, figures):
+    """To the end of a file that may be none: an object a line."""
+    if path:
+        with open(path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(figures) + "\n")
+
+
 class Lab:
     def __init__(self, name):
         if not re.fullmatch(NAME_RULE, name):
