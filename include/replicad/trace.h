@@ -38,7 +38,7 @@ enum rpl_trace_step {
 
 struct rpl_trace;
 
-/* Make (or replace) the file. NULL on failure. */
+/* Make the file, or replace it, in one step for its readers. NULL on failure. */
 struct rpl_trace *rpl_trace_open(const char *path, struct rpl_err *err);
 /* Note the step's time, now. The first mark of a new epoch takes the slot of the oldest. Epoch 0 is no epoch: ignored. A
  * NULL trace is fine: nothing is noted. */

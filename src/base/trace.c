@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -45,35 +46,54 @@ static const struct trace_header header = {
 	.steps = RPL_TRACE_NSTEPS,
 };
 
-struct rpl_trace *rpl_trace_open(const char *path, struct rpl_err *err)
+/* Of a new file; NULL on failure. */
+static struct trace_file *map_new(const char *path, struct rpl_err *err)
 {
-	RPL_AUTO_FREE struct rpl_trace *t = calloc(1, sizeof(*t));
 	RPL_AUTO_FD int fd = -1;
-	struct rpl_trace *ret;
+	struct trace_file *file;
 	int r;
 
-	if (!t) {
-		(void)rpl_fail(err, -ENOMEM, "trace %s: no memory", path);
-		return NULL;
-	}
-	/* a new file each time: a reader of the old one keeps what it had */
 	(void)unlink(path);
 	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	/* allocated in full: a store to a hole of a full tmpfs would be a SIGBUS in the pause */
-	r = fd < 0 ? errno : posix_fallocate(fd, 0, sizeof(struct trace_file));
+	r = fd < 0 ? errno : posix_fallocate(fd, 0, sizeof(*file));
 	if (r) {
-		(void)rpl_fail_errno(err, r, "trace %s: create with %zu bytes", path, sizeof(struct trace_file));
+		(void)rpl_fail_errno(err, r, "trace %s: create with %zu bytes", path, sizeof(*file));
 		return NULL;
 	}
-	t->file = mmap(NULL, sizeof(*t->file), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (t->file == MAP_FAILED) {
+	file = mmap(NULL, sizeof(*file), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (file == MAP_FAILED) {
 		(void)rpl_fail_errno(err, errno, "trace %s: map", path);
 		return NULL;
 	}
-	t->file->header = header;
-	ret = t;
-	t = NULL;
-	return ret;
+	file->header = header;
+	return file;
+}
+
+/* A new file each time: a reader of the old one keeps what it had. It gets its name when its header is there, so that who
+ * reads at any time finds a trace, the old one or the new. */
+struct rpl_trace *rpl_trace_open(const char *path, struct rpl_err *err)
+{
+	struct rpl_trace *t = calloc(1, sizeof(*t));
+	RPL_AUTO_FREE char *beside = NULL;
+
+	if (!t || asprintf(&beside, "%s.new", path) < 0) {
+		(void)rpl_fail(err, -ENOMEM, "trace %s: no memory", path);
+		free(t);
+		return NULL;
+	}
+	t->file = map_new(beside, err);
+	if (t->file && rename(beside, path) < 0) {
+		(void)rpl_fail_errno(err, errno, "trace %s: replace it", path);
+		(void)munmap(t->file, sizeof(*t->file));
+		t->file = NULL;
+	}
+	if (!t->file) {
+		(void)unlink(beside);
+		free(t);
+		return NULL;
+	}
+	return t;
 }
 
 /* The epoch's record; a reader that comes between sees an empty one, never another epoch's times. */

@@ -1,11 +1,15 @@
 /* The trace of checkpoints: what was marked is in the file, as replicad-trace(7) draws it, without closing anything. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -18,6 +22,7 @@
 #define HEADER_BYTES 64u
 #define RECORD_BYTES 112u
 #define FILE_MAX (1024 * 1024)
+#define READER_NS (300 * RPL_MS)
 
 static char path[] = "/tmp/rpl-trace-XXXXXX";
 
@@ -124,6 +129,39 @@ static void epoch_zero_and_no_trace_are_nothing(void **state)
 	rpl_trace_close(NULL);
 }
 
+static bool magic_is_there(void)
+{
+	char magic[8] = { 0 };
+	RPL_AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	return fd >= 0 && read(fd, magic, sizeof(magic)) == (ssize_t)sizeof(magic) && memcmp(magic, "RPLTRACE", sizeof(magic)) == 0;
+}
+
+/* A keeper that begins anew while somebody reads. */
+static void a_reader_always_finds_a_trace(void **state)
+{
+	struct rpl_err err = { 0 };
+	pid_t reader;
+	int status;
+
+	(void)state;
+	rpl_trace_close(rpl_trace_open(path, &err));
+	reader = fork();
+	if (reader == 0) {
+		uint64_t end = rpl_now_ns() + READER_NS;
+
+		while (rpl_now_ns() < end)
+			if (!magic_is_there())
+				_exit(1);
+		_exit(0);
+	}
+	assert_true(reader > 0);
+	while (waitpid(reader, &status, WNOHANG) == 0)
+		rpl_trace_close(rpl_trace_open(path, &err));
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void a_path_that_cannot_be_made_is_named(void **state)
 {
 	struct rpl_err err = { 0 };
@@ -134,6 +172,20 @@ static void a_path_that_cannot_be_made_is_named(void **state)
 	assert_non_null(strstr(err.msg, "/nonexistent/trace"));
 }
 
+static void what_stands_in_the_way_is_named(void **state)
+{
+	struct rpl_err err = { 0 };
+	char beside[sizeof(path) + 8];
+
+	(void)state;
+	(void)snprintf(beside, sizeof(beside), "%s.new", path);
+	assert_int_equal(mkdir(path, 0700), 0);
+	assert_null(rpl_trace_open(path, &err));
+	assert_non_null(strstr(err.msg, path));
+	assert_int_equal(access(beside, F_OK), -1);
+	assert_int_equal(rmdir(path), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -141,6 +193,8 @@ int main(void)
 		cmocka_unit_test(a_path_that_cannot_be_made_is_named),
 		cmocka_unit_test_setup_teardown(a_newer_epoch_takes_the_slot_clean, NULL, NULL),
 		cmocka_unit_test_setup_teardown(epoch_zero_and_no_trace_are_nothing, NULL, remove_path),
+		cmocka_unit_test(what_stands_in_the_way_is_named),
+		cmocka_unit_test_setup_teardown(a_reader_always_finds_a_trace, NULL, remove_path),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
