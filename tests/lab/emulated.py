@@ -8,7 +8,7 @@ from protected import EVENT_S, REPLIES, expect, footprint, until
 from twohosts import OTHER, TwoHosts, oracle
 
 SETTLE_S = 10
-SLOW = {"interval_ms": 3000, "stall_ms": 5000}  # a lull in which an order reaches an emulated host
+SLOW = {"interval_ms": 10000, "stall_ms": 5000}     # a lull in which an order reaches an emulated host, also a busy one
 CHECKPOINT_S = 60
 
 
