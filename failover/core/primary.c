@@ -11,7 +11,7 @@
  */
 #include "core_int.h"
 
-#define SYNC_BACKOFF_MAX 3 /* a peer that is not there is called after 1, 2, 4, 8 times retry_ns */
+#define SYNC_BACKOFF_MAX 3 /* after sessions that came to nothing the next begins after 1, 2, 4, 8 times retry_ns */
 
 /* ---- epochs */
 static uint64_t committed(const struct rpl_core *c)
@@ -215,7 +215,6 @@ void rpl_core_on_link_up(struct rpl_core *c, const struct rpl_event *ev, struct 
 	c->link_up = true;
 	c->connected = false; /* from here on it speaks for itself */
 	c->heard_ns = c->now_ns;
-	c->sync_failures = 0;
 	if (in_states(c, ST(P_SYNC)))
 		return;
 	if (c->acked >= c->must_ack && ev->u.link.epoch < c->acked) { /* it acked more than it still holds */
@@ -237,6 +236,16 @@ void rpl_core_on_link_down(struct rpl_core *c, const struct rpl_event *ev, struc
 	c->connected = c->link_up = false;
 }
 
+/* The peer is not there, or the guest cannot be copied: what each attempt costs both hosts is not asked of them twice a second. */
+static void sync_failed(struct rpl_core *c, struct rpl_actions *out, enum rpl_reason why)
+{
+	rpl_core_end_session(c, out, false);
+	rpl_core_become_solo(c, out, why);
+	c->retry_at_ns = c->now_ns + (c->conf.retry_ns << c->sync_failures);
+	if (c->sync_failures < SYNC_BACKOFF_MAX)
+		c->sync_failures++;
+}
+
 void rpl_core_on_session_lost(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
 {
 	if (!same_session(c, &ev->u.lost.session))
@@ -245,9 +254,7 @@ void rpl_core_on_session_lost(struct rpl_core *c, const struct rpl_event *ev, st
 	c->given_up = c->given_up || ev->u.lost.gone;
 	c->link_up = false;
 	if (in_states(c, ST(P_SYNC))) {
-		rpl_core_end_session(c, out, false);
-		rpl_core_become_solo(c, out, RPL_WHY_SESSION_LOST);
-		rpl_core_retry_later(c);
+		sync_failed(c, out, RPL_WHY_SESSION_LOST);
 	} else if (in_states(c, ST(P_ARM)) && !rpl_core_unresolved(c)) {
 		rpl_core_disarm(c, out, RPL_WHY_SESSION_LOST);
 	} else if (in_states(c, ST(P_PROTECTED) | ST(P_STALLED)) || (in_states(c, ST(P_DRAIN)) && !c->handover)) {
@@ -318,13 +325,8 @@ void rpl_core_pump_sync(struct rpl_core *c, struct rpl_actions *out)
 {
 	if (record_moved(c, out))
 		return;
-	if (c->now_ns >= sync_until(c)) {
-		rpl_core_end_session(c, out, false);
-		rpl_core_become_solo(c, out, RPL_WHY_LINK_DOWN);
-		c->retry_at_ns = c->now_ns + (c->conf.retry_ns << c->sync_failures);
-		if (c->sync_failures < SYNC_BACKOFF_MAX)
-			c->sync_failures++;
-	}
+	if (c->now_ns >= sync_until(c))
+		sync_failed(c, out, RPL_WHY_LINK_DOWN);
 }
 
 void rpl_core_on_sync_ready(struct rpl_core *c, const struct rpl_event *ev, struct rpl_actions *out)
@@ -332,6 +334,7 @@ void rpl_core_on_sync_ready(struct rpl_core *c, const struct rpl_event *ev, stru
 	if (!same_session(c, &ev->u.session.session))
 		return;
 	rpl_core_enter(c, out, RPL_ST_P_ARM, RPL_WHY_SYNCED);
+	c->sync_failures = 0;
 	c->output = RPL_OUT_HOLDING;
 	c->must_ack = c->epoch;
 	rpl_core_act_epoch(out, RPL_ACT_HOLD, c->epoch);

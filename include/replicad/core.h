@@ -466,7 +466,7 @@ struct rpl_core {
 	bool connected;             /* P_SYNC: the peer's host took a connection that the peer has not answered yet */
 	bool link_up, session_dead; /* dead: will not come back; claim without waiting for silence */
 	bool given_up;              /* ... since the backup holds nothing of it, as it says itself */
-	unsigned sync_failures;     /* sessions in a row for which the peer was not there */
+	unsigned sync_failures;     /* sessions in a row that ended before the copy converged */
 	uint64_t heard_ns;          /* the peer, last */
 	uint64_t progress, progress_ns; /* what the peer had received, and when that last grew (or an ack came) */
 	uint64_t captured_ns;       /* when the guest went on after the last checkpoint */

@@ -655,6 +655,36 @@ static void a_peer_that_was_reached_is_waited_for(void **state)
 	SEE(EV(TIMER), P_SOLO, "SESSION_END");
 }
 
+/* What keeps a guest from being copied may last: each attempt costs both hosts a session. */
+static void sessions_that_come_to_nothing_begin_ever_later(void **state)
+{
+	static const uint64_t after_ms[] = { 200, 400, 800, 1600, 1600 };
+	struct bench bench, *b = &bench;
+
+	(void)state;
+	setup(b, RPL_STORE_NONE);
+	to_calling(b);
+	for (size_t i = 0; i < RPL_ARRAY_LEN(after_ms); i++) {
+		SEE(ev_link(b, RPL_EV_LINK_UP, 0), P_SYNC, "");
+		SEE(ev_lost(b, false), P_SOLO, "SESSION_END");
+		pass(b, after_ms[i] - 1);
+		SEE(EV(TIMER), P_SOLO, "");
+		pass(b, 1);
+		SEE(EV(TIMER), P_SYNC, "SESSION_START");
+	}
+	SEE(ev_lost(b, false), P_SOLO, "SESSION_END");
+	SEE(EV(CMD_PROTECT), P_SYNC, "REPLY SESSION_START"); /* an operator need not wait */
+	SEE(ev_link(b, RPL_EV_LINK_UP, 0), P_SYNC, "");
+	SEE(ev_link(b, RPL_EV_SYNC_READY, 0), P_ARM, "HOLD"); /* this one came to something */
+	SEE(ev_lost(b, false), P_SOLO, "SESSION_END OPEN");
+	SEE(EV(OPENED), P_SOLO, "");
+	pass(b, 200);
+	SEE(EV(TIMER), P_SYNC, "SESSION_START");
+	SEE(ev_lost(b, false), P_SOLO, "SESSION_END");
+	pass(b, 200);
+	SEE(EV(TIMER), P_SYNC, "SESSION_START");
+}
+
 /* A backup's host that loses power in the first copy closes no connection. */
 static void a_silent_backup_is_called_again_in_the_first_copy(void **state)
 {
@@ -1128,6 +1158,7 @@ int main(void)
 		cmocka_unit_test(a_switchover_waits_for_the_backup),
 		cmocka_unit_test(a_peer_that_was_reached_is_waited_for),
 		cmocka_unit_test(a_silent_backup_is_called_again_in_the_first_copy),
+		cmocka_unit_test(sessions_that_come_to_nothing_begin_ever_later),
 		cmocka_unit_test(a_silent_primary_is_waited_for_in_the_first_copy),
 		cmocka_unit_test(a_session_whose_connection_is_gone_is_not_waited_for),
 		cmocka_unit_test(a_takeover_freezes_claims_and_promotes),
