@@ -183,6 +183,11 @@ class Lab:
         shutil.rmtree(target, ignore_errors=True)
         run("make", "-s", "-C", build, "install-strip", f"DESTDIR={target}")
 
+    def install_program(self, build, name):
+        """A program of the lab's own, which `make` alone does not build, where the hosts find it: /lab."""
+        run("make", "-s", "-C", build, name)
+        shutil.copy(os.path.join(build, name), self.share)
+
     def _network_up(self):
         run("ip", "netns", "add", self.netns)
         self._inside("sh", "-c", "for f in all default; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done")
