@@ -142,7 +142,19 @@ static void on_xenstore(struct meter *m)
 	}
 }
 
-/* The first event is of no write but of the watch itself. What comes first after it: a request, or the guest's taking of one? */
+/* What has been told so far and is not looked at. */
+static bool skip_told(struct meter *m)
+{
+	bool any = false;
+	char **event;
+
+	for (; (event = xs_check_watch(m->xs)); any = true)
+		free(event);
+	return any;
+}
+
+/* The first event is of no write but of the watch itself. What comes first after it: a request, or the guest's taking of one? That is
+ * known once nothing was told around a reading: what was written before it is told before its answer. */
 static bool watch(struct meter *m)
 {
 	unsigned len = 0, n = 0;
@@ -151,10 +163,12 @@ static bool watch(struct meter *m)
 	if (!xs_watch(m->xs, m->path, "pausemeter"))
 		return false;
 	event = xs_read_watch(m->xs, &n);
-	text = xs_read(m->xs, XBT_NULL, m->path, &len);
-	m->wanted = text && strcmp(text, "suspend") == 0;
+	do {
+		text = xs_read(m->xs, XBT_NULL, m->path, &len);
+		m->wanted = text && strcmp(text, "suspend") == 0;
+		free(text);
+	} while (skip_told(m));
 	free(event);
-	free(text);
 	return event != NULL;
 }
 
