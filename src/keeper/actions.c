@@ -9,6 +9,7 @@ static void wish_capture(struct keeper *k, enum checkpoint_kind kind, uint64_t e
 {
 	k->wish.capture = true;
 	k->wish.capture_kind = kind;
+	k->wish.capture_resumes = true;
 	k->wish.capture_epoch = epoch;
 	keeper_pursue(k);
 }
@@ -25,6 +26,8 @@ static void wish_running(struct keeper *k)
 static void wish_open(struct keeper *k)
 {
 	k->wish.open = true;
+	if (k->wish.capture)
+		keeper_capture_over(k);
 	k->wish.capture = k->wish.hold = false; /* what still waits for the guest is of a session that ends */
 	rpl_disk_start(k->disk, RPL_DISK_DRAIN, 0); /* the output follows when the store has everything */
 }
@@ -44,6 +47,7 @@ static void do_guest(struct keeper *k, const struct rpl_action *a)
 		break;
 	case RPL_ACT_GUEST_PAUSE:
 		k->wish.paused = true;
+		k->wish.capture_resumes = false;
 		keeper_pursue(k);
 		break;
 	case RPL_ACT_GUEST_RESUME:

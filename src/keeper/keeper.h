@@ -94,6 +94,7 @@ struct moments {
 struct wishes {
 	bool kill, activate, announce, look, capture, hold;
 	bool paused;              /* how it should be, outside a checkpoint */
+	bool capture_resumes;     /* ... until the checkpoint that was asked for last is over: the guest runs behind it */
 	bool open;                /* output should flow straight through */
 	enum checkpoint_kind capture_kind;
 	uint64_t capture_epoch, hold_epoch;
@@ -283,6 +284,8 @@ void keeper_arbiter_learn(struct keeper *k, enum rpl_mode mode, uint64_t generat
 void keeper_arbiter_claim(struct keeper *k, const struct rpl_action *a);
 /* Begin whatever is wished for and possible now. */
 void keeper_pursue(struct keeper *k);
+/* The checkpoint that was asked for last was taken, failed or is no longer wanted. */
+void keeper_capture_over(struct keeper *k);
 /* A handle attaches, or is made a standby, once: put a new one in the place of a used one. */
 void keeper_fresh_guest(struct keeper *k);
 /* Try (again) to attach the guest, the output buffer and the disk; ends in keeper_start_core() or a refusal. */

@@ -88,11 +88,20 @@ static void trace_capture(struct keeper *k, const struct checkpoint_times *t)
 	rpl_trace_mark_at(k->trace, t->epoch, RPL_TRACE_TOLD, t->resumed_ns);
 }
 
+/* A guest that was paused because its output found no more room runs behind the checkpoint, unless it was told to pause again. */
+void keeper_capture_over(struct keeper *k)
+{
+	if (k->wish.capture_resumes)
+		k->wish.paused = false;
+	k->wish.capture_resumes = false;
+}
+
 static void on_captured(void *arg, enum checkpoint_kind kind, const struct checkpoint_times *t, int r,
 			const struct rpl_err *err)
 {
 	struct keeper *k = arg;
 
+	keeper_capture_over(k);
 	if (r < 0) {
 		rpl_log(RPL_LOG_WARNING, "vm=%s epoch=%llu capture=failed reason=\"%s\"", k->conf.vm,
 			(unsigned long long)t->epoch, err->msg);

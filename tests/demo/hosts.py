@@ -69,6 +69,7 @@ class Host:
         self.shared, self.programs, self.interval_ms, self.uuid = shared, programs, interval_ms, uuid
         self.extra_vm_keys, self.extra_agent_keys = extra_vm_keys, {}
         self.qemu_user = None  # the standby's, if not the agent's
+        self.relay_options = []
         self.processes = {}  # name: Popen, of this host, started by us
         self.relay_state = None
         self.dead = False    # everything was killed, as by a power cut: what is on its tmpfs is gone for everybody
@@ -137,7 +138,7 @@ class Host:
         if self.qemu_user:
             port += f",owner={self.qemu_user}"
         return self.spawn("relay", [self.programs["relay"], "--vm", VM, "--control", self.sock("relay.ctl"), "--state", state,
-                                    "--port", port])
+                                    "--port", port, *self.relay_options])
 
     def start_agent(self, env=None):
         process = self.spawn("agent", [self.programs["replicad"], "agent", "--config", self.etc("replicad.conf")], env)
