@@ -18,6 +18,7 @@ static void wish_capture(struct keeper *k, enum checkpoint_kind kind, uint64_t e
 static void wish_running(struct keeper *k)
 {
 	k->wish.paused = false;
+	k->wish.capture_kind = CHECKPOINT_TAKE; /* of one that still waits */
 	if (checkpoint_busy(&k->checkpoint) && k->checkpoint.kind == CHECKPOINT_TAKE_LAST)
 		k->checkpoint.kind = CHECKPOINT_TAKE;
 	keeper_pursue(k);

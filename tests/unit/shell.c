@@ -24,6 +24,7 @@
 
 static char seen[512]; /* what happened since forget(), in its order */
 static struct rpl_record claimed;
+static uint64_t later_ns;
 
 static void note(const char *what, const char *name, uint64_t epoch)
 {
@@ -128,8 +129,6 @@ void __wrap_control_event(struct control *c, json_t *event)
 		note(name, json_string_value(json_object_get(event, "reason")), 0);
 	json_decref(event);
 }
-
-static uint64_t later_ns;
 
 uint64_t __wrap_rpl_recent_ns(void)
 {
@@ -260,6 +259,29 @@ static void two_states_are_told_in_their_turn(void **state)
 	teardown(&k);
 }
 
+/* A last checkpoint, behind which the guest would not run, waits for a guest that somebody else has paused; then the switchover is given
+ * up. What is taken in the end is one like any other. */
+static void a_last_checkpoint_that_waits_can_be_taken_back(void **state)
+{
+	struct keeper k;
+
+	(void)state;
+	setup(&k, false);
+	to_claim(&k);
+	say_record(&k, RPL_EV_CLAIM_GRANTED, &claimed);
+	keeper_event(&k, &(struct rpl_event){ .kind = RPL_EV_CAPTURED, .u.captured = { .epoch = 2 } });
+	keeper_say_link(&k, RPL_EV_ACK, &k.core.session, 2);
+	keeper_say(&k, RPL_EV_CMD_SWITCHOVER);
+	assert_int_equal(k.core.state, RPL_ST_P_DRAIN);
+	assert_true(k.wish.capture && k.wish.capture_kind == CHECKPOINT_TAKE_LAST);
+	later_ns += 61 * S_NS;
+	keeper_say(&k, RPL_EV_TIMER);
+	assert_int_not_equal(k.core.state, RPL_ST_P_DRAIN);
+	assert_true(k.wish.capture && k.wish.capture_kind == CHECKPOINT_TAKE && !k.wish.paused);
+	later_ns = 0;
+	teardown(&k);
+}
+
 /* A socket that listens on the loopback interface; its address. */
 static int listening(char *ret, size_t size)
 {
@@ -387,6 +409,7 @@ int main(void)
 		cmocka_unit_test(an_ack_comes_before_it_is_told_of),
 		cmocka_unit_test(a_release_comes_before_it_is_told_of),
 		cmocka_unit_test(two_states_are_told_in_their_turn),
+		cmocka_unit_test(a_last_checkpoint_that_waits_can_be_taken_back),
 		cmocka_unit_test(the_core_hears_of_connections),
 		cmocka_unit_test(a_backup_without_room_says_so),
 	};
