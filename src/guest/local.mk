@@ -9,7 +9,7 @@ src_guest_libguest_la_SOURCES = src/guest/guest.c src/guest/definition.c src/gue
 	src/guest/xen_standby.c src/guest/xen_standby_domain.c src/guest/xen_cpu.c
 if XEN
 src_guest_libguest_la_SOURCES += src/guest/xen.c src/guest/xen_inspect.c src/guest/xen_interfaces.c src/guest/xen_p2m.c src/guest/xen_dirty.c \
-	src/guest/xen_recheck.c src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_qemu.c src/guest/xen_emulated.c src/guest/xen_compat.c src/guest/xen_facts.c src/guest/xen_channel.c \
+	src/guest/xen_recheck.c src/guest/xen_state.c src/guest/xen_vcpu.c src/guest/xen_qemu.c src/guest/xen_emulated.c src/guest/xen_compat.c src/guest/xen_facts.c src/guest/xen_channel.c src/guest/xen_watch.c \
 	src/guest/xen_ask.c src/guest/xen_resume.c
 else
 src_guest_libguest_la_SOURCES += src/guest/xen_standin.c
@@ -143,6 +143,13 @@ tests_unit_xen_dirty_SOURCES = tests/unit/xen_dirty.c tests/unit/xen_fake.h test
 tests_unit_xen_dirty_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
 tests_unit_xen_dirty_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
 tests_unit_xen_dirty_LDADD = $(guest_test_libs) src/stream/libstream.la
+# What a look finds.
+check_PROGRAMS += tests/unit/xen_look
+TESTS += tests/unit/xen_look
+tests_unit_xen_look_SOURCES = tests/unit/xen_look.c tests/unit/xen_fake.h tests/unit/xen_fake.c tests/unit/xen_stage.h tests/unit/xen_stage.c
+tests_unit_xen_look_CFLAGS = $(AM_CFLAGS) $(CMOCKA_CFLAGS) $(XEN_CFLAGS)
+tests_unit_xen_look_LDFLAGS = -Wl,--wrap=open,--wrap=ioctl
+tests_unit_xen_look_LDADD = $(guest_test_libs) src/stream/libstream.la
 check_PROGRAMS += tests/unit/xen_ask
 TESTS += tests/unit/xen_ask
 tests_unit_xen_ask_SOURCES = tests/unit/xen_ask.c src/guest/xen_ask.c

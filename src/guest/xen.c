@@ -146,15 +146,16 @@ static void on_xenstore(EV_P_ ev_io *w, int revents)
 	(void)loop;
 	(void)revents;
 	while ((event = xs_check_watch(x->xs))) {
-		any = true;
+		any = !xen_watch_heard(x, event) || any;
 		free(event);
 	}
-	if (!any)
-		return;
-	x->xs_saw = true;
-	look_again(x);
-	if (x->attached && !x->over && !x->wanted)
+	if (any) {
+		x->xs_saw = true;
+		look_again(x);
+	}
+	if (any && x->attached && !x->over && !x->wanted)
 		tell_xenstored(x);
+	xen_watch_tell(x);
 }
 
 static void on_evtchn(EV_P_ ev_io *w, int revents)
@@ -275,6 +276,8 @@ static int attach(struct xen *x, struct rpl_err *err)
 	if (r == 0)
 		r = take_lock(x, err);
 	if (r == 0)
+		r = xen_watch(x, err);
+	if (r == 0)
 		r = xen_inspect(x, err);
 	if (r == 0)
 		r = map_state(x, err);
@@ -324,7 +327,7 @@ static int attach_all(struct xen *x, struct rpl_err *err)
 /* Of a domain that is attached to anew, or is another than before. */
 static void know_nothing(struct xen *x)
 {
-	x->over = x->asked = x->wanted = x->drivers = x->answered = x->stands = false;
+	x->over = x->asked = x->wanted = x->drivers = x->answered = x->stands = x->plugged = x->plugged_told = false;
 }
 
 static int do_attach(struct rpl_guest *g, struct rpl_err *err)
@@ -442,6 +445,34 @@ static int do_memory(struct rpl_guest *g, struct rpl_memory_desc *ret, int *fds,
 	return x->attached ? xen_memory(g, ret, fds, ret_n, err) : not_attached(g, err);
 }
 
+/* It is not what was inspected any more. What is found now is what the next session has; its log begins anew with that. If it cannot
+ * be protected as it is, what was known stays, and it is looked at again. */
+static int do_look(struct rpl_guest *g, struct rpl_err *err)
+{
+	struct rpl_guest_info before = g->info, *i = &g->info;
+	struct xen *x = xen_of(g);
+	int r;
+
+	if (!x->attached)
+		return not_attached(g, err);
+	xen_log_off(x);
+	x->plugged = x->plugged_told = false;
+	i->definition = i->interfaces = NULL;
+	r = xen_inspect(x, err);
+	if (r < 0) {
+		free(i->definition);
+		free(i->interfaces);
+		*i = before;
+		return rpl_prefix(err, "%s: look", g->conf.name);
+	}
+	free(before.definition);
+	free(before.interfaces);
+	i->paused_by_us = before.paused_by_us;
+	i->paused_ns = before.paused_ns;
+	rpl_guest_op_done(g, 0, NULL);
+	return 0;
+}
+
 /* A guest whose drivers would not survive without knowing is asked; others are stopped. */
 static bool must_ask(struct xen *x)
 {
@@ -503,6 +534,9 @@ static int do_pause(struct rpl_guest *g, struct rpl_err *err)
 	r = xen_compat_dominfo(x->xc, x->domid, &d);
 	if (r == 0 && d.paused)
 		return rpl_fail(err, -EBUSY, "%s: pause: another program holds the domain paused: xl unpause", g->conf.name);
+	if (x->plugged)
+		return rpl_fail(err, -ESTALE, "%s: pause: a device of domain %u was plugged in or out since it was inspected",
+				g->conf.name, x->domid);
 	if (x->kind == XEN_HVM && !xen_qemu_alive(x)) /* before the guest is asked to stand still for nothing */
 		return rpl_fail(err, -ENOTCONN, "%s: pause: the monitor of its device model was closed", g->conf.name);
 	note_set(&x->note, true);
@@ -779,6 +813,7 @@ const struct rpl_guest_ops rpl_guest_xen = {
 	.name = "xen",
 	.init = do_init,
 	.attach = do_attach,
+	.look = do_look,
 	.pause = do_pause,
 	.save = do_save,
 	.resume = do_resume,

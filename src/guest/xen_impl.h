@@ -98,6 +98,8 @@ struct xen {
 	ev_io destroyed;
 	struct xen_qemu *qemu; /* HVM: its device model */
 	bool wanted;         /* somebody wants it suspended; one that comes late is undone */
+	bool plugged;        /* a device came or went since it was inspected, */
+	bool plugged_told;   /* and who has the handle knows */
 	bool xs_saw;         /* xenstored may take it for shut down, and is told otherwise when it runs */
 
 	/* memory */
@@ -137,6 +139,14 @@ int xen_find(struct xen *x, const char *name, struct rpl_err *err); /* sets domi
 int xen_inspect(struct xen *x, struct rpl_err *err);                /* fills g->info */
 /* Read a node; NULL if it is not there. Free it. */
 char *xen_read(struct xen *x, const char *fmt, ...) RPL_PRINTF(2, 3);
+
+/* ---- xen_watch.c */
+/* Before it is inspected: from then on xenstored tells of its devices. */
+int xen_watch(struct xen *x, struct rpl_err *err);
+/* Was that such an event? */
+bool xen_watch_heard(struct xen *x, char *const *event);
+/* RPL_GUEST_CHANGED, if it is to be told. */
+void xen_watch_tell(struct xen *x);
 
 /* ---- xen_channel.c */
 int xen_subscribe(struct xen *x, struct rpl_err *err);

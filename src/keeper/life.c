@@ -23,9 +23,14 @@ static void paused_by_others(struct keeper *k, const char *msg)
 
 static void changed(struct keeper *k, const char *msg)
 {
+	const char *peer = *k->conf.core.peer ? k->conf.core.peer : "the backup";
+
 	k->changed = true;
-	(void)snprintf(k->refused, sizeof(k->refused), "%s: make the standby file on %s match (replicad qemu-args %s --standby)",
-		       msg, *k->conf.core.peer ? k->conf.core.peer : "the backup", k->conf.vm);
+	if (strcmp(k->conf.backend, "xen") == 0)
+		(void)snprintf(k->refused, sizeof(k->refused), "%s: make the standby file on %s match", msg, peer);
+	else
+		(void)snprintf(k->refused, sizeof(k->refused), "%s: make the standby file on %s match (replicad qemu-args %s --standby)",
+			       msg, peer, k->conf.vm);
 	keeper_alarm(k, k->refused);
 	keeper_say(k, RPL_EV_GUEST_CHANGED);
 }
@@ -107,6 +112,12 @@ void life_look(struct keeper *k)
 
 void life_on_looked(struct keeper *k, int r, const struct rpl_err *err)
 {
+	struct rpl_err mine;
+
+	if (r == 0 && keeper_interfaces(k, rpl_guest_info(k->guest), &mine) < 0) {
+		r = mine.code;
+		err = &mine;
+	}
 	if (r < 0)
 		keeper_refuse(k, err);
 	keeper_say(k, r < 0 || k->changed ? RPL_EV_GUEST_UNFIT : RPL_EV_GUEST_FIT);

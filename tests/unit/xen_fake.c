@@ -47,6 +47,9 @@ static struct node {
 } nodes[NODES];
 static bool subscribed, event_pending, watch_pending, dying, shut, cancelled;
 static unsigned shut_reason;
+static struct {
+	char path[96], token[32], told[96]; /* what is watched; what came or went below it */
+} devices;
 static uint64_t gone_pages; /* PVH: given back */
 static uint32_t policy_7b; /* of the policy that was read last */
 
@@ -182,6 +185,13 @@ static void build_pv(void)
 	shinfo()->arch.p2m_generation = 2;
 }
 
+void xen_fake_remove_node(const char *path)
+{
+	for (size_t i = 0; i < NODES; i++)
+		if (strcmp(nodes[i].path, path) == 0)
+			memset(&nodes[i], 0, sizeof(nodes[i]));
+}
+
 void xen_fake_put_node(const char *path, const char *value)
 {
 	for (size_t i = 0; i < NODES; i++)
@@ -217,10 +227,12 @@ void xen_fake_start(bool pv)
 	memset(nodes, 0, sizeof(nodes));
 	memset(dirty, 0, sizeof(dirty));
 	memset(unlogged, 0, sizeof(unlogged));
+	memset(&devices, 0, sizeof(devices));
 	gone_pages = 0;
 	subscribed = event_pending = watch_pending = dying = shut = cancelled = false;
 	fake.pv = pv;
 	fake.reason = SHUTDOWN_suspend;
+	fake.gpfns = NR_GPFNS;
 	fake.xsave = fake.xsave_most = XSAVE_BYTES;
 	fake.msrs = 1;
 	fake.msrs_most = MSRS;
@@ -380,7 +392,7 @@ int xc_domain_getinfolist(xc_interface *xc, uint32_t first, unsigned max, xc_dom
 	memset(i, 0, sizeof(*i));
 	i->domain = FAKE_DOMID;
 	i->flags = (fake.pv ? 0 : XEN_DOMINF_hvm_guest | XEN_DOMINF_hap) | (dying ? XEN_DOMINF_dying : 0) |
-		   (shut ? XEN_DOMINF_shutdown | shut_reason << XEN_DOMINF_shutdownshift : 0);
+		   (shut ? XEN_DOMINF_shutdown | shut_reason << XEN_DOMINF_shutdownshift : 0) | (fake.paused ? XEN_DOMINF_paused : 0);
 	i->max_pages = fake.pv ? FAKE_PAGES : FAKE_PAGES + FAKE_SPECIALS;
 	i->tot_pages = i->max_pages - gone_pages;
 	i->shared_info_frame = SHINFO_MFN;
@@ -465,7 +477,7 @@ int xc_domain_nr_gpfns(xc_interface *xc, uint32_t domid, xen_pfn_t *n)
 {
 	(void)xc;
 	(void)domid;
-	*n = NR_GPFNS;
+	*n = fake.gpfns;
 	return FAILS ? -1 : 0;
 }
 
@@ -949,10 +961,12 @@ const char *xs_daemon_socket(void)
 bool xs_watch(struct xs_handle *h, const char *path, const char *token)
 {
 	(void)h;
-	(void)path;
-	(void)token;
 	if (FAILS)
 		return false;
+	if (*path == '/') {
+		(void)snprintf(devices.path, sizeof(devices.path), "%s", path);
+		(void)snprintf(devices.token, sizeof(devices.token), "%s", token);
+	}
 	ring(watch, &watch_pending); /* xenstored lets each new watch fire once */
 	return true;
 }
@@ -963,14 +977,43 @@ int xs_fileno(struct xs_handle *h)
 	return watch;
 }
 
+/* One allocation, as the library's. */
+static char **told(const char *path, const char *token)
+{
+	char **ret = calloc(1, 2 * sizeof(char *) + sizeof(devices));
+
+	if (!ret)
+		abort();
+	ret[XS_WATCH_PATH] = strcpy((char *)(ret + 2), path);
+	ret[XS_WATCH_TOKEN] = strcpy(ret[XS_WATCH_PATH] + strlen(path) + 1, token);
+	return ret;
+}
+
 char **xs_check_watch(struct xs_handle *h)
 {
+	char **ret;
+
 	(void)h;
 	drain(watch);
-	if (!watch_pending)
+	if (watch_pending) {
+		watch_pending = false;
+		return told("@releaseDomain", "replicad");
+	}
+	if (!*devices.told)
 		return NULL;
-	watch_pending = false;
-	return calloc(2, sizeof(char *));
+	ret = told(devices.told, devices.token);
+	devices.told[0] = '\0';
+	return ret;
+}
+
+void xen_fake_plug(const char *path)
+{
+	bool any;
+
+	if (*devices.path && strncmp(path, devices.path, strlen(devices.path)) == 0) {
+		(void)snprintf(devices.told, sizeof(devices.told), "%s", path);
+		ring(watch, &any);
+	}
 }
 
 /* What is below this path, by the names of the next step; one allocation, as the library's. */

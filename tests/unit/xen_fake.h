@@ -35,6 +35,8 @@ struct xen_fake {
 	bool no_shadow, no_hap;      /* this Xen cannot log a PV guest's, a PVH guest's writes */
 	uint32_t domain_7b, system_7b; /* CPUID 7.0, ebx, of the domain and of what this Xen can give */
 	uint64_t free_pages, claimed_pages; /* of this Xen; claimed: for domains that are being made */
+	uint64_t gpfns;              /* its highest frame, and one */
+	bool paused;                 /* somebody else paused it */
 	unsigned reason;             /* with which it shuts down when asked to suspend */
 	uint32_t xsave, msrs;        /* PV: bytes of XSAVE state and number of MSRs that there are, */
 	uint32_t xsave_most, msrs_most; /* and how many Xen says there can be */
@@ -74,6 +76,8 @@ void xen_fake_set_mfn(uint64_t pfn, uint64_t mfn);
 void xen_fake_p2m_generation(uint64_t generation);
 void xen_fake_p2m_count(uint64_t count);
 void xen_fake_put_node(const char *path, const char *value); /* in xenstore */
+void xen_fake_remove_node(const char *path);
+void xen_fake_plug(const char *path);                        /* this node of a device was made or removed: who watches is told */
 const char *xen_fake_node(const char *path);                 /* NULL: none */
 const char *xen_fake_name(void);
 void xen_fake_set_name(const char *name);
