@@ -254,6 +254,54 @@ static int check_unique_uuids(const struct rpl_conf *c, struct rpl_err *err)
 	return 0;
 }
 
+/* The first name of this list that is in the other one, too: its length, or 0. */
+static size_t shared_name(const char *list, const char *other, const char *between, const char **ret_name)
+{
+	for (const char *a = list + strspn(list, between); *a; a += strspn(a, between)) {
+		size_t len = strcspn(a, between);
+
+		for (const char *b = other + strspn(other, between); *b; b += strspn(b, between)) {
+			if (strcspn(b, between) == len && memcmp(a, b, len) == 0) {
+				*ret_name = a;
+				return len;
+			}
+			b += strcspn(b, between);
+		}
+		a += len;
+	}
+	return 0;
+}
+
+/* What each VM needs for itself: the keeper of one would open what that of the other holds (R1), or order its guest about. */
+static int check_not_shared(const struct rpl_conf_vm *vm, const struct rpl_conf_vm *other, struct rpl_err *err)
+{
+	const struct {
+		const char *key, *mine, *theirs, *between; /* "": it is one value */
+	} own[] = {
+		{ "qmp", vm->qmp, other->qmp, "" },
+		{ "relay", vm->relay, other->relay, "" },
+		{ "interfaces", vm->interfaces, other->interfaces, ", " },
+	};
+
+	for (size_t i = 0; i < RPL_ARRAY_LEN(own); i++) {
+		const char *name;
+		size_t len = shared_name(own[i].mine, own[i].theirs, own[i].between, &name);
+
+		if (len)
+			return rpl_fail(err, -EINVAL, "%s: %.*s is [vm %s]'s already", own[i].key, (int)len, name, other->name);
+	}
+	return 0;
+}
+
+static int check_all_have_their_own(const struct rpl_conf *c, struct rpl_err *err)
+{
+	for (size_t i = 0; i < c->n_vms; i++)
+		for (size_t j = 0; j < i; j++)
+			if (check_not_shared(&c->vms[i], &c->vms[j], err) < 0)
+				return vm_fault(c, &c->vms[i], err);
+	return check_unique_uuids(c, err);
+}
+
 static void fill_in(struct rpl_conf *c)
 {
 	struct rpl_conf_agent *a = &c->agent;
@@ -300,7 +348,7 @@ int rpl_conf_finish(struct rpl_conf *c, struct rpl_err *err)
 	for (size_t i = 0; i < c->n_vms; i++)
 		if (check_vm(c, &c->vms[i], err) < 0)
 			return vm_fault(c, &c->vms[i], err);
-	return check_unique_uuids(c, err);
+	return check_all_have_their_own(c, err);
 }
 
 static void print_value(const struct rpl_conf_key *k, const void *base, FILE *out)

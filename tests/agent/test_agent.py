@@ -29,6 +29,11 @@ DONE, FAILED, USAGE, REFUSED, UNREACHABLE = 0, 1, 2, 3, 4
 NO_BACKOFF_S = 10  # far below the backoff of a keeper that keeps failing, far above what a busy machine takes
 
 
+def qmp_of(vm):
+    """No two VMs may have the same."""
+    return "--qmp", f"/nowhere/{vm}.qmp", "--backup", "beta"
+
+
 def real_program():
     """The program itself where libtool has put a script in its place."""
     hidden = os.path.join(os.path.dirname(REPLICAD), ".libs", "replicad")
@@ -54,7 +59,7 @@ class AgentTest(unittest.TestCase):
         self.assertEqual([s for s in self.base.end() if s], [])
 
     def protect(self, vm="ok1"):
-        done = self.alpha.command("protect", vm, *QMP)
+        done = self.alpha.command("protect", vm, *qmp_of(vm))
         self.assertEqual(done.returncode, DONE, done.stderr)
 
     def keeper_pid(self, vm="ok1"):
@@ -180,7 +185,7 @@ class Protect(AgentTest):
     def test_refusals_leave_nothing(self):
         self.alpha.start()
         for vm, why in (("refuse1", "the guest has a vhost-user device"), ("late1", "the backup has no standby for it")):
-            done = self.alpha.command("protect", vm, *QMP)
+            done = self.alpha.command("protect", vm, *qmp_of(vm))
             self.assertEqual(done.returncode, REFUSED)
             self.assertIn(why, done.stderr)
         self.assert_nothing_left(self.alpha)

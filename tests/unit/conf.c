@@ -271,6 +271,19 @@ static void what_belongs_together_is_checked(void **state)
 	REFUSES(text, "make a socket path of");
 }
 
+/* One keeper would release what the other holds. */
+static void what_a_vm_needs_for_itself_is_not_shared(void **state)
+{
+	(void)state;
+	REFUSES("[vm a]\nrelay = /run/r\n[vm b]\n[vm c]\nrelay = /run/r\n", "t.conf:4: [vm c]: relay: /run/r is [vm a]'s already");
+	REFUSES("[vm a]\nqmp = /run/q\n[vm b]\nqmp = /run/q\n", "t.conf:3: [vm b]: qmp: /run/q is [vm a]'s already");
+	REFUSES("[vm a]\ninterfaces = v0,v1\n[vm b]\ninterfaces = v11, v1,v2\n", "t.conf:3: [vm b]: interfaces: v1 is [vm a]'s already");
+	REFUSES("[vm a]\ninterfaces = v1\n[vm b]\ninterfaces = v1\n", "interfaces: v1 is [vm a]'s");
+	ACCEPTS("[vm a]\ninterfaces = v1, v2\n[vm b]\ninterfaces = ,v,v11,v22 ,\n[vm c]\ninterfaces = ,\n");
+	ACCEPTS("[vm a]\nrelay = /run/r\nqmp = /run/q\n[vm b]\nrelay = /run/r2\nqmp = /run/r\n[vm c]\n");
+	ACCEPTS("[vm a]\nrelay = /run/r\n[vm a]\nqmp = /run/q\n");
+}
+
 static struct rpl_conf *one_vm(const char *keys)
 {
 	struct rpl_conf *c = rpl_conf_new();
@@ -463,6 +476,7 @@ int main(void)
 		cmocka_unit_test(ordinary_spellings_are_accepted),
 		cmocka_unit_test(timing_relations_are_checked),
 		cmocka_unit_test(what_belongs_together_is_checked),
+		cmocka_unit_test(what_a_vm_needs_for_itself_is_not_shared),
 		cmocka_unit_test(what_runs_the_guest_and_holds_its_output_is_found_out),
 		cmocka_unit_test(addresses_are_split),
 		cmocka_unit_test(dependent_defaults_are_filled_in),
