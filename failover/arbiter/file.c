@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +20,7 @@
 #include <ev.h>
 
 #include <replicad/auto.h>
+#include <replicad/thread.h>
 
 #include "file_register.h"
 
@@ -91,24 +91,6 @@ static void *job_thread(void *arg)
 	(void)pthread_mutex_unlock(&j->lock);
 	job_unref(j);
 	return NULL;
-}
-
-static int run_detached(struct job *j)
-{
-	pthread_attr_t attr;
-	sigset_t all, kept;
-	pthread_t t;
-	int r = pthread_attr_init(&attr);
-
-	if (r)
-		return -r;
-	(void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	(void)sigfillset(&all); /* signals belong to the loop's thread */
-	(void)pthread_sigmask(SIG_SETMASK, &all, &kept);
-	r = pthread_create(&t, &attr, job_thread, j);
-	(void)pthread_sigmask(SIG_SETMASK, &kept, NULL);
-	(void)pthread_attr_destroy(&attr);
-	return -r;
 }
 
 static struct job *job_new(const struct file *f, const struct rpl_arbiter_ask *ask)
@@ -221,7 +203,7 @@ static int start_job(struct file *f, const struct rpl_arbiter_ask *ask, struct r
 	if (!j)
 		return rpl_fail(err, -ENOMEM, "arbiter file: no memory or descriptor for an operation");
 	j->refs++; /* the thread's */
-	r = run_detached(j);
+	r = rpl_thread_detached(job_thread, j);
 	if (r < 0) {
 		j->refs--;
 		rpl_close(&j->wake);

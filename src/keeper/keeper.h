@@ -1,7 +1,8 @@
 /* keeper.h - one VM's keeper: the shell around the protection state machine
  *
- * One process per VM and role, one libev loop, no thread. It owns the guest's control connection, the output buffer,
- * the disk, the arbiter's client and the mover, and does with them what rpl_core_step() says, nothing else.
+ * One process per VM and role, one libev loop; threads only wait for what cannot be polled (a name's address, the arbiter's
+ * file). It owns the guest's control connection, the output buffer, the disk, the arbiter's client and the mover, and does with
+ * them what rpl_core_step() says, nothing else.
  *
  *   something happens ──► keeper_event() ──► queue ──► rpl_core_step() ──► actions.c ──► the rooms
  *         ▲                                                                                  │
@@ -29,10 +30,10 @@
 #include "conf.h"
 #include "control.h"
 #include "movers.h"
+#include "resolve.h"
 
 #define EVENT_QUEUE_MAX 256
 #define ARBITER_QUEUE_MAX 8
-#define ADDRESS_TEXT 128
 
 /* The primary's side of a session, while the core wants one. */
 struct session {
@@ -44,6 +45,9 @@ struct session {
 	uint64_t generation;
 	int connecting_fd;        /* -1, or a connect() under way */
 	int waiting_fd;           /* -1, or connected while the mover is being started */
+	struct resolve resolve;   /* the peer's name, at each attempt */
+	struct resolve_address peer; /* the last that was found behind it */
+	bool wants_address;       /* an attempt waits for the first one */
 	unsigned round, retry_ms;
 	uint64_t early_ack;       /* an ack of the epoch whose capture has not ended yet; 0: none */
 	struct rpl_uuid early_ack_session;

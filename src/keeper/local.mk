@@ -13,7 +13,7 @@ src_keeper_libkeeper_la_SOURCES = src/keeper/keeper.h src/keeper/shell.c src/kee
 	src/keeper/life.c src/keeper/rooms.c src/keeper/session.c src/keeper/standby.c src/keeper/checkpoint.c src/keeper/checkpoint.h src/keeper/hold.c \
 	src/keeper/movers_conf.c src/keeper/conf.c src/keeper/conf.h \
 	src/keeper/control.c src/keeper/control.h src/keeper/command.c src/keeper/status.c src/keeper/persist.c \
-	src/keeper/programs.c src/keeper/programs.h src/keeper/remains.c src/keeper/adopt.c src/keeper/roles.c src/keeper/interfaces.c src/keeper/listener.c src/keeper/ahead.c
+	src/keeper/programs.c src/keeper/programs.h src/keeper/remains.c src/keeper/adopt.c src/keeper/roles.c src/keeper/interfaces.c src/keeper/listener.c src/keeper/ahead.c src/keeper/resolve.c src/keeper/resolve.h
 src_keeper_libkeeper_la_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 
 noinst_LTLIBRARIES += src/keeper/liblead.la
@@ -38,4 +38,4 @@ tests_unit_shell_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS) $(CMOCKA_CFLAGS)
 tests_unit_shell_LDADD = $(KEEPER_LIBS) $(CMOCKA_LIBS)
 tests_unit_shell_LDFLAGS = -Wl,--wrap=keeper_tell_state,--wrap=rpl_netbuf_release,--wrap=movers_send,--wrap=keeper_arbiter_read \
 	-Wl,--wrap=keeper_arbiter_claim,--wrap=keeper_pursue,--wrap=session_start,--wrap=standby_on_state,--wrap=movers_link,--wrap=movers_kill \
-	-Wl,--wrap=rpl_guest_room,--wrap=control_event,--wrap=rpl_recent_ns
+	-Wl,--wrap=rpl_guest_room,--wrap=control_event,--wrap=rpl_recent_ns,--wrap=getaddrinfo

@@ -1,13 +1,13 @@
 /* session.c - the primary's side of a session: connect, copy in rounds, keep the connection, report acks
  *
  * The core wants a session from SESSION_START to SESSION_END. In between the connection may come and go: the mover
- * holds the session's state, this file makes the connections. When the bulk copy has converged is rounds.h's affair.
+ * holds the session's state, this file makes the connections. The loop never waits for the peer's name: it is looked up
+ * while the address that it had last is tried. When the bulk copy has converged is rounds.h's affair.
  */
 #include "keeper.h"
 #include "rounds.h"
 
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -28,6 +28,7 @@ static void stop_connecting(struct keeper *k)
 {
 	struct session *s = &k->session;
 
+	s->wants_address = false;
 	ev_timer_stop(k->loop, &s->retry);
 	if (s->connecting_fd >= 0)
 		ev_io_stop(k->loop, &s->connecting);
@@ -120,7 +121,7 @@ static void on_connected(EV_P_ ev_io *w, int revents)
 	on_reached(k);
 }
 
-/* Split "host:port" or "[v6]:port" (the agent resolved names and defaults). */
+/* Split "host:port" or "[v6]:port" (the agent filled in defaults). */
 static int split_address(const char *text, char *host, char *port, size_t size)
 {
 	const char *colon = strrchr(text, ':');
@@ -140,28 +141,32 @@ static int split_address(const char *text, char *host, char *port, size_t size)
 /* Returns a socket whose connect() is under way, or a negative errno with *err. */
 static int begin_connect(struct keeper *k, struct rpl_err *err)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *ai;
-	char host[ADDRESS_TEXT], port[ADDRESS_TEXT];
-	int fd = -1, r;
+	const struct resolve_address *peer = &k->session.peer;
+	const struct sockaddr *at = (const struct sockaddr *)&peer->at;
+	int fd, r = keeper_cleartext_check(k, at, err);
 
-	if (split_address(k->conf.peer_address, host, port, sizeof(host)) < 0 ||
-	    getaddrinfo(host, port, &hints, &ai) != 0)
-		return rpl_fail(err, -EDESTADDRREQ, "the address of %s, '%s', leads nowhere", k->conf.peer_name,
-				k->conf.peer_address);
-	r = keeper_cleartext_check(k, ai->ai_addr, err);
-	if (r == 0) {
-		fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-		r = fd < 0 ? rpl_fail_errno(err, errno, "socket") : 0;
-	}
-	if (r == 0 && connect(fd, ai->ai_addr, ai->ai_addrlen) < 0 && errno != EINPROGRESS)
-		r = rpl_fail_errno(err, errno, "connect to %s", k->conf.peer_address);
-	freeaddrinfo(ai);
 	if (r < 0)
+		return r;
+	fd = socket(at->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return rpl_fail_errno(err, errno, "socket");
+	if (connect(fd, at, peer->len) < 0 && errno != EINPROGRESS) {
+		r = rpl_fail_errno(err, errno, "connect to %s", k->conf.peer_address);
 		rpl_close(&fd);
-	return r < 0 ? r : fd;
+		return r;
+	}
+	return fd;
 }
 
-static void connect_now(struct keeper *k)
+static void cannot_connect(struct keeper *k, const struct rpl_err *err)
+{
+	rpl_log(RPL_LOG_DEBUG, "vm=%s peer=%s connect=\"%s\"", k->conf.vm, k->conf.peer_name, err->msg);
+	if (err->code == -EACCES || err->code == -EDESTADDRREQ)
+		(void)snprintf(k->refused, sizeof(k->refused), "%s", err->msg);
+	connect_later(k);
+}
+
+static void connect_to_peer(struct keeper *k)
 {
 	struct session *s = &k->session;
 	struct rpl_err err = { 0 };
@@ -169,15 +174,71 @@ static void connect_now(struct keeper *k)
 	stop_connecting(k);
 	s->connecting_fd = begin_connect(k, &err);
 	if (s->connecting_fd < 0) {
-		rpl_log(RPL_LOG_DEBUG, "vm=%s peer=%s connect=\"%s\"", k->conf.vm, k->conf.peer_name, err.msg);
-		if (err.code == -EACCES || err.code == -EDESTADDRREQ)
-			(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
-		connect_later(k);
+		cannot_connect(k, &err);
 		return;
 	}
 	ev_io_init(&s->connecting, on_connected, s->connecting_fd, EV_WRITE);
 	s->connecting.data = k;
 	ev_io_start(k->loop, &s->connecting);
+}
+
+static int leads_nowhere(const struct keeper *k, const char *why, struct rpl_err *err)
+{
+	return rpl_fail(err, -EDESTADDRREQ, "the address of %s, '%s', leads nowhere: %s", k->conf.peer_name, k->conf.peer_address,
+			why);
+}
+
+/* Where it has moved, a connection under way to where it was could take minutes to fail. */
+static void on_resolved(void *arg, const char *problem, const struct resolve_address *found)
+{
+	struct keeper *k = arg;
+	struct session *s = &k->session;
+	struct rpl_err err = { 0 };
+	bool moved = !problem && (found->len != s->peer.len || memcmp(&found->at, &s->peer.at, found->len) != 0);
+
+	if (problem) {
+		(void)leads_nowhere(k, problem, &err);
+		if (s->wants_address)
+			cannot_connect(k, &err);
+		else /* where it was last is tried meanwhile */
+			rpl_log(RPL_LOG_DEBUG, "vm=%s peer=%s resolve=\"%s\"", k->conf.vm, k->conf.peer_name, err.msg);
+		return;
+	}
+	s->peer = *found;
+	if (s->wants_address || (moved && s->connecting_fd >= 0))
+		connect_to_peer(k);
+}
+
+/* 0: session.peer is where to connect to; -EINPROGRESS: on_resolved() goes on; else what is wrong. */
+static int find_peer(struct keeper *k, struct rpl_err *err)
+{
+	char host[RESOLVE_TEXT], port[RESOLVE_TEXT];
+	struct session *s = &k->session;
+	int r;
+
+	if (split_address(k->conf.peer_address, host, port, sizeof(host)) < 0)
+		return leads_nowhere(k, "it is not HOST:PORT", err);
+	if (resolve_numeric(host, port, &s->peer) == 0)
+		return 0;
+	r = resolve_ask(&s->resolve, k->loop, host, port, on_resolved, k, err);
+	if (s->peer.len)
+		return 0;
+	return r < 0 ? r : -EINPROGRESS;
+}
+
+static void connect_now(struct keeper *k)
+{
+	struct rpl_err err = { 0 };
+	int r;
+
+	stop_connecting(k);
+	r = find_peer(k, &err);
+	if (r == 0)
+		connect_to_peer(k);
+	else if (r == -EINPROGRESS)
+		k->session.wants_address = true;
+	else
+		cannot_connect(k, &err);
 }
 
 static int start_mover(struct keeper *k, struct rpl_err *err)
@@ -445,4 +506,5 @@ void session_on_report(struct keeper *k, const struct rpl_mover_msg *msg)
 void session_fini(struct keeper *k)
 {
 	stop_connecting(k);
+	resolve_stop(&k->session.resolve, k->loop);
 }

@@ -10,6 +10,10 @@
 #include <string.h>
 
 #include <arpa/inet.h>
+#include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -57,6 +61,8 @@ void __wrap_standby_on_state(struct keeper *k);
 int __wrap_rpl_guest_room(struct rpl_guest *g, struct rpl_err *err);
 void __wrap_control_event(struct control *c, json_t *event);
 uint64_t __wrap_rpl_recent_ns(void);
+int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **ret);
+int __real_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **ret);
 
 void __wrap_keeper_tell_state(struct keeper *k, const struct rpl_action *a)
 {
@@ -135,6 +141,30 @@ uint64_t __wrap_rpl_recent_ns(void)
 	return rpl_now_ns() + later_ns;
 }
 
+/* A resolver that answers when it is told to: with this address, or, if it is "", that there is none. */
+static struct {
+	pthread_t loop;
+	sem_t may_answer, answered;
+	const char *address;
+} resolver;
+
+int __wrap_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **ret)
+{
+	struct addrinfo numeric = *hints;
+	int r = EAI_NONAME;
+
+	if (hints->ai_flags & AI_NUMERICHOST)
+		return __real_getaddrinfo(host, port, hints, ret);
+	if (pthread_equal(pthread_self(), resolver.loop))
+		fail_msg("the loop waits for the name %s", host);
+	(void)sem_wait(&resolver.may_answer);
+	numeric.ai_flags |= AI_NUMERICHOST;
+	if (*resolver.address)
+		r = __real_getaddrinfo(resolver.address, port, &numeric, ret);
+	(void)sem_post(&resolver.answered);
+	return r;
+}
+
 void __wrap_movers_kill(struct movers *m)
 {
 	(void)m;
@@ -153,6 +183,7 @@ static void setup(struct keeper *k, bool backup)
 	k->conf.vm = "web1";
 	k->conf.dir = "/nonexistent";
 	k->conf.peer_address = "";
+	k->session.connecting_fd = k->session.waiting_fd = -1;
 	k->conf.standby_role = backup;
 	k->conf.core = (struct rpl_core_conf){
 		.self = "a", .peer = "b", .vm = { { 7 } }, .durability = RPL_DURABLE_MEMORY, .auto_claim = true,
@@ -282,17 +313,27 @@ static void a_last_checkpoint_that_waits_can_be_taken_back(void **state)
 	teardown(&k);
 }
 
-/* A socket that listens on the loopback interface; its address. */
-static int listening(char *ret, size_t size)
+/* A socket that listens on the loopback interface, at *port; 0: at any, which is told. */
+static int listening_at(const char *address, uint16_t *port)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(*port), .sin_addr.s_addr = inet_addr(address) };
 	socklen_t len = sizeof(at);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
-	assert_int_equal(listen(fd, 1), 0);
+	assert_int_equal(listen(fd, 2), 0);
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-	(void)snprintf(ret, size, "127.0.0.1:%u", ntohs(at.sin_port));
+	*port = ntohs(at.sin_port);
+	return fd;
+}
+
+/* ... and its address. */
+static int listening(char *ret, size_t size)
+{
+	uint16_t port = 0;
+	int fd = listening_at("127.0.0.1", &port);
+
+	(void)snprintf(ret, size, "127.0.0.1:%u", port);
 	return fd;
 }
 
@@ -325,6 +366,113 @@ static void the_core_hears_of_connections(void **state)
 	assert_true(k.core.link_up);
 	standby_on_report(&k, &down);
 	assert_false(k.core.link_up);
+	teardown(&k);
+}
+
+static void resolver_says(const char *address)
+{
+	resolver.address = address;
+	(void)sem_post(&resolver.may_answer);
+	(void)sem_wait(&resolver.answered);
+}
+
+static void reach(struct keeper *k, int fd)
+{
+	struct pollfd caller = { .fd = fd, .events = POLLIN };
+
+	while (!*seen)
+		ev_run(k->loop, EVRUN_ONCE);
+	assert_string_equal(seen, "mover LINK");
+	forget();
+	assert_int_equal(poll(&caller, 1, 0), 1);
+	(void)close(accept(fd, NULL, NULL));
+}
+
+/* A primary whose peer is a name, which led to `fd` so far. */
+static void setup_named(struct keeper *k, int fd, uint16_t port)
+{
+	static char address[64];
+
+	setup(k, false);
+	(void)snprintf(address, sizeof(address), "beta.example.net:%u", port);
+	k->conf.peer_address = address;
+	to_sync(k);
+	k->session.ready = true;
+	ev_run(k->loop, EVRUN_NOWAIT);
+	assert_string_equal(seen, ""); /* there is nothing to try yet */
+	resolver_says("127.0.0.1");
+	reach(k, fd);
+}
+
+static void teardown_named(struct keeper *k, int fd, int fd2)
+{
+	session_fini(k);
+	(void)close(fd);
+	(void)close(fd2);
+	teardown(k);
+}
+
+static const struct rpl_mover_msg broke = { .type = RPL_MOVER_LINK_DOWN, .text = "it broke" };
+
+/* The connection is lost in the middle of a checkpoint, and the resolver with it: all else goes on meanwhile. */
+static void nobody_waits_for_a_name(void **state)
+{
+	uint16_t port = 0;
+	int fd = listening_at("127.0.0.1", &port), fd2 = listening_at("127.0.0.2", &port);
+	struct keeper k;
+
+	(void)state;
+	setup_named(&k, fd, port);
+	session_on_report(&k, &broke);
+	reach(&k, fd); /* no answer: where it was last */
+	resolver_says("127.0.0.2");
+	while (ev_is_active(&k.session.resolve.answered))
+		ev_run(k.loop, EVRUN_ONCE);
+	assert_string_equal(seen, ""); /* a connection that stands is left alone */
+	session_on_report(&k, &broke);
+	reach(&k, fd2);
+	teardown_named(&k, fd, fd2);
+	resolver_says(""); /* to nobody */
+}
+
+/* Nobody accepts there any more, so that connect() would take minutes to fail. */
+static void a_peer_that_moved_is_found_at_once(void **state)
+{
+	uint16_t port = 0;
+	int fd = listening_at("127.0.0.1", &port), fd2 = listening_at("127.0.0.2", &port);
+	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int filler = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct keeper k;
+
+	(void)state;
+	setup_named(&k, fd, port);
+	assert_int_equal(listen(fd, 0), 0); /* one place in its queue ... */
+	assert_int_equal(connect(filler, (struct sockaddr *)&at, sizeof(at)), 0); /* ... is taken */
+	session_on_report(&k, &broke);
+	while (k.session.connecting_fd < 0)
+		ev_run(k.loop, EVRUN_ONCE);
+	resolver_says("127.0.0.2");
+	reach(&k, fd2);
+	(void)close(filler);
+	teardown_named(&k, fd, fd2);
+}
+
+static void a_name_that_nobody_knows_is_told(void **state)
+{
+	struct keeper k;
+
+	(void)state;
+	setup(&k, false);
+	k.conf.peer_name = "beta";
+	k.conf.peer_address = "beta.example.net:7887";
+	to_sync(&k);
+	assert_string_equal(k.refused, "");
+	resolver_says("");
+	while (!*k.refused)
+		ev_run(k.loop, EVRUN_ONCE);
+	assert_non_null(strstr(k.refused, "the address of beta, 'beta.example.net:7887', leads nowhere"));
+	assert_true(ev_is_active(&k.session.retry));
+	session_fini(&k);
 	teardown(&k);
 }
 
@@ -411,8 +559,14 @@ int main(void)
 		cmocka_unit_test(two_states_are_told_in_their_turn),
 		cmocka_unit_test(a_last_checkpoint_that_waits_can_be_taken_back),
 		cmocka_unit_test(the_core_hears_of_connections),
+		cmocka_unit_test(nobody_waits_for_a_name),
+		cmocka_unit_test(a_peer_that_moved_is_found_at_once),
+		cmocka_unit_test(a_name_that_nobody_knows_is_told),
 		cmocka_unit_test(a_backup_without_room_says_so),
 	};
 
+	resolver.loop = pthread_self();
+	(void)sem_init(&resolver.may_answer, 0, 0);
+	(void)sem_init(&resolver.answered, 0, 0);
 	return cmocka_run_group_tests_name("shell", tests, NULL, NULL);
 }
