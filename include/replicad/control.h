@@ -29,6 +29,7 @@
 #define RPL_AGENT_SOCK "agent.sock"
 #define RPL_KEEPER_SOCK "keeper.sock"
 #define RPL_KEEPER_CONF "keeper.json" /* what the agent resolved for this VM; written before the keeper starts */
+#define RPL_KEEPER_PAST "past.json"   /* what the next keeper must know; one that ends on purpose leaves none */
 #define RPL_KEEPER_LOG "keeper.log"   /* the keeper's stderr, unless the journal has it */
 
 /* ---- commands to the agent */

@@ -5,6 +5,8 @@
  *                      └───── the process is gone ────────┤
  *                                                         ├── on purpose ("end", or asked to) ──> NONE, directory removed
  *                                                         └── else ──> DEAD ── backoff ──> STARTING
+ * A keeper that died while no agent was there is DEAD at the next one's start: its notes say so, which one that ends on
+ * purpose takes with it.
  *
  * The process is watched by pidfd, be it our child or one that an earlier agent started (SO_PEERCRED names it). A
  * connection that ends while the process lives is made again; only the pidfd says that a keeper is dead. The first
@@ -343,6 +345,14 @@ static void remove_dir(const char *dir)
 	(void)rmdir(dir);
 }
 
+/* What a keeper that did not end on purpose knew: by that the next one finds guest, standby and replica. */
+static bool has_notes(const struct rpl_ward *w)
+{
+	char path[PATH_MAX];
+
+	return rpl_path(path, sizeof(path), NULL, "%s/" RPL_KEEPER_PAST, w->dir) == 0 && access(path, F_OK) == 0;
+}
+
 static void reset(struct rpl_ward *w)
 {
 	w->keeper = RPL_WARD_NONE;
@@ -363,7 +373,8 @@ int rpl_ward_start(struct rpl_ward *w, const char *role, struct rpl_err *err)
 	w->failures = w->restarts = 0;
 	r = launch(w, err);
 	if (r < 0) {
-		remove_dir(w->dir);
+		if (!has_notes(w))
+			remove_dir(w->dir);
 		reset(w);
 	}
 	return r;
@@ -490,12 +501,13 @@ void rpl_ward_end(struct rpl_ward *w, const json_t *fields, rpl_ward_reply_fn *f
 	struct rpl_err err;
 
 	(void)rpl_fail(&err, -ENOENT, "%s has no keeper", w->name);
-	if (w->keeper == RPL_WARD_NONE || w->keeper == RPL_WARD_DEAD) {
-		if (w->keeper == RPL_WARD_DEAD) {
-			ev_timer_stop(w->agent->loop, &w->retry);
-			remove_dir(w->dir);
-			reset(w);
-		}
+	/* what a dead one left is another keeper's to put away: a standby, or a guest that it had paused */
+	if (w->keeper == RPL_WARD_DEAD && (!has_notes(w) || launch(w, &err) < 0)) {
+		ev_timer_stop(w->agent->loop, &w->retry);
+		remove_dir(w->dir);
+		reset(w);
+	}
+	if (w->keeper == RPL_WARD_NONE) {
 		fn(arg, NULL, &err);
 		return;
 	}
@@ -653,6 +665,16 @@ void rpl_ward_reload(struct rpl_ward *w)
 
 /* ---- the agent's own start and end */
 
+/* The role of the last keeper here, as it was started; what it became since, the next one finds out. */
+static void recall_role(struct rpl_ward *w)
+{
+	char path[PATH_MAX];
+	json_t *doc = rpl_path(path, sizeof(path), NULL, "%s/" RPL_KEEPER_CONF, w->dir) == 0 ? json_load_file(path, 0, NULL) : NULL;
+
+	take_role(w, json_string_value(json_object_get(doc, "role")));
+	json_decref(doc);
+}
+
 static void adopt(struct rpl_agent *a, const char *vm)
 {
 	struct rpl_err err;
@@ -662,8 +684,15 @@ static void adopt(struct rpl_agent *a, const char *vm)
 		return;
 	w->wanted = rpl_wanted(a, vm);
 	if (try_connect(w) < 0) {
-		if (!w->wanted)
+		if (w->wanted)
+			return; /* started in a moment */
+		if (!has_notes(w)) {
 			remove_dir(w->dir);
+			return;
+		}
+		recall_role(w);
+		rpl_agent_note(a, "keeper-died", vm, "it died when no agent was there; its role was %s", w->role);
+		restart_later(w);
 		return;
 	}
 	w->started_ns = rpl_now_ns();

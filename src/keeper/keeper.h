@@ -415,5 +415,6 @@ struct keeper_past {
 };
 void keeper_past_load(const char *dir, struct keeper_past *ret);
 void keeper_past_save(const struct keeper *k);
+void keeper_past_forget(const struct keeper *k);
 
 #endif

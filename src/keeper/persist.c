@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <replicad/auto.h>
+#include <replicad/control.h>
 #include <replicad/io.h>
 #include <replicad/log.h>
 #include <replicad/process.h>
@@ -16,7 +18,7 @@ static char *past_path(const char *dir)
 {
 	char *path;
 
-	return asprintf(&path, "%s/past.json", dir) < 0 ? NULL : path;
+	return asprintf(&path, "%s/" RPL_KEEPER_PAST, dir) < 0 ? NULL : path;
 }
 
 static bool in_state(const json_t *doc, enum rpl_state state)
@@ -100,4 +102,12 @@ void keeper_past_save(const struct keeper *k)
 	/* The directory is on tmpfs: this is about the next keeper, not about the next boot. */
 	if (path && text && rpl_write_file_durably(path, text, strlen(text), 0600, &err) < 0)
 		rpl_log(RPL_LOG_WARNING, "vm=%s past=lost reason=\"%s\"", k->conf.vm, err.msg);
+}
+
+void keeper_past_forget(const struct keeper *k)
+{
+	RPL_AUTO_FREE char *path = past_path(k->conf.dir);
+
+	if (path)
+		(void)unlink(path);
 }

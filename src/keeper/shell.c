@@ -340,6 +340,8 @@ void keeper_close(struct keeper *k)
 	rpl_guest_free(k->guest);
 	if (k->loop)
 		remains_close(k);
+	if (k->ending) /* on purpose: an agent that was not there to hear it is to start no other */
+		keeper_past_forget(k);
 	rpl_trace_close(k->trace);
 	if (k->conf.doc)
 		keeper_conf_fini(&k->conf);

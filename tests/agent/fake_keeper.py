@@ -46,13 +46,17 @@ class Keeper:
         self.listener.listen(8)
         self.selector.register(self.listener, selectors.EVENT_READ)
         self.path = path
+        self.past = os.path.join(directory, "past.json")
+        self.followed = os.path.exists(self.past)
+        with open(self.past, "w", encoding="utf-8") as f:
+            f.write("{}")
         self.later = []  # (when, function)
 
     def status(self):
         self.looks += 1
         cramped = {"replica": "memfd", "no_room": NO_ROOM, "ahead": "no"} if self.vm.startswith("okcramped") else {}
         return {**cramped, "vm": self.vm, "uuid": self.conf["config"]["uuid"], "role": self.role, "state": self.state, "links": self.links,
-                "preamble": self.preamble, "reloads": self.reloads, "looks": self.looks, "restarts": self.conf["restarts"],
+                "preamble": self.preamble, "reloads": self.reloads, "looks": self.looks, "restarts": self.conf["restarts"], "followed": self.followed,
                 "interval_ms": self.conf["config"]["interval_ms"], "peer": self.conf["peer"]["name"],
                 "peer_address": self.conf["peer"]["address"], "durability": "memory", "tls": self.conf["agent"]["tls"],
                 "survives": {"primary_crash": self.state == "P_PROTECTED", "backup_crash": True, "both_lose_power": False},
@@ -75,6 +79,7 @@ class Keeper:
     def end(self):
         self.tell("end", reason="asked to")
         os.unlink(self.path)
+        os.unlink(self.past)
         sys.exit(0)
 
     def soon(self, what):

@@ -295,6 +295,35 @@ class Supervision(AgentTest):
         self.alpha.start()
         self.assertEqual(self.alpha.vm_dirs(), [])
 
+    def test_one_that_ended_on_purpose_while_no_agent_was_there_is_not_replaced(self):
+        self.alpha.start()
+        self.protect()
+        pid = self.keeper_pid()
+        self.alpha.kill()
+        os.unlink(os.path.join(self.alpha.state, "wanted", "ok1"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(os.path.join(self.alpha.run, "vm", "ok1", "keeper.sock"))
+            sock.send(b'{"v":1,"id":1,"cmd":"shutdown"}')
+            wait_until("its end", lambda: self.base.left() == [])
+        self.assertEqual(self.alpha.vm_dirs(), ["ok1"])
+        self.alpha.start()
+        self.assertEqual(self.alpha.vm_dirs(), [])
+        self.assertEqual(self.alpha.events("ok1")[-1]["event"], "state")
+        self.assertEqual(self.keeper_pid(), pid)
+
+    def test_a_primary_by_configuration_is_followed_too(self):
+        self.alpha.write_conf(PEER + "[vm ok2]\nrole = primary\nqmp = /q\nbackup = beta\n")
+        self.alpha.start()
+        wait_until("protection", lambda: self.alpha.vm("ok2")["state"] == "P_PROTECTED")
+        self.assertEqual(self.alpha.wanted(), [])
+        pid = self.keeper_pid("ok2")
+        self.alpha.kill()
+        os.kill(pid, signal.SIGKILL)
+        wait_until("its end", lambda: self.base.left() == [])
+        self.alpha.start()
+        wait_until("protection", lambda: self.alpha.vm("ok2")["state"] == "P_PROTECTED")
+        self.assertTrue(self.alpha.vm("ok2")["followed"])
+
     def test_a_mute_keeper_is_shown_as_such(self):
         self.alpha.start()
         with Talk(self.alpha.sock) as talk:
@@ -425,6 +454,35 @@ class Links(AgentTest):
             self.assertIn(said, done.stderr)
         self.assertEqual(self.alpha.command("unprotect", "okstandby", "--force").returncode, DONE)
         wait_until("its end", lambda: self.alpha.vm_dirs() == [])
+
+    def backed_up(self):
+        """The pid of a backup's keeper."""
+        with self.connect(preamble(UUID)):
+            wait_until("a link", lambda: self.alpha.vm("okstandby").get("links") == 1)
+        return self.keeper_pid("okstandby")
+
+    def test_a_backups_keeper_that_died_while_no_agent_was_there_is_followed(self):
+        """What it noted may be the way to the only complete replica."""
+        pid = self.backed_up()
+        self.alpha.kill()
+        os.kill(pid, signal.SIGKILL)
+        wait_until("its end", lambda: self.base.left() == [])
+        self.alpha.start()
+        vm = wait_until("another keeper", lambda: self.alpha.vm("okstandby") if self.alpha.vm("okstandby").get("followed") else None)
+        self.assertEqual((vm["keeper"], vm["role"], vm["restarts"], vm["wanted"]), ("running", "backup", 1, False))
+        self.assertIn("role was backup", [e for e in self.alpha.events("okstandby") if e["event"] == "keeper-died"][-1]["message"])
+
+    def test_a_copy_is_given_up_by_a_keeper_also_when_the_last_one_died(self):
+        """Who else would end the standby?"""
+        pid = self.backed_up()
+        program = os.path.join(self.alpha.libexec, "replicad-keeper")
+        os.rename(program, program + ".away")
+        os.kill(pid, signal.SIGKILL)
+        wait_until("a keeper that does not come", lambda: self.alpha.log().count("replicad-keeper: No such file") > 4)
+        os.rename(program + ".away", program)
+        done = self.alpha.command("unprotect", "okstandby", "--force")
+        self.assertEqual(done.returncode, DONE, done.stderr)
+        self.assert_nothing_left(self.alpha)
 
     def doctor(self, vm):
         """The checks of the doctor, by name."""

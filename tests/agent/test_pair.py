@@ -6,7 +6,9 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
+import socket
 import sys
 import time
 import unittest
@@ -319,6 +321,18 @@ class PairTest(unittest.TestCase):
         self.assertEqual(processes_under(self.beta.base), [self.beta.process.pid], self.keeper_logs())
         self.assertEqual([e for e in self.beta.events(VM) if e["event"] in ("takeover", "keeper-died")], [])
 
+    def test_a_keeper_that_ends_on_purpose_leaves_no_notes(self):
+        """An agent that was not there to hear it starts no other by them."""
+        self.protect()
+        self.beta.kill()
+        directory = os.path.join(self.beta.run, "vm", VM)
+        self.assertIn("past.json", os.listdir(directory))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(os.path.join(directory, "keeper.sock"))
+            sock.send(b'{"v":1,"id":1,"cmd":"shutdown","force":true}')
+            wait_until("its end", lambda: not processes_under(self.beta.base))
+        self.assertNotIn("past.json", os.listdir(directory))
+
     def test_another_vm_than_configured_is_refused(self):
         with open(self.alpha.conf, encoding="utf-8") as f:
             text = f.read()
@@ -385,6 +399,7 @@ class PairTest(unittest.TestCase):
     def test_who_calls_while_the_record_is_read_waits(self):
         """The call is what starts the backup's keeper, which begins with the record: on a slow arbiter the call is there first."""
         self.kill_all(self.beta)
+        shutil.rmtree(self.beta.run) # as a host's start does: nothing there calls for a keeper
         with open(self.beta.conf, encoding="utf-8") as f:
             text = f.read()
         with open(self.beta.conf, "w", encoding="utf-8") as f:

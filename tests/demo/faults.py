@@ -176,6 +176,13 @@ def hung_and_orphaned(scene, when):
     scene.kill(0, PRIMARY, "keeper")
 
 
+def replica_orphaned(scene, when):
+    """The backup's keeper dies while no agent is there to start another, and then everything of the primary: nobody knows of the
+    replica, until the agent is back."""
+    scene.kill(when, BACKUP, "agent", "keeper")
+    scene.kill(0, PRIMARY)
+
+
 def cut(scene, when):
     scene.cut(when)
 
@@ -391,6 +398,8 @@ KINDS = [
          started(BACKUP, "agent")),
     Kind("backup-relay", "the standby's relay is killed and started again", killed(BACKUP, "relay"), SAME, (), nothing,
          started(BACKUP, "relay")),
+    Kind("backup-keeper-agent", "the backup's keeper and agent are killed, then everything of the primary; the agent is back, and starts "
+         "a keeper that finds the replica", replica_orphaned, TAKEOVER, (), nothing, started(BACKUP, "agent")),
     Kind("backup-stop-all", "everything of the backup is stopped beyond every time-out, then goes on", stopped(BACKUP), BACK, (),
          both(solo, lasting(1)), go_on, ("solo",)),
     Kind("backup-stop-keeper", "the backup's keeper alone is stopped so long", stopped(BACKUP, "keeper"), BACK, (), both(solo, lasting(1)),
