@@ -273,6 +273,27 @@ static int look_special(struct xen *x, struct rpl_err *err)
 	return types_of_regions(x, XEN_MOVED_PAGES, err);
 }
 
+/* Memory that the domain has, and no page of the layout. */
+static uint64_t outside(const struct xen *x)
+{
+	uint64_t pages = rpl_xen_guest_pages(&x->g->info.layout), inside = 0;
+
+	for (uint64_t p = 0; p < pages; p++)
+		inside += rpl_page_type_has_data(x->shared.types[p]);
+	return x->tot_pages > inside ? x->tot_pages - inside : 0;
+}
+
+/* It gained pages: where? A guest may add memory behind all that it was built for. Pages that it shares with a device model come
+ * and go, in numbers that are no memory's. */
+static int look_outside(struct xen *x, struct rpl_err *err)
+{
+	uint64_t now = outside(x);
+
+	x->recount = false;
+	return now <= x->outside + XEN_MOVED_PAGES ? 0 : rpl_fail(err, -ESTALE, "the guest has %" PRIu64 " pages where it had no memory "
+								   "before: it must be inspected anew", now - x->outside);
+}
+
 static int collect_hvm(struct xen *x, const struct xen_dominfo *suspended, struct rpl_err *err)
 {
 	struct xen_dominfo d;
@@ -289,13 +310,17 @@ static int collect_hvm(struct xen *x, const struct xen_dominfo *suspended, struc
 		return err->code;
 	if (d.tot_pages == x->tot_pages && final && x->kind == XEN_HVM && (look_moved(x, err) < 0 || look_special(x, err) < 0))
 		return err->code;
-	if (d.tot_pages == x->tot_pages)
-		return dirty_types(x, true, err);
+	if (d.tot_pages == x->tot_pages) {
+		r = dirty_types(x, true, err);
+		return r == 0 && final && x->recount ? look_outside(x, err) : r;
+	}
 	rpl_log(RPL_LOG_INFO, "vm=%s pages_were=%" PRIu64 " pages=%" PRIu64 " reason=\"the guest gained or lost pages\"",
 		x->g->conf.name, x->tot_pages, d.tot_pages);
 	x->tot_pages = d.tot_pages;
 	x->shared.head->remap++;
-	return all_types(x, err);
+	x->recount = true; /* in the pause: what runs takes more meanwhile */
+	r = all_types(x, err);
+	return r == 0 && final ? look_outside(x, err) : r;
 }
 
 /* What is new beside the set: p2m, types. */
@@ -333,6 +358,8 @@ int xen_collect(struct xen *x, const struct xen_dominfo *suspended, uint64_t *re
 	struct set set;
 	int r;
 
+	if (x->over)
+		return rpl_fail(err, -ESRCH, "domain %u has ended", x->domid);
 	rpl_assert(x->logging);
 	x->shared.head->running = !final;
 	x->gained = false;
@@ -409,6 +436,8 @@ static int fill(struct xen *x, struct rpl_err *err)
 		xen_p2m_update(x, NULL);
 	}
 	r = all_types(x, err);
+	x->outside = outside(x);
+	x->recount = false;
 	/* all of that is the state that the first round, which takes all pages, begins with */
 	memset((void *)x->shared.dirty, 0, RPL_BITMAP_WORDS(x->g->info.layout.pages) * sizeof(uint64_t));
 	return r;
@@ -428,6 +457,11 @@ static int arm(struct xen *x, int fd, struct rpl_err *err)
 	const struct rpl_ram_layout *l = &x->g->info.layout;
 
 	xen_log_off(x);
+	if (x->kind == XEN_PV && !x->p2m.list && xen_p2m_open(x, err) < 0) /* finding it again failed in the session before */
+		return err->code;
+	if (x->kind == XEN_PV && x->p2m.pages != rpl_xen_guest_pages(l))
+		return rpl_fail(err, -ESTALE, "the guest's p2m had %" PRIu64 " entries and has %" PRIu64 ": it must be inspected anew",
+				rpl_xen_guest_pages(l), x->p2m.pages);
 	if (ftruncate(fd, (off_t)xen_shared_size(l, x->kind == XEN_PV)) < 0)
 		return rpl_fail_errno(err, errno, "memory to share with a mover");
 	if (xen_shared_map(&x->shared, fd, l, x->kind == XEN_PV, err) < 0 || make_log_buffer(x, err) < 0)

@@ -107,6 +107,8 @@ struct xen {
 	struct xen_shared shared;
 	bool logging;        /* log-dirty is on */
 	uint64_t tot_pages;  /* when types were last looked up for all pages */
+	uint64_t outside;    /* pages of these that the layout did not have when the session began */
+	bool recount;        /* tot_pages changed since: look whether those became more */
 	uint64_t log_pages;  /* bits of Xen's dirty bitmap */
 	struct xen_room log; /* that bitmap, as it was read last */
 	uint64_t *last_log;  /* the set that was read before */

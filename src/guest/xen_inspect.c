@@ -210,13 +210,14 @@ struct range {
 	uint64_t first, end;
 };
 
-/* Ranges of frames with memory, not more than a layout can hold beside the type table. */
-static int find_ranges(const uint8_t *types, uint64_t n, uint64_t gap, struct range *ret, unsigned max)
+/* Ranges of frames with memory, not more than a layout can hold beside the type table. A guest whose balloon is not empty may take
+ * back what it has given of the frames below `own`: they belong to the first one. */
+static int find_ranges(const uint8_t *types, uint64_t n, uint64_t own, uint64_t gap, struct range *ret, unsigned max)
 {
 	unsigned count = 0;
 
 	for (uint64_t pfn = 0; pfn < n; pfn++) {
-		if (types[pfn] == RPL_PAGE_XTAB)
+		if (pfn >= own && types[pfn] == RPL_PAGE_XTAB)
 			continue;
 		if (count && pfn - ret[count - 1].end < gap) {
 			ret[count - 1].end = pfn + 1;
@@ -242,16 +243,6 @@ static void widen_special(struct range *r, int n, uint64_t end)
 	}
 }
 
-/* A guest whose balloon is not empty may grow to what the domain may have: that belongs to its first range. */
-static void leave_room(struct range *r, int n, uint64_t max_pages)
-{
-	uint64_t end = max_pages > r[0].end ? max_pages : r[0].end;
-
-	if (n > 1 && end > r[1].first)
-		end = r[1].first;
-	r[0].end = end;
-}
-
 static int probe(struct xen *x, uint64_t first, uint64_t end, uint8_t *types, struct rpl_err *err)
 {
 	uint64_t gfns[XEN_TYPES_MAX];
@@ -268,16 +259,35 @@ static int probe(struct xen *x, uint64_t first, uint64_t end, uint8_t *types, st
 	return 0;
 }
 
-/* A small guest has nothing between the end of its memory and the special pages below 4 GiB: looking there for every frame
- * would take the keeper most of a second. */
-static int probe_all(struct xen *x, uint64_t n, uint64_t max_pages, uint8_t *types, struct rpl_err *err)
+/* Frames below which the memory lies that it was built with. What the domain may have now (max_pages) can be less: xl mem-set lowers
+ * that, and the guest chooses which of its frames it gives back. */
+static uint64_t frames_built(struct xen *x, const struct xen_dominfo *d)
 {
-	uint64_t low = max_pages < n ? max_pages : n, high = low < HOLE_FIRST && HOLE_FIRST < n ? HOLE_FIRST : low;
+	RPL_AUTO_FREE char *kib = xen_read(x, "/local/domain/%u/memory/static-max", x->domid);
+	uint64_t pages = kib ? strtoull(kib, NULL, 10) >> (RPL_PAGE_SHIFT - 10) : 0;
+
+	return pages > d->max_pages && pages <= RPL_RAM_PAGES_MAX ? pages : d->max_pages;
+}
+
+static uint64_t with_memory(const uint8_t *types, uint64_t n)
+{
+	uint64_t pages = 0;
+
+	for (uint64_t pfn = 0; pfn < n; pfn++)
+		pages += rpl_page_type_has_data(types[pfn]);
+	return pages;
+}
+
+/* A small guest usually has nothing between the end of its memory and the special pages below 4 GiB: looking there for every frame
+ * takes the keeper most of a second, and is done if pages are missing, as those of a device with much memory. */
+static int probe_all(struct xen *x, uint64_t n, uint64_t built_for, uint64_t has, uint8_t *types, struct rpl_err *err)
+{
+	uint64_t low = built_for < n ? built_for : n, high = low < HOLE_FIRST && HOLE_FIRST < n ? HOLE_FIRST : low;
 
 	memset(types, RPL_PAGE_XTAB, n);
-	if (probe(x, 0, low, types, err) < 0)
+	if (probe(x, 0, low, types, err) < 0 || probe(x, high, n, types, err) < 0)
 		return err->code;
-	return probe(x, high, n, types, err);
+	return with_memory(types, n) < has ? probe(x, low, high, types, err) : 0;
 }
 
 static int layout_hvm(struct xen *x, const struct xen_dominfo *d, struct rpl_err *err)
@@ -285,6 +295,7 @@ static int layout_hvm(struct xen *x, const struct xen_dominfo *d, struct rpl_err
 	struct rpl_ram_layout *l = &x->g->info.layout;
 	struct range ranges[RPL_RAM_REGIONS_MAX - 1];
 	RPL_AUTO_FREE uint8_t *types = NULL;
+	uint64_t built_for = frames_built(x, d), own;
 	xen_pfn_t n = 0;
 	int count = -1;
 
@@ -296,13 +307,15 @@ static int layout_hvm(struct xen *x, const struct xen_dominfo *d, struct rpl_err
 	types = malloc(n);
 	if (!types)
 		return rpl_fail(err, -ENOMEM, "no memory for the types of %" PRIu64 " pages", (uint64_t)n);
-	if (probe_all(x, n, d->max_pages, types, err) < 0)
+	if (probe_all(x, n, built_for, d->tot_pages, types, err) < 0)
 		return err->code;
-	for (uint64_t gap = GAP_FIRST; count < 0; gap *= 4)
-		count = find_ranges(types, n, gap, ranges, RPL_ARRAY_LEN(ranges));
-	if (count == 0)
+	if (with_memory(types, n) == 0)
 		return rpl_fail(err, -EINVAL, "domain %u has no memory", x->domid);
-	leave_room(ranges, count, d->max_pages);
+	own = built_for < HOLE_FIRST ? built_for : HOLE_FIRST;
+	for (uint64_t gap = GAP_FIRST; count < 0; gap *= 4)
+		count = find_ranges(types, n, own, gap, ranges, RPL_ARRAY_LEN(ranges));
+	if (ranges[0].end < own) /* it has given back its last ones */
+		ranges[0].end = own;
 	if (x->kind == XEN_HVM)
 		widen_special(ranges, count, n);
 	x->log_pages = n > ranges[count - 1].end ? n : ranges[count - 1].end;

@@ -356,8 +356,12 @@ static bool collect(struct keeper *k, uint64_t *ret_pages)
 
 	if (rpl_guest_collect(k->guest, ret_pages, &err) == 0)
 		return true;
-	keeper_alarm(k, err.msg);
-	(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
+	if (err.code == -ESTALE) {
+		life_on_event(k, RPL_GUEST_CHANGED, err.msg);
+	} else {
+		keeper_alarm(k, err.msg);
+		(void)snprintf(k->refused, sizeof(k->refused), "%s", err.msg);
+	}
 	movers_kill(k->movers);
 	lost(k, err.msg, false);
 	return false;

@@ -233,6 +233,7 @@ void xen_fake_start(bool pv)
 	fake.pv = pv;
 	fake.reason = SHUTDOWN_suspend;
 	fake.gpfns = NR_GPFNS;
+	fake.max_pages = pv ? FAKE_PAGES : FAKE_PAGES + FAKE_SPECIALS;
 	fake.xsave = fake.xsave_most = XSAVE_BYTES;
 	fake.msrs = 1;
 	fake.msrs_most = MSRS;
@@ -393,8 +394,8 @@ int xc_domain_getinfolist(xc_interface *xc, uint32_t first, unsigned max, xc_dom
 	i->domain = FAKE_DOMID;
 	i->flags = (fake.pv ? 0 : XEN_DOMINF_hvm_guest | XEN_DOMINF_hap) | (dying ? XEN_DOMINF_dying : 0) |
 		   (shut ? XEN_DOMINF_shutdown | shut_reason << XEN_DOMINF_shutdownshift : 0) | (fake.paused ? XEN_DOMINF_paused : 0);
-	i->max_pages = fake.pv ? FAKE_PAGES : FAKE_PAGES + FAKE_SPECIALS;
-	i->tot_pages = i->max_pages - gone_pages;
+	i->max_pages = fake.max_pages;
+	i->tot_pages = (fake.pv ? FAKE_PAGES : FAKE_PAGES + FAKE_SPECIALS) - gone_pages + fake.elsewhere;
 	i->shared_info_frame = SHINFO_MFN;
 	i->arch_config.emulation_flags = fake.hvm ? XEN_X86_EMU_PIC : 0;
 	memset(i->handle, 0x5a, sizeof(i->handle));

@@ -36,6 +36,8 @@ struct xen_fake {
 	uint32_t domain_7b, system_7b; /* CPUID 7.0, ebx, of the domain and of what this Xen can give */
 	uint64_t free_pages, claimed_pages; /* of this Xen; claimed: for domains that are being made */
 	uint64_t gpfns;              /* its highest frame, and one */
+	uint64_t max_pages;          /* what Xen says that it may have */
+	uint64_t elsewhere;          /* pages that it has where nobody looks */
 	bool paused;                 /* somebody else paused it */
 	unsigned reason;             /* with which it shuts down when asked to suspend */
 	uint32_t xsave, msrs;        /* PV: bytes of XSAVE state and number of MSRs that there are, */

@@ -228,6 +228,109 @@ static void test_grown(void **state)
 	end(&s);
 }
 
+static bool in_layout(const struct seen *s, uint64_t pfn)
+{
+	const struct rpl_ram_layout *l = &rpl_guest_info(s->guest)->layout;
+
+	for (uint32_t i = 0; i + 1 < l->count; i++)
+		if (pfn >= l->region[i].pfn && pfn < l->region[i].pfn + l->region[i].pages)
+			return true;
+	return false;
+}
+
+/* Its balloon was inflated, and not with its last frames: what it may have now says nothing of where it has memory. */
+static void test_shrunk(void **state)
+{
+	struct seen s;
+
+	(void)state;
+	begin(&s, false);
+	for (uint64_t pfn = 100; pfn < 400; pfn++)
+		xen_fake_lose(pfn);
+	fake.max_pages = FAKE_PAGES - 300;
+	succeed(&s, rpl_guest_look);
+	assert_true(in_layout(&s, FAKE_PAGES - 1)); /* pages were missing */
+	xen_fake_put_node("/local/domain/5/memory/static-max", "8192");
+	succeed(&s, rpl_guest_look);
+	assert_true(in_layout(&s, FAKE_PAGES - 1));
+	assert_true(in_layout(&s, 2047) && !in_layout(&s, 2048)); /* it may grow to there */
+	follow(&s);
+	checkpoint(&s);
+	end(&s);
+}
+
+/* Memory that no frame of the layout shows is noticed in the pause, also if it came while the guest ran. */
+static void test_grown_elsewhere(void **state)
+{
+	struct seen s;
+	struct rpl_err err;
+	uint64_t pages;
+
+	(void)state;
+	begin(&s, false);
+	fake.elsewhere = 16; /* as come and go with a device model */
+	checkpoint(&s);
+	fake.elsewhere = 600;
+	assert_int_equal(rpl_guest_collect(s.guest, &pages, &err), 0);
+	succeed(&s, rpl_guest_pause);
+	assert_int_equal(perform(&s, rpl_guest_save), -ESTALE);
+	succeed(&s, rpl_guest_resume);
+	succeed(&s, rpl_guest_look);
+	follow(&s);
+	checkpoint(&s);
+	fake.elsewhere = 1200;
+	succeed(&s, rpl_guest_pause);
+	assert_int_equal(perform(&s, rpl_guest_save), -ESTALE);
+	succeed(&s, rpl_guest_resume);
+	end(&s);
+}
+
+/* It ends while it is copied: what is still asked of it is refused. */
+static void test_ends(void **state)
+{
+	struct seen s;
+	struct rpl_err err;
+	uint64_t pages;
+
+	(void)state;
+	begin(&s, true);
+	assert_int_equal(rpl_guest_collect(s.guest, &pages, &err), 0);
+	xen_fake_shutdown(SHUTDOWN_poweroff);
+	(void)ev_run(EV_DEFAULT, EVRUN_NOWAIT);
+	assert_int_equal(s.ends, 1);
+	assert_int_equal(rpl_guest_collect(s.guest, &pages, &err), -ESRCH);
+	end(&s);
+}
+
+/* A p2m that could not be found again is looked for when the next session begins; one that is larger is none of that session. */
+static void test_p2m(void **state)
+{
+	int fds[RPL_MEMORY_FDS_MAX];
+	struct rpl_memory_desc desc;
+	struct rpl_err err;
+	uint64_t pages;
+	struct seen s;
+	size_t n = 0;
+
+	(void)state;
+	begin(&s, true);
+	xen_fake_p2m_generation(4);
+	fake.fail_name = "xenforeignmemory_map";
+	fake.error = ENOMEM;
+	assert_true(rpl_guest_collect(s.guest, &pages, &err) < 0);
+	fake.fail_name = NULL;
+	follow(&s);
+	checkpoint(&s);
+	xen_fake_p2m_count(FAKE_PAGES / 2);
+	xen_fake_p2m_generation(6);
+	assert_int_equal(rpl_guest_collect(s.guest, &pages, &err), -ESTALE);
+	assert_int_equal(rpl_guest_memory(s.guest, &desc, fds, &n, &err), -ESTALE);
+	succeed(&s, rpl_guest_look);
+	follow(&s);
+	checkpoint(&s);
+	end(&s);
+}
+
 /* A PV guest's p2m is found again. */
 static void test_pv(void **state)
 {
@@ -254,6 +357,10 @@ int main(void)
 		cmocka_unit_test(test_taken_apart),
 		cmocka_unit_test(test_unfit),
 		cmocka_unit_test(test_grown),
+		cmocka_unit_test(test_shrunk),
+		cmocka_unit_test(test_grown_elsewhere),
+		cmocka_unit_test(test_ends),
+		cmocka_unit_test(test_p2m),
 		cmocka_unit_test(test_pv),
 	};
 	int r;
