@@ -13,6 +13,7 @@ SUSPECT_MS = 15000
 GRACE_MS = 5000         # takeover_delay_ms
 STOOD_MAX_MS = 60000    # a guest left in a pause, until the next keeper has it go on; see replicad-xen(7)
 REPLIES = 10
+PLUGGED_MAC = "00:16:3e:10:78:7f"
 QUIET_EPOCHS = 3
 MIGRATION_BANNER = "xl migration receiver ready, send binary domain data.\\n"
 EVENT_S = 120
@@ -496,8 +497,23 @@ def refusals(lab, kind, figures):
         pair.close()
 
 
+def chapter_plugged(pair):
+    """A network device is plugged in: the backup's file has none like it, so protection ends, and the reason is told. It is taken out
+    again, and the guest is protected as before."""
+    home, since, begin = pair.home, pair.events_now(pair.home), time.monotonic_ns()
+    pair.lab.sh(home, f"xl network-attach {pair.name} mac={PLUGGED_MAC} bridge=xenbr0")
+    when, _ = pair.events[home].wait("the end of its protection", state_is("P_SOLO"), EVENT_S, since)
+    pair.replies(REPLIES, when)
+    until(pair, "the reason", lambda: PLUGGED_MAC in (pair.status(home).get("refused") or ""), EVENT_S)
+    figures = {"solo_after_ms": round((when - begin) / 1e6), "refused": pair.status(home)["refused"]}
+    since = pair.events_now(home)
+    pair.lab.sh(home, f"xl network-detach {pair.name} {PLUGGED_MAC}")
+    protected_again(pair, since)
+    return {**figures, "silence_ms": silence_ms(pair, begin, time.monotonic_ns(), "plugged")}
+
+
 CHAPTERS = {"stock": chapter_stock, "link": chapter_link, "processes": chapter_processes, "orphaned": chapter_orphaned,
-            "switchover": chapter_switchover, "trace": chapter_trace}
+            "switchover": chapter_switchover, "plugged": chapter_plugged, "trace": chapter_trace}
 COMMANDS = {"powered-off": "poweroff", "rebooted": "reboot", "crashed": "crash"}      # of tests/demo/guest/memcheck.c
 ENDS = ("renamed", "destroyed", "powered-off", "rebooted", "crashed")
 LIFE, LAST_END = [chapter for chapter in CHAPTERS if chapter != "trace"], "rebooted"
