@@ -2,9 +2,9 @@
  *
  * What was inspected, and what the backup compared, is the domain with the devices that it had then. libxl keeps a node for each
  * device, /libxl/DOMID/device/KIND/NUMBER. When the device comes it writes what stands in it, "backend" among that, which never
- * changes; when it goes it removes the node. Of these xenstored tells (of a node that is only made because something is
- * written below it, it tells nothing). A domain that is being taken apart loses its devices too: that is told as its end. Whoever pauses the domain first is
- * told nothing then, but no checkpoint is taken of it until it was looked at again.
+ * changes; when it goes it removes the node. Of these xenstored tells (of a node that is only made because something is written
+ * below it, it tells nothing). A domain that is being taken apart loses its devices too: that is told as its end. Whoever pauses
+ * the domain first is told nothing then, but no checkpoint is taken of it until it was looked at again.
  */
 #include "xen_impl.h"
 
