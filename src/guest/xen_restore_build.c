@@ -199,10 +199,10 @@ static int explain(const char *name, uint64_t pages, struct rpl_err *err)
 
 /* xl takes the definition from the file of this host; the stream brings none. It unpauses the domain itself when the last
  * device is there, which saves the start of another xl. */
-static int build(const struct xen_build *what, const struct xen_image *im, struct rpl_err *err)
+static int build(const struct xen_build *what, const struct xen_image *im, uint64_t pages, struct rpl_err *err)
 {
 	char *argv[] = { (char *)"xl", (char *)"restore", (char *)(uintptr_t)what->config, (char *)XL_STDIN, NULL };
-	struct build b = { .sock = what->sock, .begun = rpl_now_ns(), .unborn = xen_unborn_new(what->name) };
+	struct build b = { .sock = what->sock, .begun = rpl_now_ns(), .unborn = xen_unborn_new(what->name, pages) };
 	struct rpl_err fed = { 0 };
 	int r = xl_start(&b.xl, argv, true, err), r_fed = 0;
 
@@ -242,7 +242,7 @@ int xen_build(const struct xen_build *b, struct rpl_err *err)
 	im.rest = (const uint8_t *)blob + at;
 	im.rest_len = b->len - at;
 	im.pfns = rpl_xen_types_pfn(rep.layout);
-	r = build(b, &im, err);
+	r = build(b, &im, rpl_xen_guest_pages(rep.layout), err);
 	if (r < 0 && r != -ECANCELED)
 		r = explain(b->name, rpl_xen_guest_pages(rep.layout), err);
 	rpl_memory_free(rep.memory);

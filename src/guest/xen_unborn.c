@@ -14,11 +14,13 @@
 
 #define PATH_TEXT 64
 #define NAME_TEXT 256
+#define KIB_PER_PAGE 4
 
 struct xen_unborn {
 	xc_interface *xc;
 	struct xs_handle *xs;
 	char name[NAME_TEXT];
+	uint64_t pages;
 	uint32_t domid;
 	bool marked;
 };
@@ -50,13 +52,14 @@ static uint32_t find(struct xen_unborn *u)
 	return 0;
 }
 
-struct xen_unborn *xen_unborn_new(const char *name)
+struct xen_unborn *xen_unborn_new(const char *name, uint64_t pages)
 {
 	struct xen_unborn *u = calloc(1, sizeof(*u));
 
 	if (!u)
 		return NULL;
 	(void)snprintf(u->name, sizeof(u->name), "%s", name);
+	u->pages = pages;
 	u->xs = xs_open(0);
 	u->xc = u->xs ? xc_interface_open(NULL, NULL, 0) : NULL;
 	if (u->xc && find(u) == 0) /* else xl will refuse, and what is there is not ours */
@@ -82,6 +85,16 @@ static const char *node(const struct xen_unborn *u, char path[PATH_TEXT])
 	return path;
 }
 
+/* libxl lets a domain have what its file says (memory=); the guest may have been given more since, by xl mem-set. Where that is not
+ * possible its restore fails as it would have. */
+static void allow(struct xen_unborn *u)
+{
+	struct xen_dominfo info;
+
+	if (xen_compat_dominfo(u->xc, u->domid, &info) == 0 && info.max_pages < u->pages)
+		(void)xc_domain_setmaxmem(u->xc, u->domid, u->pages * KIB_PER_PAGE);
+}
+
 void xen_unborn_mark(struct xen_unborn *u)
 {
 	char path[PATH_TEXT];
@@ -90,6 +103,8 @@ void xen_unborn_mark(struct xen_unborn *u)
 		return;
 	u->domid = find(u);
 	u->marked = u->domid && xs_write(u->xs, XBT_NULL, node(u, path), "1", 1);
+	if (u->domid)
+		allow(u);
 }
 
 int xen_unborn_unmark(struct xen_unborn *u, struct rpl_err *err)

@@ -14,12 +14,12 @@
 
 struct xen_unborn;
 
-/* Before xl is started. NULL: nothing can be asked here (no Xen below us, which xl has its own words for); the other functions
+/* Before xl is started. pages: so many it may have to hold, whatever the file that xl makes it from says. NULL: nothing can be asked here (no Xen below us, which xl has its own words for); the other functions
  * accept that and know of no domain. */
-struct xen_unborn *xen_unborn_new(const char *name);
+struct xen_unborn *xen_unborn_new(const char *name, uint64_t pages);
 void xen_unborn_free(struct xen_unborn *u);
 
-/* Look for it, if it is not known yet, and mark it. */
+/* Look for it, if it is not known yet, mark it, and let it have its pages. */
 void xen_unborn_mark(struct xen_unborn *u);
 /* From here on it may become a guest. */
 int xen_unborn_unmark(struct xen_unborn *u, struct rpl_err *err);

@@ -3,9 +3,10 @@
 
 #include <stddef.h>
 
-struct xen_unborn *xen_unborn_new(const char *name)
+struct xen_unborn *xen_unborn_new(const char *name, uint64_t pages)
 {
 	(void)name;
+	(void)pages;
 	return NULL;
 }
 

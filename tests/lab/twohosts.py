@@ -107,12 +107,12 @@ def state_is(state):
 
 
 class TwoHosts:
-    """keys: of the [vm] section, beside or instead of VM_KEYS."""
+    """keys: of the [vm] section, beside or instead of VM_KEYS. memory_b: MB in the guest's file on b, if others than on a."""
 
     def __init__(self, lab, name, kind, keys=None, addr=labhost.GUEST_ADDR, memory=96, tls="psk", load="memcheck", vcpus=1,
-                 tsc="default"):
+                 tsc="default", memory_b=None):
         self.lab, self.name, self.kind, self.addr, self.memory, self.load = lab, name, kind, addr, memory, load
-        self.vcpus, self.tsc = vcpus, tsc
+        self.vcpus, self.tsc, self.memory_b = vcpus, tsc, memory_b or memory
         self.tls, self.keys = tls, {**VM_KEYS, **(keys or {})}
         self.secrets = "".join(f"{host}:{secrets.token_hex(KEY_BYTES)}\n" for host in "ab")
         self.work = os.path.join(lab.dir, "work", name)
@@ -141,7 +141,8 @@ class TwoHosts:
 
     def start_agent(self, host):
         """As a boot would: configuration, the guest's file for either role, the agent."""
-        self.lab.create_guest(host, self.kind, self.name, start=False, addr=self.addr, memory=self.memory, load=self.load,
+        self.lab.create_guest(host, self.kind, self.name, start=False, addr=self.addr, load=self.load,
+                              memory=self.memory if host == "a" else self.memory_b,
                               vcpus=self.vcpus, tsc=self.tsc)
         self.lab.sh(host, f"mkdir -p {ETC} /lab/state-{host}/{self.name} && umask 077 && cat >{ETC}/keys.psk", data=self.secrets)
         self.lab.sh(host, f"cat >{CONF} && (setsid replicad agent --config {CONF} >>/lab/agent-{host}.log 2>&1 &) </dev/null",
