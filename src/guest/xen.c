@@ -152,9 +152,9 @@ static void on_xenstore(EV_P_ ev_io *w, int revents)
 	if (any) {
 		x->xs_saw = true;
 		look_again(x);
+		if (x->attached && !x->over && !x->wanted)
+			tell_xenstored(x);
 	}
-	if (any && x->attached && !x->over && !x->wanted)
-		tell_xenstored(x);
 	xen_watch_tell(x);
 }
 

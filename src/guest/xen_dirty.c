@@ -207,10 +207,18 @@ static int dirty_types(struct xen *x, bool known_is_enough, struct rpl_err *err)
 	return flush(x, &b, err);
 }
 
-/* The p2m list moved: find it again. What it covers must still be what the layout says. */
+/* What it covers must be what the layout says: the memory that is shared with the mover is as large. */
+static int check_p2m(const struct xen *x, struct rpl_err *err)
+{
+	uint64_t pages = rpl_xen_guest_pages(&x->g->info.layout);
+
+	return x->p2m.pages == pages ? 0 : rpl_fail(err, -ESTALE, "the guest's p2m had %" PRIu64 " entries and has %" PRIu64
+						    ": it must be inspected anew", pages, x->p2m.pages);
+}
+
+/* The p2m list moved: find it again. */
 static int follow_p2m(struct xen *x, bool final, struct rpl_err *err)
 {
-	uint64_t pages = x->p2m.pages;
 	int moved = xen_p2m_moved(x);
 
 	for (int i = 0; moved == -EAGAIN && !final && i < MOVE_TRIES; i++)
@@ -221,11 +229,8 @@ static int follow_p2m(struct xen *x, bool final, struct rpl_err *err)
 		return rpl_fail(err, -EAGAIN, "the guest suspended in the middle of a change of its p2m list");
 	if (moved < 0)
 		return 0; /* this round is repeated anyway, and the final one looks again */
-	if (xen_p2m_open(x, err) < 0)
+	if (xen_p2m_open(x, err) < 0 || check_p2m(x, err) < 0)
 		return err->code;
-	if (x->p2m.pages != pages)
-		return rpl_fail(err, -ESTALE, "the guest's p2m had %" PRIu64 " entries and has %" PRIu64 ": it must be inspected anew",
-				pages, x->p2m.pages);
 	/* from all leaves; the reverse table was made from the new list already */
 	xen_p2m_update(x, NULL);
 	return 0;
@@ -276,10 +281,8 @@ static int look_special(struct xen *x, struct rpl_err *err)
 /* Memory that the domain has, and no page of the layout. */
 static uint64_t outside(const struct xen *x)
 {
-	uint64_t pages = rpl_xen_guest_pages(&x->g->info.layout), inside = 0;
+	uint64_t inside = xen_with_memory(x->shared.types, rpl_xen_guest_pages(&x->g->info.layout));
 
-	for (uint64_t p = 0; p < pages; p++)
-		inside += rpl_page_type_has_data(x->shared.types[p]);
 	return x->tot_pages > inside ? x->tot_pages - inside : 0;
 }
 
@@ -312,15 +315,15 @@ static int collect_hvm(struct xen *x, const struct xen_dominfo *suspended, struc
 		return err->code;
 	if (d.tot_pages == x->tot_pages) {
 		r = dirty_types(x, true, err);
-		return r == 0 && final && x->recount ? look_outside(x, err) : r;
+	} else {
+		rpl_log(RPL_LOG_INFO, "vm=%s pages_were=%" PRIu64 " pages=%" PRIu64 " reason=\"the guest gained or lost pages\"",
+			x->g->conf.name, x->tot_pages, d.tot_pages);
+		x->tot_pages = d.tot_pages;
+		x->shared.head->remap++;
+		x->recount = true; /* in the pause: what runs takes more meanwhile */
+		r = all_types(x, err);
 	}
-	rpl_log(RPL_LOG_INFO, "vm=%s pages_were=%" PRIu64 " pages=%" PRIu64 " reason=\"the guest gained or lost pages\"",
-		x->g->conf.name, x->tot_pages, d.tot_pages);
-	x->tot_pages = d.tot_pages;
-	x->shared.head->remap++;
-	x->recount = true; /* in the pause: what runs takes more meanwhile */
-	r = all_types(x, err);
-	return r == 0 && final ? look_outside(x, err) : r;
+	return r == 0 && final && x->recount ? look_outside(x, err) : r;
 }
 
 /* What is new beside the set: p2m, types. */
@@ -459,9 +462,8 @@ static int arm(struct xen *x, int fd, struct rpl_err *err)
 	xen_log_off(x);
 	if (x->kind == XEN_PV && !x->p2m.list && xen_p2m_open(x, err) < 0) /* finding it again failed in the session before */
 		return err->code;
-	if (x->kind == XEN_PV && x->p2m.pages != rpl_xen_guest_pages(l))
-		return rpl_fail(err, -ESTALE, "the guest's p2m had %" PRIu64 " entries and has %" PRIu64 ": it must be inspected anew",
-				rpl_xen_guest_pages(l), x->p2m.pages);
+	if (x->kind == XEN_PV && check_p2m(x, err) < 0)
+		return err->code;
 	if (ftruncate(fd, (off_t)xen_shared_size(l, x->kind == XEN_PV)) < 0)
 		return rpl_fail_errno(err, errno, "memory to share with a mover");
 	if (xen_shared_map(&x->shared, fd, l, x->kind == XEN_PV, err) < 0 || make_log_buffer(x, err) < 0)

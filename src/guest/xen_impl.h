@@ -139,6 +139,8 @@ static inline struct xen *xen_of(const struct rpl_guest *g)
 /* ---- xen_inspect.c */
 int xen_find(struct xen *x, const char *name, struct rpl_err *err); /* sets domid */
 int xen_inspect(struct xen *x, struct rpl_err *err);                /* fills g->info */
+/* How many of n frames' types are of memory. */
+uint64_t xen_with_memory(const uint8_t *types, uint64_t n);
 /* Read a node; NULL if it is not there. Free it. */
 char *xen_read(struct xen *x, const char *fmt, ...) RPL_PRINTF(2, 3);
 

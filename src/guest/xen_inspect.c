@@ -269,7 +269,7 @@ static uint64_t frames_built(struct xen *x, const struct xen_dominfo *d)
 	return pages > d->max_pages && pages <= RPL_RAM_PAGES_MAX ? pages : d->max_pages;
 }
 
-static uint64_t with_memory(const uint8_t *types, uint64_t n)
+uint64_t xen_with_memory(const uint8_t *types, uint64_t n)
 {
 	uint64_t pages = 0;
 
@@ -282,12 +282,18 @@ static uint64_t with_memory(const uint8_t *types, uint64_t n)
  * takes the keeper most of a second, and is done if pages are missing, as those of a device with much memory. */
 static int probe_all(struct xen *x, uint64_t n, uint64_t built_for, uint64_t has, uint8_t *types, struct rpl_err *err)
 {
-	uint64_t low = built_for < n ? built_for : n, high = low < HOLE_FIRST && HOLE_FIRST < n ? HOLE_FIRST : low;
+	uint64_t low = built_for < n ? built_for : n, high = low < HOLE_FIRST && HOLE_FIRST < n ? HOLE_FIRST : low, found;
 
 	memset(types, RPL_PAGE_XTAB, n);
 	if (probe(x, 0, low, types, err) < 0 || probe(x, high, n, types, err) < 0)
 		return err->code;
-	return with_memory(types, n) < has ? probe(x, low, high, types, err) : 0;
+	found = xen_with_memory(types, n);
+	if (found < has) {
+		if (probe(x, low, high, types, err) < 0)
+			return err->code;
+		found = xen_with_memory(types, n);
+	}
+	return found ? 0 : rpl_fail(err, -EINVAL, "domain %u has no memory", x->domid);
 }
 
 static int layout_hvm(struct xen *x, const struct xen_dominfo *d, struct rpl_err *err)
@@ -309,8 +315,6 @@ static int layout_hvm(struct xen *x, const struct xen_dominfo *d, struct rpl_err
 		return rpl_fail(err, -ENOMEM, "no memory for the types of %" PRIu64 " pages", (uint64_t)n);
 	if (probe_all(x, n, built_for, d->tot_pages, types, err) < 0)
 		return err->code;
-	if (with_memory(types, n) == 0)
-		return rpl_fail(err, -EINVAL, "domain %u has no memory", x->domid);
 	own = built_for < HOLE_FIRST ? built_for : HOLE_FIRST;
 	for (uint64_t gap = GAP_FIRST; count < 0; gap *= 4)
 		count = find_ranges(types, n, own, gap, ranges, RPL_ARRAY_LEN(ranges));

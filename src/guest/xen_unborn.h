@@ -14,8 +14,8 @@
 
 struct xen_unborn;
 
-/* Before xl is started. pages: so many it may have to hold, whatever the file that xl makes it from says. NULL: nothing can be asked here (no Xen below us, which xl has its own words for); the other functions
- * accept that and know of no domain. */
+/* Before xl is started. pages: so many it may have to hold, whatever the file that xl makes it from says. NULL: nothing can be asked
+ * here (no Xen below us, which xl has its own words for); the other functions accept that and know of no domain. */
 struct xen_unborn *xen_unborn_new(const char *name, uint64_t pages);
 void xen_unborn_free(struct xen_unborn *u);
 

@@ -27,8 +27,7 @@ static void wish_running(struct keeper *k)
 static void wish_open(struct keeper *k)
 {
 	k->wish.open = true;
-	if (k->wish.capture)
-		keeper_capture_over(k);
+	keeper_capture_over(k);
 	k->wish.capture = k->wish.hold = false; /* what still waits for the guest is of a session that ends */
 	rpl_disk_start(k->disk, RPL_DISK_DRAIN, 0); /* the output follows when the store has everything */
 }
