@@ -242,18 +242,6 @@ static int check_arbiter(const struct rpl_conf *c, struct rpl_err *err)
 	return 0;
 }
 
-static int check_unique_uuids(const struct rpl_conf *c, struct rpl_err *err)
-{
-	for (size_t i = 0; i < c->n_vms; i++)
-		for (size_t j = 0; j < i; j++)
-			if (c->vms[i].uuid[0] && strcasecmp(c->vms[i].uuid, c->vms[j].uuid) == 0) {
-				(void)rpl_fail(err, -EINVAL, "uuid %s is [vm %s]'s already", c->vms[i].uuid,
-					       c->vms[j].name);
-				return vm_fault(c, &c->vms[i], err);
-			}
-	return 0;
-}
-
 /* The first name of this list that is in the other one, too: its length, or 0. */
 static size_t shared_name(const char *list, const char *other, const char *between, const char **ret_name)
 {
@@ -290,6 +278,8 @@ static int check_not_shared(const struct rpl_conf_vm *vm, const struct rpl_conf_
 		if (len)
 			return rpl_fail(err, -EINVAL, "%s: %.*s is [vm %s]'s already", own[i].key, (int)len, name, other->name);
 	}
+	if (vm->uuid[0] && strcasecmp(vm->uuid, other->uuid) == 0)
+		return rpl_fail(err, -EINVAL, "uuid %s is [vm %s]'s already", vm->uuid, other->name);
 	return 0;
 }
 
@@ -299,7 +289,7 @@ static int check_all_have_their_own(const struct rpl_conf *c, struct rpl_err *er
 		for (size_t j = 0; j < i; j++)
 			if (check_not_shared(&c->vms[i], &c->vms[j], err) < 0)
 				return vm_fault(c, &c->vms[i], err);
-	return check_unique_uuids(c, err);
+	return 0;
 }
 
 static void fill_in(struct rpl_conf *c)
